@@ -1,0 +1,138 @@
+//! The agent's configuration: `/etc/forebay/agent.toml` and `agent.d/*.toml`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::field::Link;
+use crate::units::{ByteSize, Name};
+
+/// Everything `forebay-agent` may be told.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Agent {
+    /// `[agent] site`: the place.
+    pub site: Name,
+    /// `[agent] gateway`: this computer.
+    pub gateway: Name,
+    /// `[agent] state_dir`: identity, buffer, boot counter. Default `/var/lib/forebay`.
+    pub state_dir: PathBuf,
+    /// `[buffer]`.
+    pub buffer: Buffer,
+    /// `[uplink]`. Where to and with which certificate is learnt by `forebay-agent join`.
+    pub uplink: Uplink,
+    /// `[telemetry]`.
+    pub telemetry: Telemetry,
+    /// `[log]`.
+    pub log: Log,
+    /// `[link.NAME]`, in the order of the files.
+    pub links: Vec<Link>,
+}
+
+/// `[buffer]`: what is kept while the link is down.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    /// `max_size`: hard budget on disk, overhead included. Default 1 GiB.
+    pub max_size: ByteSize,
+    /// `reserve`: free space to leave on the file system. Default 64 MiB.
+    pub reserve: ByteSize,
+    /// `durability_window`: how long a reading may wait for its batch to be written. Default 1 s.
+    pub durability_window: Duration,
+    /// `when_full`. Default drop the oldest.
+    pub when_full: WhenFull,
+}
+
+impl Default for Buffer {
+    fn default() -> Self {
+        Self {
+            max_size: ByteSize::mib(1024),
+            reserve: ByteSize::mib(64),
+            durability_window: Duration::from_secs(1),
+            when_full: WhenFull::DropOldest,
+        }
+    }
+}
+
+/// `when_full`: what gives way when the budget is used up. Always with a gap record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// `"drop_oldest"`.
+    DropOldest,
+    /// `"stop"`: devices are not read until there is room.
+    Stop,
+}
+
+/// `[uplink]`: how the buffer reaches the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// `request_timeout`: the longest wait for one answer. Default 30 s.
+    pub request_timeout: Duration,
+    /// `max_request`: the most bytes of batches in one request. Default 1 MiB.
+    pub max_request: ByteSize,
+    /// `heartbeat`: the longest silence towards the server. Default 60 s.
+    pub heartbeat: Duration,
+    /// `backoff_max`: the longest pause after failures. Default 60 s.
+    pub backoff_max: Duration,
+}
+
+impl Default for Uplink {
+    fn default() -> Self {
+        Self {
+            request_timeout: Duration::from_secs(30),
+            max_request: ByteSize::mib(1),
+            heartbeat: Duration::from_secs(60),
+            backoff_max: Duration::from_secs(60),
+        }
+    }
+}
+
+/// `[telemetry]`: `/metrics`, `/livez`, `/readyz`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Telemetry {
+    /// `listen`: a loopback address, or `"off"`. Default `127.0.0.1:9469`.
+    pub listen: Option<SocketAddr>,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { listen: Some(SocketAddr::from(([127, 0, 0, 1], 9469))) }
+    }
+}
+
+/// `[log]`, of agent and server alike.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// `format`. Default: journald under systemd, else text.
+    pub format: LogFormat,
+    /// `level`: `error`, `warn`, `info`, `debug` or `trace`. Default `info`.
+    pub level: LogLevel,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Auto, level: LogLevel::Info }
+    }
+}
+
+/// `log.format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `"auto"`: journald when started by systemd, text otherwise.
+    Auto,
+    /// `"text"` on standard error.
+    Text,
+    /// `"json"` on standard error, one object a line.
+    Json,
+    /// `"journald"`, with fields.
+    Journald,
+}
+
+/// `log.level`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the words say it")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}

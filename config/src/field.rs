@@ -1,0 +1,353 @@
+//! Links, devices and points: `[link.NAME]` and what stands below it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::units::{ByteSize, Name, Secret};
+
+/// `[link.NAME]`: one serial bus or one connection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Link {
+    /// The table's name.
+    pub name: Name,
+    /// `interval`: how often points are read unless they say otherwise. Default 1 s.
+    pub interval: Duration,
+    /// `timeout`: the longest wait for an answer. Default 1 s (OPC UA: 10 s).
+    pub timeout: Duration,
+    /// `backoff_max`: the longest pause between attempts on a dead link or device. Default 60 s.
+    pub backoff_max: Duration,
+    /// The one protocol table below the link.
+    pub protocol: Protocol,
+}
+
+/// `[link.NAME.modbus-tcp]`, `.modbus-rtu`, `.opcua` or `.mqtt`: exactly one.
+#[derive(Clone, Debug, PartialEq)]
+#[expect(missing_docs, reason = "the words say it")]
+pub enum Protocol {
+    ModbusTcp(ModbusTcp),
+    ModbusRtu(ModbusRtu),
+    OpcUa(OpcUa),
+    Mqtt(Mqtt),
+}
+
+/// What every protocol says of a point besides its address.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PointMeta {
+    /// The point's key in `points`.
+    pub name: Name,
+    /// `unit` of measure for people. Default none.
+    pub unit: String,
+    /// `kind`: `"gauge"`, `"counter"` or `"state"`. Default gauge (state for boolean and text).
+    pub kind: PointKind,
+    /// `scale`: raw value times this. Default none.
+    pub scale: Option<f64>,
+    /// `offset`: added after scaling. Default none.
+    pub offset: Option<f64>,
+}
+
+/// `kind` of a point.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the words say it")]
+pub enum PointKind {
+    Gauge,
+    Counter,
+    State,
+}
+
+/// `[link.NAME.modbus-tcp]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModbusTcp {
+    /// `address`: `host:port`; the port is 502 if left out.
+    pub address: String,
+    /// `framing`: `"tcp"` (MBAP, default) or `"rtu"` (RTU frames over TCP).
+    pub framing: Framing,
+    /// Requests and devices, as on a serial bus.
+    pub bus: ModbusBus,
+}
+
+/// `framing` of a Modbus TCP link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the words say it")]
+pub enum Framing {
+    Tcp,
+    Rtu,
+}
+
+/// `[link.NAME.modbus-rtu]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModbusRtu {
+    /// `port`: `/dev/ttyUSB0`.
+    pub port: PathBuf,
+    /// `baud`: 300 to 921600, a standard rate. Default 9600.
+    pub baud: u32,
+    /// `parity`: `"none"`, `"even"` (default, as the standard says) or `"odd"`.
+    pub parity: Parity,
+    /// `data_bits`: 7 or 8 (default).
+    pub data_bits: u8,
+    /// `stop_bits`: 1 (default) or 2.
+    pub stop_bits: u8,
+    /// Requests and devices.
+    pub bus: ModbusBus,
+}
+
+/// `parity` of a serial port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the words say it")]
+pub enum Parity {
+    None,
+    Even,
+    Odd,
+}
+
+/// What Modbus links share.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModbusBus {
+    /// `pause`: extra silence between requests. Default none.
+    pub pause: Duration,
+    /// `[link.NAME.device.DEVICE]`.
+    pub devices: Vec<ModbusDevice>,
+}
+
+/// `[link.NAME.device.DEVICE]` on a Modbus link.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModbusDevice {
+    /// The table's name.
+    pub name: Name,
+    /// `unit_id`: 0 to 255 (1 to 247 on a serial bus). Default 1.
+    pub unit_id: u8,
+    /// `byte_order` of values wider than 8 bits: `"ABCD"` (default), `"DCBA"`, `"BADC"`, `"CDAB"`.
+    pub byte_order: ByteOrder,
+    /// `max_registers` in one request: 1 to 125 (default).
+    pub max_registers: u16,
+    /// `max_gap`: unused registers read along to merge two requests. Default 0: devices may refuse them.
+    pub max_gap: u16,
+    /// `interval` of this device's points. Default the link's.
+    pub interval: Duration,
+    /// `[link.NAME.device.DEVICE.points]`.
+    pub points: Vec<ModbusPoint>,
+}
+
+/// `byte_order`: where the bytes A (most significant) to D of a 32-bit value stand, by register.
+/// Wider and narrower values follow the same pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the words say it")]
+pub enum ByteOrder {
+    Abcd,
+    Dcba,
+    Badc,
+    Cdab,
+}
+
+/// One entry of `points` on a Modbus device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ModbusPoint {
+    /// Name, unit, kind, scale, offset.
+    pub meta: PointMeta,
+    /// `register`: `"coil"`, `"discrete"`, `"input"` or `"holding"` (default).
+    pub register: Register,
+    /// `address`: 0-based, 0 to 65535.
+    pub address: u16,
+    /// `type`. Default `"uint16"` (`"bool"` for coil and discrete).
+    pub raw: RawType,
+    /// `interval`. Default the device's.
+    pub interval: Duration,
+}
+
+/// `register`: the four tables of the Modbus data model, read by functions 1 to 4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(missing_docs, reason = "the words say it")]
+pub enum Register {
+    Coil,
+    Discrete,
+    Input,
+    Holding,
+}
+
+/// `type` of a Modbus point: how its registers are to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the words say it")]
+pub enum RawType {
+    /// `"bool"`: a coil or discrete input; of a register, not zero.
+    Bool,
+    /// `"bit"` with `bit = 0..15`: one bit of a register, 0 the least significant.
+    Bit(u8),
+    /// `"int8"`/`"uint8"` are the low byte of a register.
+    Int8,
+    Uint8,
+    Int16,
+    Uint16,
+    Int32,
+    Uint32,
+    Int64,
+    Uint64,
+    Float16,
+    Float32,
+    Float64,
+    /// `"string"` with `length` in registers, two characters each.
+    String {
+        registers: u16,
+    },
+}
+
+/// `[link.NAME.opcua]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OpcUa {
+    /// `endpoint`: `opc.tcp://host:port/path`. We connect to this address whatever the server advertises.
+    pub endpoint: String,
+    /// `security_policy`: `"None"` (default) or `"Basic256Sha256"` (mode SignAndEncrypt).
+    pub security: OpcUaSecurity,
+    /// `username` and `password`; anonymous without.
+    pub user: Option<(String, Secret)>,
+    /// `server_certificate`: DER or PEM file the server must show. Without it the first contact
+    /// is trusted and remembered below the state directory.
+    pub server_certificate: Option<PathBuf>,
+    /// `publishing_interval`. Default the link's interval.
+    pub publishing_interval: Duration,
+    /// `sampling_interval` of nodes that do not say otherwise. Default the link's interval.
+    pub sampling_interval: Duration,
+    /// `queue_size` per node at the server. Default 10.
+    pub queue_size: u32,
+    /// `timestamp`: `"agent"` (default) or `"source"`.
+    pub timestamp: Timestamp,
+    /// `[link.NAME.device.DEVICE]`.
+    pub devices: Vec<OpcUaDevice>,
+}
+
+/// `security_policy` and `security_mode` together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpcUaSecurity {
+    /// Neither signed nor encrypted.
+    None,
+    /// Basic256Sha256, SignAndEncrypt.
+    Basic256Sha256,
+}
+
+/// `timestamp`: whose clock stamps the readings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the words say it")]
+pub enum Timestamp {
+    Agent,
+    Source,
+}
+
+/// `[link.NAME.device.DEVICE]` on an OPC UA link: a name for some of the server's nodes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OpcUaDevice {
+    /// The table's name.
+    pub name: Name,
+    /// `[link.NAME.device.DEVICE.points]`.
+    pub points: Vec<OpcUaPoint>,
+}
+
+/// One entry of `points` on an OPC UA device.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OpcUaPoint {
+    /// Name, unit, kind, scale, offset.
+    pub meta: PointMeta,
+    /// `node`: `nsu=URI;s=Name`, `ns=2;i=1234`, `i=2258` (OPC UA Part 6, 5.3.1.10).
+    pub node: String,
+    /// `type`: `"float"` (default), `"integer"`, `"boolean"` or `"text"`.
+    pub data_type: DataType,
+    /// `sampling_interval`. Default the link's.
+    pub sampling_interval: Duration,
+}
+
+/// `type` of a point whose protocol carries its own types.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the words say it")]
+pub enum DataType {
+    Float,
+    Integer,
+    Boolean,
+    Text,
+}
+
+/// `[link.NAME.mqtt]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Mqtt {
+    /// `broker`: `mqtt://host:1883` or `mqtts://host:8883`.
+    pub broker: Broker,
+    /// `version`: `"3.1.1"` (default) or `"5"`.
+    pub version: MqttVersion,
+    /// `client_id`. Default `forebay-SITE-GATEWAY-LINK`. Also names the persistent session.
+    pub client_id: String,
+    /// `username` and `password`.
+    pub user: Option<(String, Secret)>,
+    /// `ca`: PEM file with the broker's authority, for `mqtts`. Default the system's list.
+    pub ca: Option<PathBuf>,
+    /// `certificate` and `key`: PEM files to show to the broker.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// `keep_alive`. Default 30 s.
+    pub keep_alive: Duration,
+    /// `max_packet`: larger messages are refused. Default 1 MiB.
+    pub max_packet: ByteSize,
+    /// `[[link.NAME.topic]]`.
+    pub topics: Vec<MqttTopic>,
+}
+
+/// Where an MQTT broker listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Broker {
+    /// Host name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+    /// `mqtts`?
+    pub tls: bool,
+}
+
+/// `version` of MQTT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the words say it")]
+pub enum MqttVersion {
+    V311,
+    V5,
+}
+
+/// `[[link.NAME.topic]]`: a topic filter or template, and what its messages hold.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MqttTopic {
+    /// `topic`: MQTT filter in which `{device}` and `{point}` stand for one level each and name
+    /// what is read: `plant/{device}/{point}`, `sensors/+/{device}/state`.
+    pub topic: String,
+    /// `device`: the device's name where the topic has no `{device}`.
+    pub device: Option<Name>,
+    /// `qos`: 0 or 1 (default).
+    pub qos: u8,
+    /// What a message holds.
+    pub payload: Payload,
+}
+
+/// What a message of a topic holds.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Payload {
+    /// One value as plain text ("21.5", "true", "open"). The point's name is `{point}` or `point = …`.
+    Plain {
+        /// `point`: the name where the topic has no `{point}`.
+        point: Option<Name>,
+        /// `type`. Default float.
+        data_type: DataType,
+        /// `unit`.
+        unit: String,
+        /// `kind`.
+        kind: PointKind,
+    },
+    /// `points`: JSON with one pointer a point.
+    Json {
+        /// `timestamp`: JSON pointer to the device's time. Default none.
+        timestamp: Option<String>,
+        /// `points`.
+        points: Vec<JsonPoint>,
+    },
+}
+
+/// One entry of `points` on an MQTT topic.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JsonPoint {
+    /// Name, unit, kind, scale, offset.
+    pub meta: PointMeta,
+    /// `pointer`: JSON pointer (RFC 6901), `/sensors/0/temperature`.
+    pub pointer: String,
+    /// `type`. Default float.
+    pub data_type: DataType,
+}

@@ -1,0 +1,91 @@
+//! The small words of configuration: names, sizes, secrets. Parsed at the edge, typed inside.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// A name of a site, gateway, link, device or point: 1 to 64 of letters (any script), digits,
+/// `_`, `-`, `.`, and never a `/`, which separates the parts of a point's path.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(Arc<str>);
+
+impl Name {
+    /// Accepts `text` as a name, or says in plain words what is wrong with it.
+    pub fn new(text: &str) -> Result<Self, String> {
+        if text.is_empty() {
+            return Err("a name must not be empty".into());
+        }
+        if text.chars().count() > 64 {
+            return Err(format!("`{text}` is longer than 64 characters"));
+        }
+        match text.chars().find(|c| !(c.is_alphanumeric() || matches!(c, '_' | '-' | '.'))) {
+            Some(c) => Err(format!("`{text}` contains {c:?}; names are letters, digits, `_`, `-` and `.`")),
+            None => Ok(Self(text.into())),
+        }
+    }
+
+    /// The name's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The name's text, shared.
+    pub fn to_arc(&self) -> Arc<str> {
+        self.0.clone()
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A number of bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ByteSize(pub u64);
+
+impl ByteSize {
+    /// `n` times 1024 bytes.
+    pub const fn kib(n: u64) -> Self {
+        Self(n << 10)
+    }
+
+    /// `n` times 1024² bytes.
+    pub const fn mib(n: u64) -> Self {
+        Self(n << 20)
+    }
+}
+
+impl fmt::Display for ByteSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let n = self.0;
+        match n {
+            0..=1023 => write!(f, "{n} B"),
+            1024..=1_048_575 => write!(f, "{:.1} KiB", n as f64 / 1024.0),
+            1_048_576..=1_073_741_823 => write!(f, "{:.1} MiB", n as f64 / 1_048_576.0),
+            _ => write!(f, "{:.1} GiB", n as f64 / 1_073_741_824.0),
+        }
+    }
+}
+
+/// A password or key. `Debug` and errors never show it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The secret itself: for the peer it is meant for, and nobody else.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}

@@ -1,0 +1,7 @@
+//! Devices to readings. `source` is the boundary; everything else in this room is one protocol.
+
+pub mod modbus;
+pub mod mqtt;
+pub mod opcua;
+pub mod serial;
+pub mod source;

@@ -1,0 +1,5 @@
+//! Readings to batches, batches to a server.
+
+pub mod batch;
+pub mod tls;
+pub mod wire;
