@@ -20,6 +20,38 @@ pub struct Link {
     pub protocol: Protocol,
 }
 
+impl Link {
+    /// The devices this link names, each once. Topic templates find more while they run.
+    pub fn device_names(&self) -> Vec<&Name> {
+        let mut names: Vec<&Name> = match &self.protocol {
+            Protocol::ModbusTcp(tcp) => tcp.bus.devices.iter().map(|device| &device.name).collect(),
+            Protocol::ModbusRtu(rtu) => rtu.bus.devices.iter().map(|device| &device.name).collect(),
+            Protocol::OpcUa(opcua) => opcua.devices.iter().map(|device| &device.name).collect(),
+            Protocol::Mqtt(mqtt) => mqtt.topics.iter().filter_map(|topic| topic.device.as_ref()).collect(),
+        };
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// The points this link names. Topic templates find more while they run.
+    pub fn point_count(&self) -> usize {
+        match &self.protocol {
+            Protocol::ModbusTcp(tcp) => tcp.bus.devices.iter().map(|device| device.points.len()).sum(),
+            Protocol::ModbusRtu(rtu) => rtu.bus.devices.iter().map(|device| device.points.len()).sum(),
+            Protocol::OpcUa(opcua) => opcua.devices.iter().map(|device| device.points.len()).sum(),
+            Protocol::Mqtt(mqtt) => mqtt
+                .topics
+                .iter()
+                .map(|topic| match &topic.payload {
+                    Payload::Plain { point, .. } => usize::from(point.is_some()),
+                    Payload::Json { points, .. } => points.len(),
+                })
+                .sum(),
+        }
+    }
+}
+
 /// `[link.NAME.modbus-tcp]`, `.modbus-rtu`, `.opcua` or `.mqtt`: exactly one.
 #[derive(Clone, Debug, PartialEq)]
 #[expect(missing_docs, reason = "the words say it")]
@@ -187,6 +219,18 @@ pub enum RawType {
     String {
         registers: u16,
     },
+}
+
+impl RawType {
+    /// Registers (bits, for coils and discrete inputs) a value occupies.
+    pub fn registers(self) -> u16 {
+        match self {
+            Self::Int32 | Self::Uint32 | Self::Float32 => 2,
+            Self::Int64 | Self::Uint64 | Self::Float64 => 4,
+            Self::String { registers } => registers,
+            _ => 1,
+        }
+    }
 }
 
 /// `[link.NAME.opcua]`.

@@ -7,5 +7,6 @@
 
 pub mod agent;
 pub mod field;
+pub mod load;
 pub mod server;
 pub mod units;

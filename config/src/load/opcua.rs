@@ -1,0 +1,110 @@
+//! `[link.NAME.opcua]` and its devices.
+
+use std::time::Duration;
+
+use super::field::{
+    Inherited, all, data_type, devices, existing_file, interval, is_numeric, meta, points, usual_kind,
+};
+use super::findings::Complaint;
+use super::sections::user;
+use super::table::{Item, Table};
+use super::words::{filled, integer, one_of};
+use crate::field::{OpcUa, OpcUaDevice, OpcUaPoint, OpcUaSecurity, Timestamp};
+
+pub(super) fn opcua(link: &Table<'_>, from: &Inherited) -> Option<OpcUa> {
+    let t = link.table("opcua")?;
+    let endpoint = t.required("endpoint", "endpoint = \"opc.tcp://10.0.0.7:4840\"", |item| {
+        let text = filled(item)?;
+        match text.strip_prefix("opc.tcp://") {
+            Some(rest) if !rest.is_empty() && !text.contains(char::is_whitespace) => Ok(text),
+            _ => Err(Complaint::new(
+                format!("\"{text}\" is not an OPC UA endpoint"),
+                "example: \"opc.tcp://10.0.0.7:4840\"",
+            )),
+        }
+    });
+    let security = t.or(
+        "security_policy",
+        OpcUaSecurity::None,
+        one_of(&[("None", OpcUaSecurity::None), ("Basic256Sha256", OpcUaSecurity::Basic256Sha256)]),
+    );
+    let mode = t.optional(
+        "security_mode",
+        one_of(&[("None", OpcUaSecurity::None), ("SignAndEncrypt", OpcUaSecurity::Basic256Sha256)]),
+    );
+    if mode.is_some_and(|mode| mode != security) {
+        t.complain_of(
+            "security_mode",
+            Complaint::new(
+                "does not go with `security_policy`",
+                "None with None, SignAndEncrypt with Basic256Sha256; the key may be left away",
+            ),
+        );
+    }
+    let user = user(&t);
+    let server_certificate = t.optional("server_certificate", existing_file);
+    let publishing_interval = interval(&t, "publishing_interval", from.interval);
+    let sampling_interval = interval(&t, "sampling_interval", from.interval);
+    let queue_size = t.or("queue_size", 10, integer(1..=100_000));
+    let timestamp = t.or(
+        "timestamp",
+        Timestamp::Agent,
+        one_of(&[("agent", Timestamp::Agent), ("source", Timestamp::Source)]),
+    );
+    t.finish();
+    let devices = all(devices(link).into_iter().map(|(name, t)| {
+        let found = all(points(&t).into_iter().map(|(name, t)| point(name, &t, sampling_interval)));
+        t.finish();
+        Some(OpcUaDevice { name: name?, points: found? })
+    }));
+    Some(OpcUa {
+        endpoint: endpoint?,
+        security,
+        user,
+        server_certificate,
+        publishing_interval,
+        sampling_interval,
+        queue_size,
+        timestamp,
+        devices: devices?,
+    })
+}
+
+fn point(name: Option<crate::units::Name>, t: &Table<'_>, sampling: Duration) -> Option<OpcUaPoint> {
+    let node = t.required("node", "node = \"nsu=urn:factory;s=Press.Temperature\"", node_id);
+    let data_type = data_type(t);
+    let meta = meta(name, t, usual_kind(data_type), is_numeric(data_type));
+    let sampling_interval = interval(t, "sampling_interval", sampling);
+    t.finish();
+    Some(OpcUaPoint { meta: meta?, node: node?, data_type, sampling_interval })
+}
+
+/// `nsu=URI;s=Name`, `ns=2;i=1234`, `i=2258` (OPC UA Part 6, 5.3.1.10).
+fn node_id(item: &Item<'_>) -> Result<String, Complaint> {
+    let text = filled(item)?;
+    let bad = |why: &str| {
+        Complaint::new(
+            format!("\"{text}\" is not a node id: {why}"),
+            "example: \"nsu=urn:factory;s=Press.Temperature\", \"ns=2;i=1234\"",
+        )
+    };
+    let identifier = if let Some(rest) = text.strip_prefix("nsu=") {
+        match rest.split_once(';') {
+            Some((uri, identifier)) if !uri.is_empty() => identifier,
+            _ => return Err(bad("after `nsu=URI` a `;` must follow")),
+        }
+    } else if let Some(rest) = text.strip_prefix("ns=") {
+        match rest.split_once(';') {
+            Some((index, identifier)) if index.parse::<u16>().is_ok() => identifier,
+            _ => return Err(bad("after `ns=` a number and a `;` must follow")),
+        }
+    } else {
+        &text
+    };
+    match identifier.split_once('=') {
+        Some(("i", number)) if number.parse::<u32>().is_ok() => Ok(text),
+        Some(("i", _)) => Err(bad("`i=` takes a number")),
+        Some(("s" | "g" | "b", value)) if !value.is_empty() => Ok(text),
+        _ => Err(bad("the identifier is one of i=, s=, g=, b=")),
+    }
+}

@@ -1,0 +1,192 @@
+//! What an operator reads after a mistake.
+
+use std::time::Duration;
+
+use forebay_config::agent::{LogFormat, WhenFull};
+use forebay_config::field::{ByteOrder, Parity, Payload, PointKind, Protocol, RawType, Register};
+use forebay_config::load::{self, Finding};
+use forebay_config::server::Store;
+use forebay_config::units::{ByteSize, Secret};
+
+fn refused(text: &str) -> Vec<Finding> {
+    load::agent_text("agent.toml", text).expect_err("this configuration has mistakes").0
+}
+
+#[test]
+fn the_example_of_the_agent_is_accepted_whole() {
+    let agent = load::agent_text("agent.toml", include_str!("../examples/agent.toml"))
+        .unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((agent.site.as_str(), agent.gateway.as_str()), ("north", "boiler-house"));
+    assert_eq!(agent.buffer.max_size, ByteSize::mib(1024));
+    assert_eq!(agent.buffer.when_full, WhenFull::DropOldest);
+    assert_eq!(agent.log.format, LogFormat::Auto);
+    let names: Vec<&str> = agent.links.iter().map(|link| link.name.as_str()).collect();
+    assert_eq!(names, ["boiler", "meters", "press", "hall"], "links keep the order of the file");
+
+    let Protocol::ModbusTcp(tcp) = &agent.links[0].protocol else { panic!("boiler is Modbus TCP") };
+    let pump = &tcp.bus.devices[0];
+    assert_eq!(pump.points.len(), 7);
+    assert_eq!(pump.points[2].raw, RawType::Float32);
+    assert_eq!(pump.points[3].meta.kind, PointKind::Counter);
+    assert_eq!(pump.points[3].interval, Duration::from_secs(10));
+    assert_eq!((pump.points[4].register, pump.points[4].raw), (Register::Coil, RawType::Bool));
+    assert_eq!(pump.points[5].raw, RawType::Bit(3));
+
+    let Protocol::ModbusRtu(rtu) = &agent.links[1].protocol else { panic!("meters is Modbus RTU") };
+    assert_eq!((rtu.baud, rtu.parity), (9600, Parity::Even));
+    assert_eq!(rtu.bus.devices[0].byte_order, ByteOrder::Cdab);
+    assert_eq!(rtu.bus.devices[0].interval, Duration::from_secs(5), "devices inherit the link's interval");
+
+    let Protocol::Mqtt(mqtt) = &agent.links[3].protocol else { panic!("hall is MQTT") };
+    assert_eq!(mqtt.client_id, "forebay-north-boiler-house-hall");
+    assert!(matches!(&mqtt.topics[1].payload, Payload::Json { points, .. } if points.len() == 2));
+}
+
+#[test]
+fn the_defaults_in_the_examples_are_the_defaults() {
+    let least = "[agent]\nsite = \"north\"\ngateway = \"boiler-house\"\n";
+    let bare = load::agent_text("agent.toml", least).expect("the least that is needed");
+    let example = load::agent_text("agent.toml", include_str!("../examples/agent.toml")).expect("valid");
+    assert_eq!(bare.buffer, example.buffer);
+    assert_eq!(bare.uplink, example.uplink);
+    assert_eq!(bare.telemetry, example.telemetry);
+    assert_eq!(bare.log, example.log);
+    assert_eq!(bare.state_dir, example.state_dir);
+
+    let bare = load::server(None).expect("a server needs no configuration");
+    let mut example =
+        load::server_text("server.toml", include_str!("../examples/server.toml")).expect("valid");
+    assert_eq!(example.sync.address.take().as_deref(), Some("forebay.example:8443"));
+    assert_eq!(bare, example);
+}
+
+#[test]
+fn five_mistakes_are_told_at_once_with_line_and_column() {
+    let text = r#"[agent]
+site = "north"
+gateway = "a/b"
+
+[link.boiler.modbus-tcp]
+adress = "10.0.0.5:502"
+
+[link.boiler.device.pump.points]
+speed = { address = 70000 }
+flow = { address = 1, type = "float23" }
+
+[buffer]
+durability_window = 10
+"#;
+    let found = refused(text);
+    let places: Vec<(usize, usize, &str)> =
+        found.iter().map(|f| (f.line, f.column, f.key.as_str())).collect();
+    assert_eq!(
+        places,
+        [
+            (3, 11, "agent.gateway"),
+            (5, 14, "link.boiler.modbus-tcp"),
+            (6, 1, "link.boiler.modbus-tcp.adress"),
+            (9, 21, "link.boiler.device.pump.points.speed.address"),
+            (10, 30, "link.boiler.device.pump.points.flow.type"),
+            (13, 21, "buffer.durability_window"),
+        ]
+    );
+    assert_eq!(found[2].hint, "did you mean `address`?");
+    assert_eq!(found[3].message, "70000 is not between 0 and 65535");
+    assert_eq!(found[4].hint, "did you mean \"float32\"?");
+    assert!(found[5].message.starts_with("10 is not a duration"), "{}", found[5].message);
+}
+
+#[test]
+fn words_of_other_collectors_name_ours() {
+    let text = "[agent]\nsite = \"n\"\ngateway = \"g\"\n[link.b.modbus-rtu]\nport = \"/dev/ttyS0\"\nbaud_rate = 9600\n\
+                [link.b.device.d]\nslave_id = 3\npoints.p = { address = 1 }\n";
+    let hints: Vec<String> = refused(text).into_iter().map(|f| f.hint).collect();
+    assert_eq!(hints, ["did you mean `baud`?", "did you mean `unit_id`?"]);
+}
+
+#[test]
+fn a_rate_no_port_knows_is_refused_in_the_words_of_the_house() {
+    let text = "[agent]\nsite = \"n\"\ngateway = \"g\"\n[link.boiler.modbus-rtu]\nport = \"/dev/ttyS0\"\nbaud = 9500\n\
+                [link.boiler.device.d]\npoints.p = { address = 1 }\n";
+    let found = refused(text);
+    assert_eq!(
+        found[0].to_string(),
+        "link.boiler.modbus-rtu.baud: 9500 is not a standard rate (agent.toml:6:8)\n  hint: did you mean 9600?"
+    );
+}
+
+#[test]
+fn broken_syntax_has_a_place_too() {
+    let found = refused("[agent]\nsite = \"north\ngateway = \"g\"\n");
+    assert_eq!(found[0].line, 2, "{found:?}");
+    assert!(!found[0].message.is_empty());
+}
+
+#[test]
+fn a_secret_never_reaches_a_finding() {
+    let text = "[store]\nurl = \"mysql://user:hunter2@db/forebay\"\n";
+    let found = load::server_text("server.toml", text).expect_err("no PostgreSQL address");
+    assert!(!found.to_string().contains("hunter2"), "{found}");
+    assert!(!format!("{found:?}").contains("hunter2"));
+    assert_eq!(format!("{:?}", Secret::new("hunter2")), "Secret(…)");
+    let good =
+        load::server_text("server.toml", "[store]\nurl = \"postgres://u:hunter2@db/f\"\n").expect("valid");
+    assert!(matches!(good.store, Store::Postgres { .. }));
+    assert!(!format!("{good:?}").contains("hunter2"));
+}
+
+#[test]
+fn a_page_without_users_stays_on_this_machine() {
+    let found =
+        load::server_text("server.toml", "[web]\nlisten = \"0.0.0.0:8080\"\n").expect_err("open to all");
+    assert!(found.0[0].message.contains("can be reached from other machines"), "{found}");
+}
+
+#[test]
+fn links_may_stand_in_drop_in_files_but_each_in_one() {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let main = dir.path().join("agent.toml");
+    let link = "[link.b.modbus-tcp]\naddress = \"h\"\n[link.b.device.d]\npoints.p = { address = 1 }\n";
+    std::fs::write(&main, "[agent]\nsite = \"n\"\ngateway = \"g\"\n").expect("write");
+    std::fs::create_dir(dir.path().join("agent.d")).expect("mkdir");
+    std::fs::write(dir.path().join("agent.d/10-b.toml"), link).expect("write");
+    let agent = load::agent(&main).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(agent.links.len(), 1);
+
+    std::fs::write(dir.path().join("agent.d/20-b.toml"), link).expect("write");
+    let found = load::agent(&main).expect_err("the link stands twice");
+    assert_eq!(found.0[0].message, "this link stands in two files");
+    assert!(found.0[0].hint.contains("10-b.toml:1"), "{found}");
+}
+
+#[test]
+fn two_links_cannot_name_a_device_alike() {
+    let text = "[agent]\nsite = \"n\"\ngateway = \"g\"\n\
+                [link.a.modbus-tcp]\naddress = \"h\"\n[link.a.device.pump]\npoints.p = { address = 1 }\n\
+                [link.b.modbus-tcp]\naddress = \"i\"\n[link.b.device.pump]\npoints.p = { address = 1 }\n";
+    let found = refused(text);
+    assert_eq!((found[0].line, found[0].message.as_str()), (8, "device `pump` stands in link `a` too"));
+}
+
+#[test]
+fn a_missing_file_is_said_plainly() {
+    let found = load::agent(std::path::Path::new("/nonexistent/agent.toml")).expect_err("no such file");
+    assert!(found.0[0].message.starts_with("cannot read the file"), "{found}");
+    assert_eq!(found.0.len(), 1, "nothing follows from a file that is not there: {found}");
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_the_loader_panic(text in "\\PC{0,200}") {
+        let _ = load::agent_text("x", &text);
+        let _ = load::server_text("x", &text);
+    }
+
+    #[test]
+    fn no_edit_of_the_example_makes_the_loader_panic(at in 0usize..5000, cut in 0usize..40, put in "[\\[\\]{}=\"\\.a-z0-9\n]{0,6}") {
+        let text = include_str!("../examples/agent.toml");
+        let start = (0..=at.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+        let end = (start + cut..=text.len()).find(|i| text.is_char_boundary(*i)).unwrap_or(text.len());
+        let _ = load::agent_text("x", &format!("{}{put}{}", &text[..start], &text[end.max(start)..]));
+    }
+}
