@@ -1,1 +1,221 @@
-//! To come.
+//! Modbus over TCP, over a tty, and RTU frames over TCP: the four read functions as a [`Source`].
+//!
+//! `registers` turns words into values and `planner` points into requests, both pure. `frame` is
+//! the wire, `transport` one exchange on it, `breaker` one unit's patience, and `bus` the schedule
+//! that owns them all. What stands here is the configuration's way into that, and connecting.
+
+pub mod breaker;
+pub mod bus;
+pub mod frame;
+pub mod planner;
+pub mod registers;
+#[cfg(test)]
+mod scripted;
+pub mod transport;
+
+use std::io::ErrorKind;
+use std::time::Duration;
+
+use forebay_config::field::{Framing, Link, ModbusBus, PointKind as ConfiguredKind, Protocol};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use self::bus::{Bus, Member, Settings};
+use self::planner::{Limits, Wanted};
+use self::registers::Format;
+use self::transport::{LineTiming, Transport};
+use super::serial::Line;
+use super::source::{Harvest, LinkFault, Source};
+use crate::reading::{Point, PointKind};
+
+/// The registered port of Modbus TCP.
+const PORT: u16 = 502;
+
+/// One Modbus link.
+pub struct ModbusSource {
+    points: Vec<Point>,
+    endpoint: Endpoint,
+    timeout: Duration,
+    bus: Bus,
+}
+
+/// Where the units are.
+#[derive(Clone, Debug, PartialEq)]
+enum Endpoint {
+    Tcp { address: String, framing: Framing, pause: Duration },
+    Serial { line: Line, pause: Duration },
+}
+
+impl ModbusSource {
+    /// The source of a link, or `None` if the link speaks another protocol.
+    pub fn new(link: &Link) -> Option<Self> {
+        let (endpoint, config) = match &link.protocol {
+            Protocol::ModbusTcp(tcp) => {
+                let address = with_port(&tcp.address);
+                (Endpoint::Tcp { address, framing: tcp.framing, pause: tcp.bus.pause }, &tcp.bus)
+            }
+            Protocol::ModbusRtu(rtu) => {
+                (Endpoint::Serial { line: Line::of(rtu), pause: rtu.bus.pause }, &rtu.bus)
+            }
+            Protocol::OpcUa(_) | Protocol::Mqtt(_) => return None,
+        };
+        let settings = Settings {
+            peer: endpoint.peer(),
+            timeout: link.timeout,
+            backoff_max: link.backoff_max,
+            lost_in_silence: matches!(endpoint, Endpoint::Tcp { .. }),
+        };
+        let (points, bus) = equip(settings, config);
+        Some(Self { points, endpoint, timeout: link.timeout, bus })
+    }
+
+    /// Says so if the plan cannot fit on a serial line even when every unit answers at once: to be
+    /// shown before the start. What a network or a unit needs is not known beforehand.
+    pub fn overload(&self) -> Option<String> {
+        let Endpoint::Serial { line, pause } = &self.endpoint else { return None };
+        let share = self.bus.line_share(timing(line, *pause));
+        (share > 1.0).then(|| {
+            format!(
+                "the points of {} need at least {share:.1} s of every 1 s at {} baud; \
+                 raise `baud` or the intervals",
+                line.port.display(),
+                line.baud
+            )
+        })
+    }
+}
+
+impl Source for ModbusSource {
+    fn points(&self) -> &[Point] {
+        &self.points
+    }
+
+    async fn connect(&mut self) -> Result<(), LinkFault> {
+        self.bus.detach();
+        let transport = match &self.endpoint {
+            Endpoint::Tcp { address, framing, pause } => {
+                let stream = Box::new(reach(address, self.timeout).await?);
+                match framing {
+                    Framing::Tcp => Transport::mbap(stream, *pause),
+                    Framing::Rtu => {
+                        // The far line's speed is the converter's business; ours is to be quiet
+                        // long enough to notice what is still arriving.
+                        let silence = FAST_LINE_SILENCE + *pause;
+                        Transport::rtu(stream, LineTiming { silence, character: Duration::ZERO })
+                    }
+                }
+            }
+            Endpoint::Serial { line, pause } => Transport::rtu(Box::new(line.open()?), timing(line, *pause)),
+        };
+        self.bus.attach(transport);
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<Harvest, LinkFault> {
+        self.bus.turn().await
+    }
+
+    async fn close(&mut self) {
+        self.bus.detach();
+    }
+}
+
+impl Endpoint {
+    fn peer(&self) -> String {
+        match self {
+            Self::Tcp { address, .. } => address.clone(),
+            Self::Serial { line, .. } => line.port.display().to_string(),
+        }
+    }
+}
+
+/// Above 19200 baud the silence between frames is fixed (Modbus over Serial Line V1.02, 2.5.1.1).
+const FAST_LINE_SILENCE: Duration = Duration::from_micros(1750);
+
+fn timing(line: &Line, pause: Duration) -> LineTiming {
+    let character = line.character();
+    LineTiming { silence: frame_silence(line.baud, character) + pause, character }
+}
+
+/// The silence that ends an RTU frame: three and a half characters.
+fn frame_silence(baud: u32, character: Duration) -> Duration {
+    if baud > 19_200 { FAST_LINE_SILENCE } else { character * 7 / 2 }
+}
+
+/// Points, formats, plan and bus of a configuration.
+fn equip(settings: Settings, config: &ModbusBus) -> (Vec<Point>, Bus) {
+    let mut points = Vec::new();
+    let mut formats = Vec::new();
+    let mut wanted = Vec::new();
+    let mut members = Vec::new();
+    for (device, settings) in config.devices.iter().enumerate() {
+        let first = points.len();
+        for point in &settings.points {
+            let format = Format::new(point, settings.byte_order);
+            wanted.push(Wanted {
+                slot: points.len(),
+                device,
+                table: point.register,
+                address: point.address,
+                width: format.width(),
+                interval: point.interval,
+            });
+            points.push(Point {
+                device: settings.name.to_arc(),
+                name: point.meta.name.to_arc(),
+                unit: point.meta.unit.as_str().into(),
+                kind: kind(point.meta.kind),
+                data_type: format.data_type(),
+            });
+            formats.push(format);
+        }
+        let slots = (first..points.len()).collect();
+        members.push(Member { name: settings.name.to_arc(), unit: settings.unit_id, slots });
+    }
+    let limits = |device: usize| {
+        let device = &config.devices[device];
+        Limits { max_registers: device.max_registers, max_gap: device.max_gap }
+    };
+    let plan = planner::plan(&wanted, limits);
+    (points, Bus::new(settings, members, plan, formats))
+}
+
+fn kind(kind: ConfiguredKind) -> PointKind {
+    match kind {
+        ConfiguredKind::Gauge => PointKind::Gauge,
+        ConfiguredKind::Counter => PointKind::Counter,
+        ConfiguredKind::State => PointKind::State,
+    }
+}
+
+/// `host`, `host:port`, `[v6]` and `[v6]:port`; a bare IPv6 address has no port either.
+fn with_port(address: &str) -> String {
+    if address.parse::<std::net::Ipv6Addr>().is_ok() {
+        return format!("[{address}]:{PORT}");
+    }
+    let host_end = address.rfind(']').map_or(0, |at| at + 1);
+    match address[host_end..].contains(':') {
+        true => address.to_owned(),
+        false => format!("{address}:{PORT}"),
+    }
+}
+
+async fn reach(address: &str, patience: Duration) -> Result<TcpStream, LinkFault> {
+    let unreachable = |why: String| LinkFault::Unreachable { peer: address.to_owned(), why };
+    match timeout(patience, TcpStream::connect(address)).await {
+        Err(_) => Err(unreachable(format!("no answer within {patience:?}"))),
+        Ok(Err(why)) if why.kind() == ErrorKind::ConnectionRefused => {
+            Err(unreachable("nothing listens on that port".into()))
+        }
+        Ok(Err(why)) => Err(unreachable(why.to_string())),
+        Ok(Ok(stream)) => {
+            // A query is one small segment; waiting for more to send would only delay it.
+            stream.set_nodelay(true).map_err(|why| unreachable(why.to_string()))?;
+            Ok(stream)
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "modbus/source_tests.rs"]
+mod tests;

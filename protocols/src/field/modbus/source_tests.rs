@@ -1,0 +1,143 @@
+use forebay_config::field::Mqtt;
+use tokio::net::TcpListener;
+
+use super::scripted::{Heard, device, now, serve, tcp_link};
+use super::*;
+use crate::reading::{DataType, Quality, Value};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A source whose TCP peer answers rightly on every connection, and what the peer heard.
+async fn source_with_peer(framing: Framing) -> (ModbusSource, Heard, tokio::task::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let heard = Heard::default();
+    let log = heard.clone();
+    let peer = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            serve(stream, framing, log.clone(), |asked| now(asked.addresses())).await;
+        }
+    });
+    let link = tcp_link(&address, framing, SECOND * 5, vec![device(3, &[7, 8], SECOND / 100)]);
+    (ModbusSource::new(&link).unwrap(), heard, peer)
+}
+
+#[tokio::test]
+async fn values_come_over_a_real_connection_in_both_framings() {
+    for framing in [Framing::Tcp, Framing::Rtu] {
+        let (mut source, heard, peer) = source_with_peer(framing).await;
+        source.connect().await.unwrap();
+        for _ in 0..3 {
+            let harvest = source.next().await.unwrap();
+            let values: Vec<_> = harvest.samples.iter().map(|s| s.value.clone()).collect();
+            assert_eq!(values, [Some(Value::Integer(7)), Some(Value::Integer(8))]);
+            assert!(harvest.samples.iter().all(|s| s.quality == Quality::Good));
+        }
+        assert_eq!(heard.all().len(), 3);
+        source.close().await;
+        peer.abort();
+    }
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_a_fault_and_a_new_one_goes_on() {
+    let (mut source, _, peer) = source_with_peer(Framing::Tcp).await;
+    source.connect().await.unwrap();
+    source.next().await.unwrap();
+    source.connect().await.unwrap();
+    source.next().await.unwrap();
+    peer.abort();
+    assert!(peer.await.unwrap_err().is_cancelled());
+    let fault = loop {
+        if let Err(fault) = source.next().await {
+            break fault;
+        }
+    };
+    assert!(matches!(fault, LinkFault::Lost { .. }), "{fault}");
+    assert!(matches!(source.connect().await, Err(LinkFault::Unreachable { .. })), "nobody listens now");
+}
+
+#[tokio::test]
+async fn a_link_without_points_waits_quietly() {
+    let (source, _, peer) = source_with_peer(Framing::Tcp).await;
+    let Endpoint::Tcp { address, .. } = &source.endpoint else { panic!("not TCP") };
+    let mut empty = ModbusSource::new(&tcp_link(address, Framing::Tcp, SECOND, Vec::new())).unwrap();
+    empty.connect().await.unwrap();
+    assert!(timeout(SECOND / 50, empty.next()).await.is_err());
+    peer.abort();
+}
+
+#[test]
+fn points_carry_their_configuration() {
+    let mut config = device(1, &[1, 2], SECOND);
+    config.points[0].meta.scale = Some(0.1);
+    config.points[0].meta.unit = "°C".into();
+    config.points[1].meta.kind = ConfiguredKind::Counter;
+    let source = ModbusSource::new(&tcp_link("plc", Framing::Tcp, SECOND, vec![config])).unwrap();
+    let [first, second] = source.points() else { panic!("two points") };
+    assert_eq!((&*first.device, &*first.name, &*first.unit), ("unit1", "p1", "°C"));
+    assert_eq!((first.kind, first.data_type), (PointKind::Gauge, DataType::Float));
+    assert_eq!((second.kind, second.data_type), (PointKind::Counter, DataType::Integer));
+}
+
+#[test]
+fn the_port_is_502_where_none_is_written() {
+    let table = [
+        ("plc", "plc:502"),
+        ("plc:1502", "plc:1502"),
+        ("10.0.0.7", "10.0.0.7:502"),
+        ("fe80::1", "[fe80::1]:502"),
+        ("[fe80::1]", "[fe80::1]:502"),
+        ("[fe80::1]:1502", "[fe80::1]:1502"),
+    ];
+    for (written, meant) in table {
+        assert_eq!(with_port(written), meant);
+    }
+}
+
+#[test]
+fn frames_are_apart_three_and_a_half_characters_or_1750_microseconds() {
+    let character = |baud: u32| Duration::from_secs(11) / baud;
+    assert_eq!(frame_silence(9_600, character(9_600)).as_micros(), 4_010);
+    assert_eq!(frame_silence(19_200, character(19_200)).as_micros(), 2_005);
+    assert_eq!(frame_silence(38_400, character(38_400)), Duration::from_micros(1_750));
+}
+
+#[test]
+fn a_plan_that_cannot_fit_on_its_line_is_said_before_the_start() {
+    let source = |baud, interval| {
+        let addresses: Vec<u16> = (0..250).collect();
+        let mut link = tcp_link("", Framing::Tcp, SECOND, Vec::new());
+        link.protocol = Protocol::ModbusRtu(forebay_config::field::ModbusRtu {
+            port: "/dev/ttyUSB0".into(),
+            baud,
+            parity: forebay_config::field::Parity::Even,
+            data_bits: 8,
+            stop_bits: 1,
+            bus: ModbusBus { pause: Duration::ZERO, devices: vec![device(1, &addresses, interval)] },
+        });
+        ModbusSource::new(&link).unwrap()
+    };
+    // Two requests of 8 + 255 characters of 11 bits, and four silences of 3.5 characters.
+    let words = source(4_800, SECOND).overload().unwrap();
+    assert!(words.contains("1.2 s of every 1 s at 4800 baud"), "{words}");
+    assert_eq!(source(9_600, SECOND).overload(), None);
+    assert_eq!(source(4_800, SECOND * 2).overload(), None);
+}
+
+#[test]
+fn a_link_of_another_protocol_is_none_of_ours() {
+    let mut link = tcp_link("x", Framing::Tcp, SECOND, Vec::new());
+    link.protocol = Protocol::Mqtt(Mqtt {
+        broker: forebay_config::field::Broker { host: "x".into(), port: 1, tls: false },
+        version: forebay_config::field::MqttVersion::V5,
+        client_id: "x".into(),
+        user: None,
+        ca: None,
+        identity: None,
+        keep_alive: SECOND,
+        max_packet: forebay_config::units::ByteSize(1),
+        topics: Vec::new(),
+    });
+    assert!(ModbusSource::new(&link).is_none());
+}
