@@ -1,0 +1,379 @@
+//! One connection to a broker, from CONNECT to goodbye.
+//!
+//! A task of its own (the pump) polls the dialect and does nothing else, because a poll that comes
+//! late drops keep-alives. It puts messages into the inbox without ever waiting; what happens at
+//! the inbox's bounds is the difference between the two qualities of service:
+//!
+//! - QoS 0 may use half of it; beyond that messages are dropped and counted.
+//! - QoS 1 is held back by the broker, which sends only so many messages ahead of our
+//!   acknowledgements. A broker that knows no such limit fills the inbox; then the connection
+//!   ends, and the broker sends again in the next one what was not acknowledged.
+//!
+//! A publish is acknowledged by its [`Receipt`] and in no other way.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::dialect::{Dialect, Ending, Event, Filter, Message, Terms, Ticket, Voice};
+use crate::field::source::{LinkFault, Receipt};
+
+/// Messages in the inbox.
+const INBOX_MESSAGES: usize = 32_768;
+/// Bytes in the inbox, or twice the largest message if that is more.
+const INBOX_BYTES: usize = 32 << 20;
+/// Filters in one SUBSCRIBE: what the strictest brokers take.
+const FILTERS_AT_ONCE: usize = 8;
+/// The longest wait for our goodbye to go out.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// A connection with its subscriptions granted.
+pub(super) struct Connection {
+    peer: Arc<str>,
+    voice: Voice,
+    inbox: mpsc::Receiver<Message>,
+    books: Arc<Books>,
+    pump: AbortOnDropHandle<LinkFault>,
+}
+
+/// What the pump, the inbox's reader and the receipts share.
+#[derive(Default)]
+struct Books {
+    /// Bytes waiting in the inbox.
+    held: AtomicUsize,
+    /// QoS 0 messages that found no room since somebody asked.
+    dropped: AtomicU64,
+    /// Packet identifiers of publishes that wait for our word.
+    pending: Mutex<HashSet<u16>>,
+}
+
+impl Connection {
+    /// Connects and subscribes, or says why not; ends within the terms' timeout.
+    pub(super) async fn open(
+        peer: Arc<str>,
+        terms: &Terms,
+        tls: Option<Arc<ClientConfig>>,
+        filters: &[Filter],
+    ) -> Result<Self, LinkFault> {
+        let (voice, mut dialect) = Dialect::new(terms, tls);
+        let (sender, inbox) = mpsc::channel(INBOX_MESSAGES);
+        let books = Arc::new(Books::default());
+        let most_bytes = INBOX_BYTES.max(terms.max_packet.saturating_mul(2));
+        let desk = Desk {
+            peer: peer.clone(),
+            sender,
+            books: books.clone(),
+            max_packet: terms.max_packet,
+            most_bytes,
+        };
+        // Cut short, the handshake drops its connection with it.
+        match timeout(terms.timeout, handshake(&desk, &voice, &mut dialect, filters)).await {
+            Ok(result) => result?,
+            Err(_) => {
+                let why = format!("no answer within {:?}", terms.timeout);
+                return Err(LinkFault::Unreachable { peer: peer.to_string(), why });
+            }
+        }
+        let pump = AbortOnDropHandle::new(tokio::spawn(pump(desk, dialect)));
+        Ok(Self { peer, voice, inbox, books, pump })
+    }
+
+    /// Waits for messages and takes up to `most` of those that are there. After the last one comes
+    /// what ended the connection. Dropping this future loses nothing.
+    pub(super) async fn take(&mut self, most: usize) -> Result<Vec<Message>, LinkFault> {
+        let mut messages = Vec::new();
+        if self.inbox.recv_many(&mut messages, most).await > 0 {
+            let taken = messages.iter().map(Message::size).sum();
+            self.books.held.fetch_sub(taken, Ordering::Relaxed);
+            return Ok(messages);
+        }
+        // The pump has dropped its end of the inbox, so it is over or about to be.
+        match (&mut self.pump).await {
+            Ok(fault) => Err(fault),
+            Err(error) => {
+                let why = format!("the MQTT client failed: {error}");
+                Err(LinkFault::Lost { peer: self.peer.to_string(), why })
+            }
+        }
+    }
+
+    /// A receipt for `tickets`, if there are any.
+    pub(super) fn receipt(&self, tickets: Vec<Ticket>) -> Option<Receipt> {
+        if tickets.is_empty() {
+            return None;
+        }
+        let (voice, books) = (self.voice.clone(), self.books.clone());
+        Some(Receipt::new(move || {
+            for ticket in tickets {
+                // First forgotten, then said: the broker may use the identifier again at once.
+                books.forget(ticket);
+                voice.acknowledge(ticket);
+            }
+        }))
+    }
+
+    /// QoS 0 messages dropped since the last call.
+    pub(super) fn dropped(&self) -> u64 {
+        self.books.dropped.swap(0, Ordering::Relaxed)
+    }
+
+    /// Says goodbye and waits, not for long, until it is out. The broker keeps the session.
+    pub(super) async fn close(mut self) {
+        if self.voice.farewell() && timeout(FAREWELL, &mut self.pump).await.is_err() {
+            tracing::debug!(peer = %self.peer, "The broker did not take our goodbye.");
+        }
+    }
+}
+
+impl Books {
+    /// False: this publish already waits for our word.
+    fn note(&self, ticket: Ticket) -> bool {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(ticket.packet_id)
+    }
+
+    fn forget(&self, ticket: Ticket) {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&ticket.packet_id);
+    }
+}
+
+impl Message {
+    fn size(&self) -> usize {
+        self.topic.len() + self.payload.as_ref().map_or(0, |payload| payload.len())
+    }
+}
+
+/// The pump's end of the inbox.
+struct Desk {
+    peer: Arc<str>,
+    sender: mpsc::Sender<Message>,
+    books: Arc<Books>,
+    max_packet: usize,
+    most_bytes: usize,
+}
+
+impl Desk {
+    /// Puts a message into the inbox, or ends the connection because there is no room for one
+    /// that must not be dropped. Never waits.
+    fn accept(&self, mut message: Message) -> Result<(), LinkFault> {
+        if message.ticket.is_some_and(|ticket| !self.books.note(ticket)) {
+            return Ok(());
+        }
+        if message.size() > self.max_packet {
+            tracing::debug!(peer = %self.peer, topic = message.topic, bytes = message.size(), "Larger than max_packet.");
+            message.payload = None;
+        }
+        let held = self.books.held.load(Ordering::Relaxed);
+        let (bytes, places) = (held + message.size(), self.sender.capacity());
+        if message.ticket.is_none() && (bytes > self.most_bytes / 2 || places <= INBOX_MESSAGES / 2) {
+            self.books.dropped.fetch_add(1, Ordering::Relaxed);
+            return Ok(());
+        }
+        let size = message.size();
+        self.books.held.fetch_add(size, Ordering::Relaxed);
+        if bytes > self.most_bytes || self.sender.try_send(message).is_err() {
+            let waiting = INBOX_MESSAGES - places;
+            return Err(self.lost(format!(
+                "{waiting} messages ({bytes} bytes) wait to be stored and the broker sends on; it will send them \
+                 again (limit its messages in flight, or use `version = \"5\"`, which does)"
+            )));
+        }
+        Ok(())
+    }
+
+    fn refused(&self, why: String) -> LinkFault {
+        LinkFault::Refused { peer: self.peer.to_string(), why }
+    }
+
+    fn unreachable(&self, why: String) -> LinkFault {
+        LinkFault::Unreachable { peer: self.peer.to_string(), why }
+    }
+
+    fn lost(&self, why: String) -> LinkFault {
+        LinkFault::Lost { peer: self.peer.to_string(), why }
+    }
+
+    /// The fault of an ending before the subscriptions were granted.
+    fn not_opened(&self, ending: Ending) -> LinkFault {
+        match ending {
+            Ending::Refused(why) | Ending::Mismatch(why) => self.refused(why),
+            Ending::Oversized(size) => self.refused(self.oversized(size)),
+            Ending::Broken(why) => self.unreachable(why),
+            // So does an MQTT 3.1.1 broker asked for MQTT 5, and a TLS port that hears no TLS.
+            Ending::Closed => self.unreachable(
+                "it closed the connection before it accepted us; does it speak this `version`, with or without TLS \
+                 as in `broker`?"
+                    .into(),
+            ),
+        }
+    }
+
+    /// The fault of an ending after that.
+    fn ended(&self, ending: Ending) -> LinkFault {
+        match ending {
+            Ending::Refused(why) => self.refused(why),
+            // Not merely lost: the broker would send it again, and again the link would go down.
+            Ending::Oversized(size) => self.refused(self.oversized(size)),
+            Ending::Mismatch(why) | Ending::Broken(why) => self.lost(why),
+            Ending::Closed => self.lost("the broker closed the connection".into()),
+        }
+    }
+
+    fn oversized(&self, size: usize) -> String {
+        format!(
+            "a message of {size} bytes is too large (`max_packet` is {}), and the broker would send it again \
+             and again; raise `max_packet`, or remove the message from the broker",
+            self.max_packet
+        )
+    }
+}
+
+/// CONNECT, SUBSCRIBE and their answers. Messages of a session that goes on may come in between.
+async fn handshake(
+    desk: &Desk,
+    voice: &Voice,
+    dialect: &mut Dialect,
+    filters: &[Filter],
+) -> Result<(), LinkFault> {
+    let mut accepted = false;
+    while !accepted {
+        match dialect.poll().await.map_err(|ending| desk.not_opened(ending))? {
+            Event::Accepted => accepted = true,
+            Event::Message(message) => desk.accept(message)?,
+            Event::Granted(_) | Event::Farewell | Event::Other => {}
+        }
+    }
+    for asked in filters.chunks(FILTERS_AT_ONCE) {
+        if !voice.subscribe(asked) {
+            return Err(desk.refused("the subscriptions are not valid MQTT filters".into()));
+        }
+        let answers = loop {
+            match dialect.poll().await.map_err(|ending| desk.not_opened(ending))? {
+                Event::Granted(answers) => break answers,
+                Event::Message(message) => desk.accept(message)?,
+                Event::Accepted | Event::Farewell | Event::Other => {}
+            }
+        };
+        for (at, filter) in asked.iter().enumerate() {
+            let refusal = match answers.get(at) {
+                Some(None) => continue,
+                Some(Some(why)) => why,
+                None => "the broker's answer leaves it out",
+            };
+            return Err(desk.refused(format!("no subscription to `{}`: {refusal}", filter.path)));
+        }
+    }
+    Ok(())
+}
+
+/// Polls until the end, and says what it was.
+async fn pump(desk: Desk, mut dialect: Dialect) -> LinkFault {
+    loop {
+        let silence = dialect.longest_silence();
+        // Writing to a peer that reads nothing has no end of its own in `rumqttc`. Cut short, the
+        // poll leaves a broken conversation; it is not polled again.
+        let event = match timeout(silence, dialect.poll()).await {
+            Ok(Ok(event)) => event,
+            Ok(Err(ending)) => {
+                let fault = desk.ended(ending);
+                for message in dialect.leftovers() {
+                    if desk.accept(message).is_err() {
+                        break;
+                    }
+                }
+                return fault;
+            }
+            Err(_) => return desk.lost(format!("the broker took nothing for {silence:?}")),
+        };
+        match event {
+            Event::Message(message) => {
+                if let Err(fault) = desk.accept(message) {
+                    return fault;
+                }
+            }
+            Event::Farewell => return desk.lost("closed by us".into()),
+            Event::Accepted | Event::Granted(_) | Event::Other => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::boot_time::BootTime;
+
+    fn desk(most_bytes: usize) -> (Desk, mpsc::Receiver<Message>) {
+        let (sender, inbox) = mpsc::channel(INBOX_MESSAGES);
+        let peer = "mqtt://test:1883".into();
+        (Desk { peer, sender, books: Arc::default(), max_packet: 1_000, most_bytes }, inbox)
+    }
+
+    fn message(packet_id: Option<u16>, bytes: usize) -> Message {
+        Message {
+            topic: String::new(),
+            payload: Some(Bytes::from(vec![b'1'; bytes])),
+            retained: false,
+            arrived: BootTime(0),
+            ticket: packet_id.map(|packet_id| Ticket { packet_id, exactly_once: false }),
+        }
+    }
+
+    #[test]
+    fn qos_0_without_room_is_dropped_and_counted() {
+        let (desk, inbox) = desk(10_000);
+        for _ in 0..12 {
+            desk.accept(message(None, 500)).unwrap();
+        }
+        assert_eq!(inbox.len(), 10, "half of the inbox, the rest is for QoS 1");
+        assert_eq!(desk.books.dropped.load(Ordering::Relaxed), 2);
+    }
+
+    #[test]
+    fn qos_0_leaves_places_for_qos_1() {
+        let (desk, inbox) = desk(INBOX_BYTES);
+        for _ in 0..INBOX_MESSAGES {
+            desk.accept(message(None, 1)).unwrap();
+        }
+        assert_eq!(inbox.len(), INBOX_MESSAGES / 2);
+        assert_eq!(desk.books.dropped.load(Ordering::Relaxed) as usize, INBOX_MESSAGES / 2);
+        desk.accept(message(Some(1), 1)).unwrap();
+    }
+
+    #[test]
+    fn qos_1_without_room_ends_the_connection_instead() {
+        let (desk, inbox) = desk(2_000);
+        for packet_id in 1..=4 {
+            desk.accept(message(Some(packet_id), 500)).unwrap();
+        }
+        let fault = desk.accept(message(Some(5), 500)).unwrap_err();
+        assert!(matches!(fault, LinkFault::Lost { .. }), "{fault}");
+        assert_eq!(inbox.len(), 4);
+        assert_eq!(desk.books.dropped.load(Ordering::Relaxed), 0, "the broker still has it");
+    }
+
+    #[test]
+    fn a_publish_that_waits_for_our_word_is_taken_once() {
+        let (desk, mut inbox) = desk(10_000);
+        desk.accept(message(Some(7), 1)).unwrap();
+        desk.accept(message(Some(7), 1)).unwrap();
+        assert_eq!(inbox.len(), 1);
+        desk.books.forget(inbox.try_recv().unwrap().ticket.unwrap());
+        desk.accept(message(Some(7), 1)).unwrap();
+        assert_eq!(inbox.len(), 1, "the identifier is used again for another message");
+    }
+
+    #[test]
+    fn a_message_that_is_too_large_leaves_its_payload_at_the_door() {
+        let (desk, mut inbox) = desk(10_000);
+        desk.accept(message(Some(1), 1_001)).unwrap();
+        let taken = inbox.try_recv().unwrap();
+        assert_eq!((taken.payload, taken.ticket.unwrap().packet_id), (None, 1));
+    }
+}
