@@ -1,1 +1,329 @@
-//! To come.
+//! OPC UA: a server's nodes to readings, by one subscription in one session over one connection.
+//!
+//! - One session for each [`Source::connect`], never a second, and always a goodbye: servers have
+//!   few. Nothing here reconnects; the link task does.
+//! - Node ids are looked up again in each session, because a restarted server may number its
+//!   namespaces otherwise. A node the server does not have is one bad reading of its own point,
+//!   and is asked for again from time to time.
+//! - No task and no queue: [`Source::next`] drives the connection. Where nobody calls it, TCP and
+//!   then the server's own queues fill up; what the server drops there it marks, and we count.
+//! - The server's certificate is pinned (`trust`); our password goes to nobody else.
+//!
+//! `channel` carries requests, `peer` chooses the endpoint, `session` enters and leaves,
+//! `subscription` keeps notifications in order, `items` asks for nodes; `reports`, `nodes`, `values`
+//! and `faults` are pure.
+
+mod channel;
+mod faults;
+mod items;
+mod nodes;
+mod peer;
+mod reports;
+mod session;
+mod subscription;
+mod trust;
+mod values;
+
+use std::time::Duration;
+
+use forebay_config::field::{
+    DataType as ConfiguredType, Link, OpcUa, PointKind as ConfiguredKind, Timestamp,
+};
+use forebay_config::field::{OpcUaSecurity, Protocol};
+use opcua::core::comms::url::hostname_port_from_url;
+use opcua::types::{Error, StatusCode, VariableId};
+use tokio::time::{Instant, timeout};
+
+pub use self::nodes::NodeAddress;
+pub use self::trust::{Application, TrustError};
+
+use self::faults::Step;
+use self::items::{Asking, Item, Items, first_portion};
+use self::peer::Peer;
+use self::reports::gather;
+use self::session::Session;
+use self::subscription::Subscription;
+use self::trust::{Identity, Pin, store};
+use self::values::{Conversion, quality};
+use super::source::{Harvest, LinkFault, Sample, Source};
+use crate::reading::{DataType, Fault, Point, PointKind, Quality, Stamp};
+
+const STANDARD_PORT: u16 = 4840;
+
+/// Why a link cannot be set up at all. Nothing but a change of configuration or files mends it.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The link is of another protocol.
+    #[error("link.{link}: not an OPC UA link")]
+    Protocol {
+        /// The link's name.
+        link: String,
+    },
+    /// The endpoint is no address.
+    #[error("link.{link}.opcua.endpoint: `{endpoint}` is not an address like `opc.tcp://host:4840/path`")]
+    Endpoint {
+        /// The link's name.
+        link: String,
+        /// As configured.
+        endpoint: String,
+    },
+    /// A node id cannot be read.
+    #[error("link.{link}.device.{device}.points.{point}.node: {why}")]
+    Node {
+        /// The link's name.
+        link: String,
+        /// The device's name.
+        device: String,
+        /// The point's name.
+        point: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Our own key or certificate, or the server's pinned one, cannot be used.
+    #[error("link.{link}.opcua: {why}")]
+    Trust {
+        /// The link's name.
+        link: String,
+        /// The file and what is wrong with it.
+        why: TrustError,
+    },
+}
+
+/// The driver of one `[link.NAME.opcua]`.
+pub struct OpcUaSource {
+    peer: Peer,
+    points: Vec<Point>,
+    items: Vec<Item>,
+    publishing_interval: Duration,
+    asking: Asking,
+    timestamp: Timestamp,
+    /// Items in one request: what this server was found to take.
+    portion: usize,
+    running: Option<Running>,
+    /// Created, and not running yet or not left yet.
+    session: Option<Session>,
+}
+
+/// What lives as long as a session reports.
+struct Running {
+    subscription: Subscription,
+    items: Items,
+    /// When `next` last returned: since then nobody has listened.
+    listened_until: Instant,
+}
+
+impl OpcUaSource {
+    /// A source for `link`, not connected yet. With a security policy this makes our key and
+    /// certificate if there are none, which takes some seconds on a small gateway, once.
+    pub fn new(link: &Link, application: Application) -> Result<Self, SetupError> {
+        let name = || link.name.to_string();
+        let Protocol::OpcUa(opcua) = &link.protocol else {
+            return Err(SetupError::Protocol { link: name() });
+        };
+        let (host, port) = hostname_port_from_url(&opcua.endpoint, STANDARD_PORT)
+            .map_err(|_| SetupError::Endpoint { link: name(), endpoint: opcua.endpoint.clone() })?;
+        let (points, items) = points_and_items(link, opcua)?;
+        let trust = |why| SetupError::Trust { link: name(), why };
+        let pin =
+            Pin::new(&application, &opcua.endpoint, opcua.server_certificate.as_deref()).map_err(trust)?;
+        let identity = match opcua.security {
+            OpcUaSecurity::None => None,
+            OpcUaSecurity::Basic256Sha256 => Some(Identity::load_or_make(&application).map_err(trust)?),
+        };
+        let peer = Peer {
+            url: opcua.endpoint.clone(),
+            host,
+            port,
+            security: opcua.security,
+            user: opcua.user.clone(),
+            session_name: format!("{} {}", application.name, link.name),
+            limit: link.timeout,
+            pin,
+            identity,
+            store: store(&application),
+            application,
+        };
+        Ok(Self {
+            peer,
+            points,
+            items,
+            publishing_interval: opcua.publishing_interval,
+            asking: Asking { queue_size: opcua.queue_size, limit: link.timeout, retry: link.backoff_max },
+            timestamp: opcua.timestamp,
+            portion: first_portion(),
+            running: None,
+            session: None,
+        })
+    }
+
+    /// All of `connect` but its time limit. The session is kept from the moment it exists, so that
+    /// it can be left wherever this ends.
+    async fn establish(&mut self) -> Result<(), LinkFault> {
+        let door = self.peer.find_door().await?;
+        let channel = self.peer.open(&door).await?;
+        let (session, welcome) = Session::create(&self.peer, &door, channel).await?;
+        let session = self.session.insert(session);
+        session.activate(&self.peer, &door, welcome).await?;
+        let prepare = |error: Error| self.peer.fault(Step::Prepare, &error);
+        let items = Items::prepare(session, self.items.len(), &mut self.portion).await.map_err(prepare)?;
+        let subscription = Subscription::create(session, self.publishing_interval, self.peer.limit)
+            .await
+            .map_err(prepare)?;
+        self.running = Some(Running { subscription, items, listened_until: Instant::now() });
+        Ok(())
+    }
+
+    /// One step of a running session.
+    async fn step(&mut self) -> Result<Harvest, Error> {
+        let (Some(session), Some(running)) = (&mut self.session, &mut self.running) else {
+            return Err(Error::new(StatusCode::BadNotConnected, "not connected"));
+        };
+        running.subscription.excuse(running.listened_until.elapsed());
+        let mut harvest = Harvest::default();
+        if running.items.are_waiting() {
+            let id = running.subscription.id;
+            let refusals =
+                running.items.ask(session, id, &self.items, &mut self.portion, self.asking).await?;
+            // One portion at a time, so that what was asked for before is reported meanwhile.
+            let stamp = Stamp::now();
+            harvest.samples.extend(refusals.into_iter().map(|refusal| Sample {
+                slot: refusal.slot,
+                stamp,
+                value: None,
+                quality: quality(refusal.status),
+            }));
+        }
+        let heartbeat = session.channel.asked_at() + session.timeout / 3;
+        let mut until = running.subscription.deadline().min(heartbeat);
+        if running.items.are_waiting() || !harvest.samples.is_empty() {
+            until = Instant::now();
+        } else if let Some(retry) = running.items.retry_at() {
+            until = until.min(retry);
+        }
+        match running.subscription.next(session, self.asking.limit, until).await? {
+            Some(news) => {
+                harvest.discarded += news.lost;
+                let begin = harvest.samples.len();
+                for message in news.messages {
+                    let server_time = |time| session.channel.server_time(time);
+                    gather(&self.items, self.timestamp, message, server_time, &mut harvest)?;
+                }
+                // A node that is not there is told once, and its item is asked for again.
+                let (asked, retry) = (&mut running.items, self.asking.retry);
+                let mut at = 0;
+                harvest.samples.retain(|sample| {
+                    at += 1;
+                    match sample.quality {
+                        _ if at <= begin => true,
+                        Quality::Bad(Fault::NotFound) => asked.note_absent(sample.slot, retry),
+                        _ => {
+                            asked.note_present(sample.slot);
+                            true
+                        }
+                    }
+                });
+            }
+            None => {
+                let now = Instant::now();
+                if running.subscription.deadline() <= now {
+                    return Err(Error::new(StatusCode::BadTimeout, "no sign of life"));
+                }
+                // Where reports are rarer than the session lasts, something else must keep it.
+                if heartbeat <= now {
+                    session.read(&[VariableId::Server_ServerStatus_State.into()]).await?;
+                }
+                if running.items.retry_at().is_some_and(|at| at <= now) {
+                    running.items.retry(session, running.subscription.id, self.asking).await?;
+                }
+            }
+        }
+        running.listened_until = Instant::now();
+        Ok(harvest)
+    }
+
+    async fn let_go(&mut self) {
+        self.running = None;
+        if let Some(session) = self.session.take() {
+            session.leave().await;
+        }
+    }
+}
+
+impl Source for OpcUaSource {
+    fn points(&self) -> &[Point] {
+        &self.points
+    }
+
+    async fn connect(&mut self) -> Result<(), LinkFault> {
+        // A session left over from a `connect` or `next` that was dropped.
+        self.let_go().await;
+        let limit = self.peer.limit;
+        let outcome = match timeout(limit, self.establish()).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(LinkFault::Unreachable {
+                peer: self.peer.url.clone(),
+                why: format!("not connected within {limit:?}"),
+            }),
+        };
+        if outcome.is_err() {
+            self.let_go().await;
+        }
+        outcome
+    }
+
+    async fn next(&mut self) -> Result<Harvest, LinkFault> {
+        match self.step().await {
+            Ok(harvest) => Ok(harvest),
+            Err(error) => {
+                self.let_go().await;
+                Err(self.peer.fault(Step::Run, &error))
+            }
+        }
+    }
+
+    async fn close(&mut self) {
+        self.let_go().await;
+    }
+}
+
+fn points_and_items(link: &Link, opcua: &OpcUa) -> Result<(Vec<Point>, Vec<Item>), SetupError> {
+    let mut points = Vec::new();
+    let mut items = Vec::new();
+    for device in &opcua.devices {
+        let device_name = device.name.to_arc();
+        for point in &device.points {
+            let address = point.node.parse().map_err(|why| SetupError::Node {
+                link: link.name.to_string(),
+                device: device.name.to_string(),
+                point: point.meta.name.to_string(),
+                why,
+            })?;
+            points.push(Point {
+                device: device_name.clone(),
+                name: point.meta.name.to_arc(),
+                unit: point.meta.unit.as_str().into(),
+                kind: match point.meta.kind {
+                    ConfiguredKind::Gauge => PointKind::Gauge,
+                    ConfiguredKind::Counter => PointKind::Counter,
+                    ConfiguredKind::State => PointKind::State,
+                },
+                data_type: match point.data_type {
+                    ConfiguredType::Float => DataType::Float,
+                    ConfiguredType::Integer => DataType::Integer,
+                    ConfiguredType::Boolean => DataType::Boolean,
+                    ConfiguredType::Text => DataType::Text,
+                },
+            });
+            items.push(Item {
+                address,
+                sampling_interval: point.sampling_interval,
+                conversion: Conversion {
+                    wanted: point.data_type,
+                    scale: point.meta.scale,
+                    offset: point.meta.offset,
+                },
+            });
+        }
+    }
+    Ok((points, items))
+}

@@ -1,0 +1,256 @@
+//! One TCP connection with one secure channel on it: requests out, answers in.
+//!
+//! There is no task: whoever waits for an answer drives the connection meanwhile. So nothing is
+//! read, and nothing piles up, while the link has no room for readings; a dropped channel closes
+//! its socket and leaves nothing behind.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use opcua::client::SessionRetryPolicy;
+use opcua::client::transport::{
+    AsyncSecureChannel, SecureChannelEventLoop, StreamConnection, StreamConnector, TcpTransport,
+    TransportConfiguration, TransportPollResult,
+};
+use opcua::core::comms::tcp_codec::TcpCodec;
+use opcua::core::{RequestMessage, ResponseMessage};
+use opcua::crypto::CertificateStore;
+use opcua::sync::RwLock;
+use opcua::types::{
+    ContextOwned, DateTime, DecodingOptions, EndpointDescription, Error, NamespaceMap, NodeId, RequestHeader,
+    StatusCode,
+};
+use rustix::net::sockopt;
+use tokio::io::split;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tokio_util::codec::FramedRead;
+
+/// Of the channel's keys. The library renews them at three quarters.
+const KEY_LIFETIME_MS: u32 = 3_600_000;
+/// The library's own limits (1,000 elements, 64 KiB, 5 chunks) end connections to plain servers.
+const MAX_ELEMENTS: usize = 1 << 20;
+const MAX_TEXT: usize = 1 << 24;
+const MAX_MESSAGE: usize = 1 << 26;
+const MAX_CHUNKS: usize = 1 << 10;
+const CHUNK: usize = 1 << 16;
+/// A goodbye is a courtesy.
+const GOODBYE: Duration = Duration::from_millis(500);
+const A_DAY: Duration = Duration::from_secs(86_400);
+
+/// An open secure channel, with the requests that wait for their answer.
+pub(super) struct Channel {
+    secure: Arc<AsyncSecureChannel>,
+    wire: SecureChannelEventLoop<TcpTransport>,
+    /// Proves to the server which session a request belongs to.
+    token: NodeId,
+    /// Publish requests on their way. Polled by one task only, they finish in the order in which
+    /// their answers arrive.
+    posted: FuturesUnordered<BoxFuture<'static, Result<ResponseMessage, Error>>>,
+    /// Answers to those that came while something else was awaited: never more than were posted.
+    arrived: VecDeque<Result<ResponseMessage, Error>>,
+    asked_at: Instant,
+    closed: bool,
+}
+
+impl Channel {
+    /// Opens a secure channel over `socket` as `endpoint` says: policy, mode, server certificate.
+    pub(super) async fn open(
+        socket: TcpStream,
+        endpoint: EndpointDescription,
+        store: Arc<RwLock<CertificateStore>>,
+    ) -> Result<Self, Error> {
+        let url = endpoint.endpoint_url.to_string();
+        let context = ContextOwned::new_default(NamespaceMap::new(), limits());
+        let secure = AsyncSecureChannel::new(
+            store,
+            endpoint.into(),
+            SessionRetryPolicy::never(),
+            // A gateway may not know the time. Stated times are put right again by `server_time`.
+            true,
+            Arc::default(),
+            TransportConfiguration {
+                send_buffer_size: CHUNK,
+                recv_buffer_size: CHUNK,
+                max_message_size: MAX_MESSAGE,
+                max_chunk_count: MAX_CHUNKS,
+            },
+            KEY_LIFETIME_MS,
+            Arc::new(RwLock::new(context)),
+        );
+        // The library would connect by itself, to the first address of a name only, and would not
+        // say why it could not. It gets a socket that is connected.
+        let socket = Mutex::new(Some(socket));
+        let hand_over = |url: String, options: DecodingOptions| {
+            let socket = socket.lock().ok().and_then(|mut socket| socket.take());
+            async move {
+                let socket = socket.ok_or_else(|| Error::new(StatusCode::BadInvalidState, "used twice"))?;
+                let (read, write) = split(socket);
+                Ok(StreamConnection::new(FramedRead::new(read, TcpCodec::new(options)), write, url))
+            }
+        };
+        let wire = secure.connect_no_retry(&StreamConnector::new(hand_over, url)).await?;
+        Ok(Self {
+            secure: Arc::new(secure),
+            wire,
+            token: NodeId::null(),
+            posted: FuturesUnordered::new(),
+            arrived: VecDeque::new(),
+            asked_at: Instant::now(),
+            closed: false,
+        })
+    }
+
+    /// From now on requests belong to the session with this token.
+    pub(super) fn enter(&mut self, token: NodeId) {
+        self.secure.set_auth_token(token.clone());
+        self.token = token;
+    }
+
+    /// Sends a request and waits for its answer, at most for `limit`. A fault of the service is
+    /// an error.
+    pub(super) async fn ask<R: Into<RequestMessage>>(
+        &mut self,
+        request: impl FnOnce(RequestHeader) -> R,
+        limit: Duration,
+    ) -> Result<ResponseMessage, Error> {
+        let request = request(self.header(limit)).into();
+        let secure = self.secure.clone();
+        let mut answer = pin!(timeout(limit, secure.send(request, limit)));
+        loop {
+            tokio::select! {
+                answer = &mut answer => {
+                    let answer = answer.map_err(|_| Error::new(StatusCode::BadTimeout, "no answer"))?;
+                    return judged(answer);
+                }
+                // Both are cancel-safe: an answer to a posted request is kept in `arrived`.
+                result = drive(&mut self.wire, &mut self.closed) => result?,
+                Some(answer) = self.posted.next() => self.arrived.push_back(answer),
+            }
+        }
+    }
+
+    /// Sends a request whose answer [`Channel::posted`] will bring whenever it comes.
+    pub(super) fn post<R: Into<RequestMessage>>(&mut self, request: impl FnOnce(RequestHeader) -> R) {
+        // A hint of 0 lets the server keep it for as long as it likes.
+        let request = request(self.header(Duration::ZERO)).into();
+        let secure = self.secure.clone();
+        // An answer that comes after the library's own limit is thrown away. The limit of silence
+        // is the subscription's, which excuses times in which nobody listened.
+        self.posted.push(Box::pin(async move { secure.send(request, A_DAY).await }));
+    }
+
+    /// When the last request was sent.
+    pub(super) fn asked_at(&self) -> Instant {
+        self.asked_at
+    }
+
+    /// How many posted requests have no answer yet that was taken.
+    pub(super) fn outstanding(&self) -> usize {
+        self.posted.len() + self.arrived.len()
+    }
+
+    /// The next answer to a posted request. Waits for ever if nothing was posted and the peer
+    /// keeps quiet. Cancel-safe.
+    pub(super) async fn posted(&mut self) -> Result<ResponseMessage, Error> {
+        loop {
+            if let Some(answer) = self.arrived.pop_front() {
+                return judged(answer);
+            }
+            tokio::select! {
+                biased;
+                Some(answer) = self.posted.next() => return judged(answer),
+                result = drive(&mut self.wire, &mut self.closed) => result?,
+            }
+        }
+    }
+
+    /// What the server's clock said when the library says that ours said `time`.
+    pub(super) fn server_time(&self, time: DateTime) -> DateTime {
+        time + self.secure.encoding_context().read().options().client_offset
+    }
+
+    /// Closes channel and connection.
+    pub(super) async fn close(mut self) {
+        if self.closed {
+            return;
+        }
+        self.secure.close_channel().await;
+        let gone = async { while drive(&mut self.wire, &mut self.closed).await.is_ok() {} };
+        // Past the limit the socket is closed by being dropped.
+        let _ = timeout(GOODBYE, gone).await;
+    }
+
+    fn header(&mut self, limit: Duration) -> RequestHeader {
+        self.asked_at = Instant::now();
+        let offset = self.secure.encoding_context().read().options().client_offset;
+        RequestHeader {
+            authentication_token: self.token.clone(),
+            timestamp: DateTime::now_with_offset(offset),
+            request_handle: self.secure.request_handle(),
+            timeout_hint: u32::try_from(limit.as_millis()).unwrap_or(u32::MAX),
+            ..RequestHeader::default()
+        }
+    }
+}
+
+/// Moves bytes until something happened; an error once the connection is gone.
+async fn drive(wire: &mut SecureChannelEventLoop<TcpTransport>, closed: &mut bool) -> Result<(), Error> {
+    match wire.poll().await {
+        TransportPollResult::Closed(status) => {
+            *closed = true;
+            let status = if status.is_good() { StatusCode::BadConnectionClosed } else { status };
+            Err(Error::new(status, "the connection ended"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn judged(answer: Result<ResponseMessage, Error>) -> Result<ResponseMessage, Error> {
+    let answer = answer?;
+    let status = answer.response_header().service_result;
+    if status.is_bad() { Err(Error::new(status, "the service failed")) } else { Ok(answer) }
+}
+
+/// An answer of another kind than asked for.
+pub(super) fn unexpected(answer: &ResponseMessage) -> Error {
+    Error::new(StatusCode::BadUnknownResponse, format!("a {} for an answer", answer.type_name()))
+}
+
+fn limits() -> DecodingOptions {
+    DecodingOptions {
+        max_message_size: MAX_MESSAGE,
+        max_chunk_count: MAX_CHUNKS,
+        max_string_length: MAX_TEXT,
+        max_byte_string_length: MAX_TEXT,
+        max_array_length: MAX_ELEMENTS,
+        ..DecodingOptions::default()
+    }
+}
+
+/// Connects to the first address of `host` that answers. A peer that vanishes without a word is
+/// noticed within half a minute, however rarely it has something to say.
+pub(super) async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+    for address in tokio::net::lookup_host(format!("{host}:{port}")).await? {
+        match TcpStream::connect::<SocketAddr>(address).await {
+            Ok(socket) => {
+                socket.set_nodelay(true)?;
+                sockopt::set_socket_keepalive(&socket, true)?;
+                sockopt::set_tcp_keepidle(&socket, Duration::from_secs(15))?;
+                sockopt::set_tcp_keepintvl(&socket, Duration::from_secs(5))?;
+                sockopt::set_tcp_keepcnt(&socket, 3)?;
+                return Ok(socket);
+            }
+            Err(why) => failure = why,
+        }
+    }
+    Err(failure)
+}

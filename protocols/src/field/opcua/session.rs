@@ -1,0 +1,189 @@
+//! One session with one server: entering, asking, and leaving again.
+//!
+//! A session that was created is always told goodbye as long as its channel lives, also when it
+//! is refused halfway: servers have few, and keep an abandoned one for its whole timeout.
+
+use std::time::Duration;
+
+use opcua::core::ResponseMessage;
+use opcua::crypto::{X509, create_signature_data, random, verify_signature_data};
+use opcua::types::{
+    ActivateSessionRequest, ApplicationDescription, ApplicationType, AttributeId, ByteString,
+    CloseSessionRequest, CreateSessionRequest, CreateSessionResponse, DataValue, Error, LocalizedText,
+    NodeId, ReadRequest, ReadValueId, SignatureData, TimestampsToReturn, UAString,
+};
+use tokio::time::timeout;
+
+use super::channel::{Channel, unexpected};
+use super::faults::Step;
+use super::peer::{Door, Peer};
+use super::trust::{Application, Verdict, leaf, thumbprint};
+use crate::field::source::LinkFault;
+
+/// What the session may cost a server after we vanished without a goodbye.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A session, from CreateSession on.
+pub(super) struct Session {
+    pub channel: Channel,
+    /// The server forgets the session after this long without a request.
+    pub timeout: Duration,
+    limit: Duration,
+}
+
+impl Session {
+    /// CreateSession. From its answer on there is something to leave.
+    pub(super) async fn create(
+        peer: &Peer,
+        door: &Door,
+        mut channel: Channel,
+    ) -> Result<(Self, Welcome), LinkFault> {
+        let nonce = random::byte_string(32);
+        let ours = peer.identity.as_ref().map(|identity| identity.certificate.as_byte_string());
+        let request = |request_header| CreateSessionRequest {
+            request_header,
+            client_description: description(&peer.application),
+            server_uri: UAString::null(),
+            endpoint_url: door.endpoint.endpoint_url.clone(),
+            session_name: UAString::from(peer.session_name.as_str()),
+            client_nonce: nonce.clone(),
+            client_certificate: ours.unwrap_or_default(),
+            requested_session_timeout: SESSION_TIMEOUT.as_secs_f64() * 1e3,
+            max_response_message_size: 0,
+        };
+        match channel.ask(request, peer.limit).await {
+            Ok(ResponseMessage::CreateSession(answer)) => {
+                channel.enter(answer.authentication_token.clone());
+                let timeout = Duration::try_from_secs_f64(answer.revised_session_timeout / 1e3)
+                    .unwrap_or(SESSION_TIMEOUT)
+                    .clamp(Duration::from_secs(1), Duration::from_secs(3600));
+                Ok((Self { channel, timeout, limit: peer.limit }, Welcome { nonce, answer: *answer }))
+            }
+            Ok(other) => Err(peer.fault(Step::Enter, &unexpected(&other))),
+            Err(error) => {
+                channel.close().await;
+                Err(peer.fault(Step::Enter, &error))
+            }
+        }
+    }
+
+    /// Checks that the server is who it says, then ActivateSession. First contact is remembered
+    /// here: the server has just proved that the certificate is its own.
+    pub(super) async fn activate(
+        &mut self,
+        peer: &Peer,
+        door: &Door,
+        welcome: Welcome,
+    ) -> Result<(), LinkFault> {
+        let refused = |why: String| LinkFault::Refused { peer: peer.url.clone(), why };
+        let enter = |error: Error| peer.fault(Step::Enter, &error);
+        welcome.verify(peer, door).map_err(refused)?;
+        let user_identity_token = peer.token(door, &welcome.answer.server_nonce).map_err(enter)?;
+        let (policy, _) = peer.wanted();
+        let client_signature = match &peer.identity {
+            Some(identity) => create_signature_data(
+                &identity.key,
+                policy,
+                &door.endpoint.server_certificate,
+                &welcome.answer.server_nonce,
+            )
+            .map_err(enter)?,
+            None => SignatureData::null(),
+        };
+        let request = |request_header| ActivateSessionRequest {
+            request_header,
+            client_signature,
+            client_software_certificates: None,
+            locale_ids: None,
+            user_identity_token,
+            user_token_signature: SignatureData::null(),
+        };
+        match self.channel.ask(request, self.limit).await.map_err(enter)? {
+            ResponseMessage::ActivateSession(_) => {}
+            other => return Err(enter(unexpected(&other))),
+        }
+        if door.verdict == Verdict::FirstContact {
+            peer.pin.remember(&door.certificate).map_err(|why| {
+                refused(format!("its certificate cannot be remembered, so it is not trusted: {why}"))
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Reads the values of some nodes.
+    pub(super) async fn read(&mut self, nodes: &[NodeId]) -> Result<Vec<DataValue>, Error> {
+        let nodes = nodes
+            .iter()
+            .map(|node| ReadValueId {
+                node_id: node.clone(),
+                attribute_id: AttributeId::Value as u32,
+                ..ReadValueId::default()
+            })
+            .collect();
+        let request = |request_header| ReadRequest {
+            request_header,
+            max_age: 0.0,
+            timestamps_to_return: TimestampsToReturn::Neither,
+            nodes_to_read: Some(nodes),
+        };
+        match self.channel.ask(request, self.limit).await? {
+            ResponseMessage::Read(answer) => Ok(answer.results.unwrap_or_default()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Ends the session with its subscriptions, then channel and connection. Ends within two
+    /// seconds, whatever the server does.
+    pub(super) async fn leave(mut self) {
+        let goodbye = self.channel.ask(
+            |request_header| CloseSessionRequest { request_header, delete_subscriptions: true },
+            self.limit,
+        );
+        // Failed or not, there is nothing more to be done for the server.
+        let _ = timeout(Duration::from_secs(1), goodbye).await;
+        self.channel.close().await;
+    }
+}
+
+/// The server's answer to CreateSession, with the nonce it had to sign.
+pub(super) struct Welcome {
+    nonce: ByteString,
+    answer: CreateSessionResponse,
+}
+
+impl Welcome {
+    fn verify(&self, peer: &Peer, door: &Door) -> Result<(), String> {
+        let Some(identity) = &peer.identity else { return Ok(()) };
+        let shown = leaf(self.answer.server_certificate.as_ref());
+        if shown != door.certificate {
+            return Err(format!(
+                "its session shows another certificate (thumbprint {}) than its endpoint (thumbprint {}): \
+                 somebody may be in between",
+                thumbprint(shown),
+                thumbprint(&door.certificate)
+            ));
+        }
+        let (policy, _) = peer.wanted();
+        let signer = X509::from_der(shown).map_err(|_| "its certificate cannot be read".to_owned())?;
+        verify_signature_data(
+            &self.answer.server_signature,
+            policy,
+            &signer,
+            &identity.certificate,
+            self.nonce.as_ref(),
+        )
+        .map_err(|_| {
+            "it could not prove that its certificate is its own: somebody may be in between".to_owned()
+        })
+    }
+}
+
+fn description(application: &Application) -> ApplicationDescription {
+    ApplicationDescription {
+        application_uri: UAString::from(application.uri.as_str()),
+        product_uri: UAString::from("urn:forebay"),
+        application_name: LocalizedText::from(application.name.as_str()),
+        application_type: ApplicationType::Client,
+        ..ApplicationDescription::default()
+    }
+}

@@ -1,0 +1,365 @@
+//! Who we are to OPC UA servers, and which certificate each server must show.
+//!
+//! Everything lies below one folder: `private/private.pem` (mode 0600) and `own/cert.der` are
+//! ours, made once; `servers/ENDPOINT.der` is what a server showed when its first session was
+//! made. A remembered certificate is compared byte by byte and for as long as it lies there.
+//! Authorities, host names and dates are not looked at: servers in plants are self-signed, move,
+//! outlive their certificates, and a gateway's clock may be wrong. A changed certificate is
+//! refused until a person says that it is right.
+
+use std::fmt::Write as _;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use base64::Engine as _;
+use opcua::crypto::{CertificateStore, PrivateKey, X509, X509Data};
+use opcua::sync::RwLock;
+
+/// How long our own certificate lasts. Renewing it would need a person at every server.
+const OWN_DAYS: u32 = 20 * 365;
+
+/// Who this gateway is to OPC UA servers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Application {
+    /// Folder of keys and certificates, shared by all OPC UA links; made when it is needed.
+    pub pki_dir: PathBuf,
+    /// Shown to people in the server's list of sessions and certificates.
+    pub name: String,
+    /// Stands in our certificate, and must not change as long as it is to be trusted:
+    /// `urn:forebay:SITE:GATEWAY`.
+    pub uri: String,
+}
+
+/// What went wrong with a file of the folder.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {why}", path.display())]
+pub struct TrustError {
+    path: PathBuf,
+    why: String,
+}
+
+impl TrustError {
+    fn new(path: &Path, why: impl ToString) -> Self {
+        Self { path: path.to_owned(), why: why.to_string() }
+    }
+}
+
+/// Our key and the certificate over it.
+pub(super) struct Identity {
+    pub key: PrivateKey,
+    pub certificate: X509,
+}
+
+impl Identity {
+    /// Reads key and certificate, and makes what is missing. Making an RSA key takes up to some
+    /// seconds on a small gateway, once.
+    pub(super) fn load_or_make(application: &Application) -> Result<Self, TrustError> {
+        let files = CertificateStore::new(&application.pki_dir);
+        let (key_path, certificate_path) = (files.own_private_key_path(), files.own_certificate_path());
+        let wish = wish(application);
+        if !key_path.exists() {
+            let (_, key) = X509::cert_and_pkey(&wish).map_err(|why| TrustError::new(&key_path, why))?;
+            let der = key.to_der().map_err(|why| TrustError::new(&key_path, why))?;
+            write_once(&key_path, pem("PRIVATE KEY", der.as_bytes()).as_bytes())?;
+        }
+        // Read back even if just made: another link may have been quicker.
+        let key = CertificateStore::read_pkey(&key_path).map_err(|_| {
+            TrustError::new(&key_path, "not a private key in PEM; delete it to have a new one made")
+        })?;
+        if !certificate_path.exists() {
+            let made = X509::from_pkey(&key, &wish).map_err(|why| TrustError::new(&certificate_path, why))?;
+            let der = made.to_der().map_err(|why| TrustError::new(&certificate_path, why))?;
+            write_once(&certificate_path, &der)?;
+        }
+        let certificate = CertificateStore::read_cert(&certificate_path).map_err(|_| {
+            TrustError::new(&certificate_path, "not a DER certificate; delete it to have a new one made")
+        })?;
+        if certificate.is_application_uri_valid(&application.uri).is_err() {
+            let why = format!(
+                "made for another name than `{}`, and servers check that; delete it to have a new one made, \
+                 then accept that one on the servers",
+                application.uri
+            );
+            return Err(TrustError::new(&certificate_path, why));
+        }
+        Ok(Self { key, certificate })
+    }
+}
+
+/// The library's view of the folder, from which it takes our key and certificate.
+pub(super) fn store(application: &Application) -> Arc<RwLock<CertificateStore>> {
+    Arc::new(RwLock::new(CertificateStore::new(&application.pki_dir)))
+}
+
+fn wish(application: &Application) -> X509Data {
+    X509Data {
+        key_size: 2048,
+        common_name: plain(&application.name),
+        organization: "Forebay".to_owned(),
+        organizational_unit: String::new(),
+        country: String::new(),
+        state: String::new(),
+        alt_host_names: X509Data::alt_host_names(&application.uri, None, false, true, false),
+        certificate_duration_days: OWN_DAYS,
+    }
+}
+
+/// A name that cannot be taken for the syntax of a distinguished name.
+fn plain(name: &str) -> String {
+    name.chars().map(|c| if c.is_alphanumeric() || " -_.".contains(c) { c } else { '-' }).collect()
+}
+
+/// The certificate one server must show.
+pub(super) struct Pin {
+    path: PathBuf,
+    /// By `server_certificate` in the configuration: overrides what is remembered.
+    configured: Option<(PathBuf, Vec<u8>)>,
+}
+
+/// What a pin says of a certificate it does not refuse.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The one that is expected.
+    Known,
+    /// Nothing is expected yet. To be remembered once the server has proved that it is its own.
+    FirstContact,
+}
+
+impl Pin {
+    /// The pin of `endpoint`, an `opc.tcp` URL.
+    pub(super) fn new(
+        application: &Application,
+        endpoint: &str,
+        configured: Option<&Path>,
+    ) -> Result<Self, TrustError> {
+        let configured = match configured {
+            None => None,
+            Some(path) => {
+                let bytes = fs::read(path).map_err(|why| TrustError::new(path, why))?;
+                let read = if bytes.starts_with(b"-----") {
+                    X509::from_pem(&bytes)
+                } else {
+                    X509::from_der(leaf(&bytes))
+                };
+                let der = read
+                    .and_then(|certificate| certificate.to_der())
+                    .map_err(|_| TrustError::new(path, "neither a DER nor a PEM certificate"))?;
+                Some((path.to_owned(), der))
+            }
+        };
+        let file = format!("{}.der", file_name(endpoint.strip_prefix("opc.tcp://").unwrap_or(endpoint)));
+        Ok(Self { path: application.pki_dir.join("servers").join(file), configured })
+    }
+
+    /// Is `shown`, one DER certificate, what the server must show? If not: what changed, and what
+    /// to do, in plain words.
+    pub(super) fn judge(&self, shown: &[u8]) -> Result<Verdict, String> {
+        if let Some((path, wanted)) = &self.configured {
+            return if wanted == shown {
+                Ok(Verdict::Known)
+            } else {
+                Err(format!(
+                    "its certificate has the thumbprint {}, and `server_certificate` ({}) has {}; if the \
+                     server's certificate was changed on purpose, put the new one into that file",
+                    thumbprint(shown),
+                    path.display(),
+                    thumbprint(wanted),
+                ))
+            };
+        }
+        match fs::read(&self.path) {
+            Ok(known) if known == shown => Ok(Verdict::Known),
+            Ok(known) => Err(format!(
+                "its certificate changed since the first contact: the thumbprint was {}, now it is {}; if the \
+                 server was replaced or renewed its certificate, delete {} and the new one is trusted, if \
+                 not, somebody may be in between",
+                thumbprint(&known),
+                thumbprint(shown),
+                self.path.display(),
+            )),
+            Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(Verdict::FirstContact),
+            Err(why) => Err(format!(
+                "the certificate remembered for it cannot be read, so nothing is trusted: {}: {why}",
+                self.path.display()
+            )),
+        }
+    }
+
+    /// Remembers what the first contact showed. The first one stays, should two links race.
+    pub(super) fn remember(&self, shown: &[u8]) -> Result<(), TrustError> {
+        write_once(&self.path, shown)
+    }
+}
+
+/// The first certificate of a chain as servers send it: DER after DER.
+pub(super) fn leaf(chain: &[u8]) -> &[u8] {
+    // X.690, 8.1.3: 0x30, then the length in one byte, or how many bytes hold it.
+    let length = match *chain {
+        [0x30, short @ 0..=0x7F, ..] => Some(2 + usize::from(short)),
+        [0x30, long @ 0x81..=0x84, ref rest @ ..] => {
+            let digits = usize::from(long & 0x0F);
+            rest.get(..digits).map(|digits| {
+                digits.iter().fold(0usize, |sum, digit| (sum << 8) | usize::from(*digit)) + 2 + digits.len()
+            })
+        }
+        _ => None,
+    };
+    length.and_then(|length| chain.get(..length)).unwrap_or(chain)
+}
+
+/// What OPC UA tools show of a certificate: its SHA-1 in hexadecimal. For people to compare;
+/// we compare all bytes.
+pub(super) fn thumbprint(der: &[u8]) -> String {
+    match X509::from_der(der) {
+        Ok(certificate) => certificate.thumbprint().as_hex_string(),
+        Err(_) => "(unreadable)".to_owned(),
+    }
+}
+
+/// A file name for each endpoint, and never the same for two.
+fn file_name(endpoint: &str) -> String {
+    let mut name = String::with_capacity(endpoint.len());
+    for byte in endpoint.bytes() {
+        if byte.is_ascii_alphanumeric() || byte == b'-' || (byte == b'.' && !name.is_empty()) {
+            name.push(char::from(byte));
+        } else {
+            let _ = write!(name, "_{byte:02x}");
+        }
+    }
+    name
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    let base64 = base64::engine::general_purpose::STANDARD.encode(der);
+    let mut text = format!("-----BEGIN {label}-----\n");
+    for line in base64.as_bytes().chunks(64) {
+        text.extend(line.iter().copied().map(char::from));
+        text.push('\n');
+    }
+    let _ = writeln!(text, "-----END {label}-----");
+    text
+}
+
+/// Puts a file there whole, durable and for us alone, or leaves the one that is there.
+fn write_once(path: &Path, bytes: &[u8]) -> Result<(), TrustError> {
+    let attempt = || -> io::Result<()> {
+        let folder = path.parent().unwrap_or(Path::new("."));
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        let mut tail = [0u8; 8];
+        getrandom::fill(&mut tail).map_err(io::Error::other)?;
+        let draft = folder.join(format!(".{:016x}", u64::from_le_bytes(tail)));
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+        let placed =
+            file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| {
+                match fs::hard_link(&draft, path) {
+                    Err(why) if why.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+                    other => other,
+                }
+            });
+        fs::remove_file(&draft)?;
+        placed?;
+        File::open(folder)?.sync_all()
+    };
+    attempt().map_err(|why| TrustError::new(path, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn application(pki_dir: &Path) -> Application {
+        Application {
+            pki_dir: pki_dir.to_owned(),
+            name: "Forebay on gw-1".into(),
+            uri: "urn:forebay:site:gw-1".into(),
+        }
+    }
+
+    #[test]
+    fn key_and_certificate_are_made_once_and_the_key_is_ours_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let application = application(folder.path());
+        let made = Identity::load_or_make(&application).unwrap();
+        let again = Identity::load_or_make(&application).unwrap();
+        assert_eq!(made.certificate.to_der().unwrap(), again.certificate.to_der().unwrap());
+
+        let files = CertificateStore::new(folder.path());
+        let mode = fs::metadata(files.own_private_key_path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let folder_mode = fs::metadata(folder.path().join("private")).unwrap().permissions().mode();
+        assert_eq!(folder_mode & 0o777, 0o700);
+        assert!(files.read_own_pkey().is_ok() && files.read_own_cert().is_ok(), "the library finds them");
+        assert_eq!(fs::read_dir(folder.path().join("private")).unwrap().count(), 1, "no draft is left");
+
+        // A renamed gateway is told so, instead of being refused by every server.
+        let renamed = Application { uri: "urn:forebay:site:gw-2".into(), ..application.clone() };
+        let why = Identity::load_or_make(&renamed).err().unwrap().to_string();
+        assert!(why.contains("gw-2") && why.contains("delete it"), "{why}");
+
+        // A torn key file is named, and not overwritten.
+        fs::write(files.own_private_key_path(), "torn").unwrap();
+        let why = Identity::load_or_make(&application).err().unwrap().to_string();
+        assert!(why.contains("private.pem") && why.contains("delete it"), "{why}");
+    }
+
+    #[test]
+    fn the_first_certificate_stays_and_another_one_is_refused_with_the_way_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let application = application(folder.path());
+        let pin = Pin::new(&application, "opc.tcp://plc:4840/a", None).unwrap();
+        assert_eq!(pin.judge(b"first"), Ok(Verdict::FirstContact));
+        assert_eq!(pin.judge(b"first"), Ok(Verdict::FirstContact), "looking is not trusting");
+        pin.remember(b"first").unwrap();
+        assert_eq!(pin.judge(b"first"), Ok(Verdict::Known));
+        let why = pin.judge(b"second").unwrap_err();
+        assert!(why.contains("changed") && why.contains(pin.path.to_str().unwrap()), "{why}");
+        pin.remember(b"second").unwrap();
+        assert_eq!(pin.judge(b"first"), Ok(Verdict::Known), "the first one stays");
+
+        let other = Pin::new(&application, "opc.tcp://plc:4841/a", None).unwrap();
+        assert_eq!(other.judge(b"second"), Ok(Verdict::FirstContact), "another endpoint, another pin");
+    }
+
+    #[test]
+    fn a_configured_certificate_overrides_what_is_remembered() {
+        let folder = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(vec!["plc".to_owned()]).unwrap();
+        let der = made.cert.der().to_vec();
+        for (file, bytes) in [("plc.der", der.clone()), ("plc.pem", made.cert.pem().into_bytes())] {
+            let path = folder.path().join(file);
+            fs::write(&path, bytes).unwrap();
+            let pin = Pin::new(&application(folder.path()), "opc.tcp://plc", Some(&path)).unwrap();
+            assert_eq!(pin.judge(&der), Ok(Verdict::Known), "{file}");
+            let why = pin.judge(b"other").unwrap_err();
+            assert!(why.contains("server_certificate") && why.contains(file), "{why}");
+        }
+        let broken = folder.path().join("broken.pem");
+        fs::write(&broken, "-----BEGIN nothing").unwrap();
+        assert!(Pin::new(&application(folder.path()), "opc.tcp://plc", Some(&broken)).is_err());
+    }
+
+    #[test]
+    fn the_leaf_of_a_chain_is_its_first_certificate() {
+        let made = rcgen::generate_simple_self_signed(vec!["plc".to_owned()]).unwrap();
+        let der = made.cert.der().to_vec();
+        let chain = [der.clone(), der.clone()].concat();
+        assert_eq!(leaf(&chain), der);
+        assert_eq!(leaf(&der), der);
+        // Nonsense stays what it is, and is refused later.
+        for nonsense in [&b""[..], b"0", b"\x30\x84\xff", b"\x30\x82\xff\xff", b"\x30\x05a", b"abc"] {
+            assert_eq!(leaf(nonsense), nonsense);
+        }
+    }
+
+    #[test]
+    fn endpoints_and_their_file_names_are_one_to_one() {
+        assert_eq!(file_name("plc:4840/a_b"), "plc_3a4840_2fa_5fb");
+        assert_ne!(file_name("plc/a"), file_name("plc_2fa"));
+        assert!(!file_name("../../etc").contains('/') && !file_name("..").starts_with('.'));
+    }
+}
