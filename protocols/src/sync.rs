@@ -1,5 +1,7 @@
 //! Readings to batches, batches to a server.
 
 pub mod batch;
+pub mod join;
+pub mod problem;
 pub mod tls;
 pub mod wire;
