@@ -1,1 +1,24 @@
-//! x
+//! Forebay's agent as a library: the binary, the demo and the tests run the same code.
+//!
+//! `app` is where everything meets. A reading goes `link` → `processing` → `batcher` → `buffer` →
+//! `uplink`; `supervisor` owns the tasks, `ledger` knows where every reading is, `clock` what time
+//! it is, and `status`, `telemetry`, `systemd` and `log` let others see.
+
+pub mod app;
+pub mod backoff;
+pub mod batcher;
+pub mod buffer;
+pub mod cli;
+pub mod clock;
+pub mod fittings;
+pub mod ledger;
+pub mod link;
+pub mod log;
+pub mod processing;
+pub mod status;
+pub mod supervisor;
+pub mod systemd;
+pub mod telemetry;
+pub mod uplink;
+
+pub use cli::run_cli;

@@ -1,0 +1,221 @@
+//! Outflow: reading batches without removing them, and forgetting those the server has.
+
+use std::io;
+use std::ops::RangeInclusive;
+
+use bytes::Bytes;
+use forebay_protocols::reading::PointId;
+use forebay_protocols::sync::batch::Sequence;
+use forebay_protocols::sync::wire::gap::Reason;
+
+use super::Stored;
+use super::catalogue::Place;
+use super::disk::DAMAGED;
+use super::frame::{BatchFacts, FACTS, HEADER, Kind, epoch_tag, frame_at};
+use super::ranges::Ranges;
+use super::segments::{Segment, Tally, file_name};
+use super::store::Store;
+
+/// Places are taken from the catalogue this many at a time.
+const FEW: usize = 256;
+/// A batch that the disk cannot read so many times is given up as lost.
+const PATIENCE: u8 = 3;
+/// So many troubled batches are watched at a time.
+const WATCHED: usize = 1024;
+
+/// What reading a batch came to.
+enum Read {
+    Good(Stored),
+    /// Not what was written.
+    Damaged,
+    /// The disk did not answer; perhaps it will.
+    NotNow,
+}
+
+/// Batches for one request.
+struct Load {
+    batches: Vec<Stored>,
+    room: usize,
+}
+
+impl Store {
+    /// Unacknowledged batches, oldest first, from `from` on, at most `max_bytes` of them (at
+    /// least one).
+    pub fn oldest(&mut self, from: Sequence, max_bytes: usize) -> Vec<Stored> {
+        let mut load = Load { batches: Vec::new(), room: max_bytes };
+        let spans = self.living_spans(from.0..=u64::MAX);
+        for (first, last) in spans {
+            let mut at = first;
+            while at <= last {
+                let places = self.with_catalogue(|catalogue| catalogue.ahead(at..=last, FEW));
+                let Some((end, _)) = places.last() else { break };
+                at = end.saturating_add(1);
+                if !self.take_on(&places, &mut load) {
+                    return load.batches;
+                }
+            }
+        }
+        load.batches
+    }
+
+    /// Unacknowledged batches below or at `upto`, newest first, at most `max_bytes` of them (at
+    /// least one).
+    pub fn newest(&mut self, upto: Sequence, max_bytes: usize) -> Vec<Stored> {
+        let mut load = Load { batches: Vec::new(), room: max_bytes };
+        let spans = self.living_spans(0..=upto.0);
+        for (first, last) in spans.into_iter().rev() {
+            let mut at = last;
+            while at >= first {
+                let places = self.with_catalogue(|catalogue| catalogue.behind(first..=at, FEW));
+                let Some((end, _)) = places.last() else { break };
+                at = end.saturating_sub(1);
+                if !self.take_on(&places, &mut load) {
+                    return load.batches;
+                }
+            }
+        }
+        load.batches
+    }
+
+    /// The server has these. Unknown or forgotten sequences are no error. Durable with the next
+    /// tick: a batch that is sent again because of it is a duplicate there, nothing worse.
+    pub fn acknowledge(&mut self, ranges: &[RangeInclusive<u64>]) {
+        for range in ranges {
+            for (first, last) in self.living_spans(range.clone()) {
+                self.forget(first, last);
+            }
+        }
+    }
+
+    /// The sequences within `range` that may be alive, segment by segment, ascending.
+    fn living_spans(&self, range: RangeInclusive<u64>) -> Vec<(u64, u64)> {
+        let living = self.segments.values().filter_map(Segment::living);
+        living
+            .map(|(first, last)| (first.max(*range.start()), last.min(*range.end())))
+            .filter(|(first, last)| first <= last)
+            .collect()
+    }
+
+    /// Loads batches; false when the load is full.
+    fn take_on(&mut self, places: &[(u64, Place)], load: &mut Load) -> bool {
+        for (sequence, place) in places {
+            if !load.batches.is_empty() && place.length as usize > load.room {
+                return false;
+            }
+            match self.read(*sequence, place) {
+                Ok(Read::Good(stored)) => {
+                    load.room = load.room.saturating_sub(stored.bytes.len());
+                    load.batches.push(stored);
+                }
+                Ok(Read::NotNow) => {}
+                Ok(Read::Damaged) => self.give_up(*sequence, place, "it is not what was written"),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.give_up(*sequence, place, "its segment is gone");
+                }
+                Err(error) => self.trouble(*sequence, place, &error),
+            }
+        }
+        true
+    }
+
+    fn read(&mut self, sequence: u64, place: &Place) -> io::Result<Read> {
+        // Given up since the catalogue was asked.
+        let Some(segment) = self.segments.get(&place.segment) else { return Ok(Read::NotNow) };
+        if segment.forgotten.contains(sequence) {
+            return Ok(Read::NotNow);
+        }
+        let end = segment.length;
+        let file = match &mut self.reader {
+            Some((number, file)) if *number == place.segment => file,
+            other => &mut other.insert((place.segment, self.disk.open(&file_name(place.segment))?)).1,
+        };
+        let Some(frame) = frame_at(file.as_ref(), place.at, end)?.filter(|f| f.kind == Some(Kind::Batch))
+        else {
+            return Ok(Read::Damaged);
+        };
+        let Some(body) = frame.body(file.as_ref())? else { return Ok(Read::Damaged) };
+        let tag = epoch_tag(self.epoch);
+        let facts = BatchFacts::decode(&body).filter(|f| f.sequence.0 == sequence && f.epoch_tag == tag);
+        let Some(facts) = facts else { return Ok(Read::Damaged) };
+        self.unreadable.remove(&sequence);
+        Ok(Read::Good(Stored {
+            sequence: facts.sequence,
+            count: facts.count,
+            dictionary_revision: PointId(facts.revision),
+            boot_counter: facts.boot_counter,
+            bytes: Bytes::from(body).slice(FACTS..),
+        }))
+    }
+
+    /// The disk did not give a batch. It is tried again; not for ever.
+    fn trouble(&mut self, sequence: u64, place: &Place, error: &io::Error) {
+        self.reader = None;
+        if self.unreadable.len() >= WATCHED && !self.unreadable.contains_key(&sequence) {
+            return;
+        }
+        let times = self.unreadable.entry(sequence).or_default();
+        *times += 1;
+        if *times >= PATIENCE {
+            self.unreadable.remove(&sequence);
+            self.give_up(sequence, place, &error.to_string());
+        }
+    }
+
+    /// A batch cannot be read: it becomes a gap, and its bytes are set aside for a person.
+    fn give_up(&mut self, sequence: u64, place: &Place, why: &str) {
+        tracing::error!(sequence, readings = place.count, why, "A batch in the buffer is damaged and lost.");
+        let aside = self.set_aside(place);
+        drop(aside); // Evidence is a courtesy: the gap is recorded whether there is any or not.
+        let Some(segment) = self.segments.get(&place.segment) else { return };
+        let wall = segment.wall();
+        let mut ranges = Ranges::default();
+        ranges.insert(sequence..=sequence);
+        let lost = Tally { batches: 1, readings: u64::from(place.count), bytes: u64::from(place.length) };
+        self.lose(place.segment, &ranges, lost, Reason::Corrupt, wall);
+        self.with_catalogue(|catalogue| catalogue.remove(sequence));
+        self.retire_if_done(place.segment);
+    }
+
+    /// Copies the bytes of a frame to the damaged parts, if the budget has room for them.
+    fn set_aside(&mut self, place: &Place) -> io::Result<()> {
+        let length = HEADER + FACTS + place.length as usize;
+        if self.around.damaged + length as u64 > self.rules.limit / 16 {
+            return Ok(());
+        }
+        let mut bytes = vec![0; length];
+        let read = self.disk.open(&file_name(place.segment))?.read_at(&mut bytes, place.at)?;
+        bytes.truncate(read);
+        let mut file = self.disk.create(&format!("{DAMAGED}{}-{}", file_name(place.segment), place.at))?;
+        file.write_at(&bytes, 0)?;
+        self.around.damaged += read as u64;
+        file.sync()
+    }
+
+    /// Forgets what is alive in `first..=last`, which lies within one segment.
+    fn forget(&mut self, first: u64, last: u64) {
+        let mut tally = Tally::default();
+        let (mut at, mut number) = (first, None);
+        // Counted first and removed after, so that a catalogue that fails in between is rebuilt
+        // from books that are right.
+        loop {
+            let places = self.with_catalogue(|catalogue| catalogue.ahead(at..=last, FEW));
+            for (sequence, place) in &places {
+                tally +=
+                    Tally { batches: 1, readings: u64::from(place.count), bytes: u64::from(place.length) };
+                (at, number) = (sequence.saturating_add(1), Some(place.segment));
+            }
+            if places.is_empty() {
+                break;
+            }
+        }
+        let Some(number) = number else { return };
+        if let Some(segment) = self.segments.get_mut(&number) {
+            let mut ranges = Ranges::default();
+            ranges.insert(first..=last);
+            let entry = segment.forget(&ranges, tally);
+            self.logbook.push([entry]);
+        }
+        self.forget_places(first..=last);
+        self.retire_if_done(number);
+    }
+}

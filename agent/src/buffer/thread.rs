@@ -1,0 +1,168 @@
+//! The buffer's thread: takes wishes from the handles, one after the other, and keeps the store's
+//! house in between.
+
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use forebay_protocols::boot_time::BootTime;
+use forebay_protocols::reading::{Point, PointId};
+use forebay_protocols::sync::batch::{Encoded, Sequence};
+use forebay_protocols::sync::wire;
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::disk::Flash;
+use super::store::{Rules, Store};
+use super::{BufferError, Opening, Settings, Status, Stored};
+
+/// Wishes that may wait; beyond it the handles wait instead.
+const WISHES: usize = 16;
+/// How long an acknowledgement may stay in memory only.
+const TICK: Duration = Duration::from_secs(1);
+/// How often the catalogue is flushed while there is always something to do.
+const FLUSH: Duration = Duration::from_secs(10);
+
+/// What a handle may ask for.
+pub(super) enum Wish {
+    Append { batches: Vec<Encoded>, answer: oneshot::Sender<(Result<(), BufferError>, Sequence)> },
+    Define { points: Vec<Arc<Point>>, answer: oneshot::Sender<Vec<PointId>> },
+    Oldest { from: Sequence, max_bytes: usize, answer: oneshot::Sender<Vec<Stored>> },
+    Newest { upto: Sequence, max_bytes: usize, answer: oneshot::Sender<Vec<Stored>> },
+    Acknowledge { ranges: Vec<RangeInclusive<u64>>, answer: oneshot::Sender<()> },
+    Dictionary { after: PointId, answer: oneshot::Sender<Vec<(PointId, Arc<Point>)>> },
+    Gaps { after: u64, most: usize, answer: oneshot::Sender<Vec<wire::Gap>> },
+    RecordGap { gap: wire::Gap, answer: oneshot::Sender<()> },
+    Close { answer: oneshot::Sender<()> },
+}
+
+/// What the handles see without asking.
+#[derive(Default)]
+pub(super) struct Shared {
+    books: Mutex<(Status, Option<String>)>,
+    /// Told of every append.
+    pub appended: Notify,
+}
+
+impl Shared {
+    pub fn status(&self) -> Status {
+        self.books().0
+    }
+
+    pub fn words(&self) -> Option<String> {
+        self.books().1.clone()
+    }
+
+    fn update(&self, store: &Store) {
+        *self.books() = (store.status(), store.fault().map(str::to_owned));
+    }
+
+    fn books(&self) -> MutexGuard<'_, (Status, Option<String>)> {
+        self.books.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Starts the thread and waits until the store is open.
+pub(super) async fn start(
+    settings: Settings,
+) -> Result<(mpsc::Sender<Wish>, Arc<Shared>, Sequence, Opening), BufferError> {
+    let (wishes, waiting) = mpsc::channel(WISHES);
+    let (opened, opening) = oneshot::channel();
+    let shared = Arc::new(Shared::default());
+    let own = shared.clone();
+    std::thread::Builder::new()
+        .name("buffer".into())
+        .spawn(move || match open(&settings) {
+            Ok((store, opening)) => {
+                own.update(&store);
+                // If nobody waits any more the channel of wishes is closed too.
+                drop(opened.send(Ok((store.next_sequence(), opening))));
+                work(store, waiting, &own);
+            }
+            Err(error) => drop(opened.send(Err(error))),
+        })
+        .map_err(|error| BufferError::Disk(format!("no thread for it: {error}")))?;
+    let (next, opening) = opening.await.map_err(|_| BufferError::Stopped)??;
+    Ok((wishes, shared, next, opening))
+}
+
+fn open(settings: &Settings) -> Result<(Store, Opening), BufferError> {
+    let rules =
+        Rules { limit: settings.max_size.0, reserve: settings.reserve.0, when_full: settings.when_full };
+    Store::open(Arc::new(Flash::new(&settings.dir)), rules, boot_id())
+}
+
+/// The kernel's id of this boot. One that cannot be read counts as a boot of its own.
+fn boot_id() -> [u8; 16] {
+    let mut id = [0; 16];
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let digits: Vec<u8> = text.chars().filter_map(|c| c.to_digit(16)).map(|digit| digit as u8).collect();
+    if digits.len() == 32 {
+        id.iter_mut().zip(digits.chunks_exact(2)).for_each(|(byte, pair)| *byte = pair[0] << 4 | pair[1]);
+    } else {
+        getrandom::fill(&mut id).unwrap_or_default();
+    }
+    id
+}
+
+fn work(mut store: Store, mut wishes: mpsc::Receiver<Wish>, shared: &Shared) {
+    // A runtime for the one thing it is needed for: waiting for a wish, but not for ever.
+    let Ok(clock) = tokio::runtime::Builder::new_current_thread().enable_time().build() else { return };
+    let (mut ticked, mut flushed) = (BootTime::now(), BootTime::now());
+    loop {
+        let wish = clock.block_on(async { timeout(TICK, wishes.recv()).await });
+        let idle = wish.is_err();
+        match wish {
+            Ok(Some(Wish::Close { answer })) => {
+                store.close();
+                return tell(answer, ());
+            }
+            Ok(Some(wish)) => grant(&mut store, wish, shared),
+            Ok(None) => return store.close(),
+            Err(_) => {}
+        }
+        if idle || BootTime::now().since(ticked) >= TICK {
+            store.tick();
+            ticked = BootTime::now();
+        }
+        if idle || BootTime::now().since(flushed) >= FLUSH {
+            store.rest();
+            flushed = BootTime::now();
+        }
+        shared.update(&store);
+    }
+}
+
+/// Does what is wished.
+fn grant(store: &mut Store, wish: Wish, shared: &Shared) {
+    match wish {
+        Wish::Append { batches, answer } => {
+            let result = store.append(&batches);
+            shared.update(store);
+            if result.is_ok() {
+                shared.appended.notify_one();
+            }
+            tell(answer, (result, store.next_sequence()));
+        }
+        Wish::Define { points, answer } => tell(answer, store.define(&points)),
+        Wish::Oldest { from, max_bytes, answer } => tell(answer, store.oldest(from, max_bytes)),
+        Wish::Newest { upto, max_bytes, answer } => tell(answer, store.newest(upto, max_bytes)),
+        Wish::Acknowledge { ranges, answer } => {
+            store.acknowledge(&ranges);
+            shared.update(store);
+            tell(answer, ());
+        }
+        Wish::Dictionary { after, answer } => tell(answer, store.dictionary(after)),
+        Wish::Gaps { after, most, answer } => tell(answer, store.gaps(after, most)),
+        Wish::RecordGap { gap, answer } => {
+            store.record_gap(gap);
+            tell(answer, ());
+        }
+        Wish::Close { answer } => tell(answer, ()),
+    }
+}
+
+/// An answer that nobody waits for any more is dropped: what was done is done.
+fn tell<T>(answer: oneshot::Sender<T>, what: T) {
+    drop(answer.send(what).err());
+}

@@ -1,0 +1,136 @@
+//! The gateway's command line. The only room that prints.
+//!
+//! Exit codes: 0 done; 1 it failed, and said why; 2 the command line was not understood;
+//! 10 to 16 why joining failed ([`join::JoinError::exit_code`]);
+//! 78 the configuration was refused (`EX_CONFIG` of sysexits.h).
+
+pub mod join;
+
+mod check;
+mod run;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use forebay_config::agent::Agent;
+
+use crate::fittings;
+use crate::status::VERSION;
+
+/// It failed.
+const FAILED: u8 = 1;
+/// The configuration was refused.
+const BAD_CONFIG: u8 = 78;
+
+/// Forebay's agent: collects readings from field devices, keeps them safe, brings them to the server.
+#[derive(Debug, Parser)]
+#[command(
+    name = "forebay-agent",
+    version,
+    after_help = "Exit codes: 0 done, 1 failed, 2 command line not understood, 10 to 16 joining failed, 78 configuration refused."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Collect until SIGTERM.
+    Run(ConfigPath),
+    /// Read the configuration and say everything that is wrong with it.
+    Check(ConfigPath),
+    /// Join a server with the string that `forebay-server token create` printed there.
+    Join {
+        /// The join string, in quotes.
+        string: String,
+        #[command(flatten)]
+        config: ConfigPath,
+    },
+    /// Print the version.
+    Version,
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigPath {
+    /// The configuration. Files in the folder `NAME.d` beside it are read too.
+    #[arg(
+        long,
+        value_name = "PATH",
+        env = "FOREBAY_AGENT_CONFIG",
+        default_value = "/etc/forebay/agent.toml"
+    )]
+    config: PathBuf,
+}
+
+/// Does what the command line says. `args` begins with the program's name.
+pub fn run_cli(args: impl Iterator<Item = OsString>) -> ExitCode {
+    // Before anything can open a TLS connection.
+    forebay_protocols::sync::tls::install_provider();
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version are "errors" too, with exit code 0. A closed pipe is nobody's fault.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(FAILED));
+        }
+    };
+    match cli.command {
+        Command::Run(ConfigPath { config }) => with_config(&config, run::run),
+        Command::Check(ConfigPath { config }) => with_config(&config, |config| say(&check::summary(&config))),
+        Command::Join { string, config: ConfigPath { config } } => {
+            with_config(&config, |config| run::join(&config, &string))
+        }
+        Command::Version => say(&format!("forebay-agent {VERSION}")),
+    }
+}
+
+fn with_config(path: &Path, work: impl FnOnce(Agent) -> ExitCode) -> ExitCode {
+    match fittings::configuration(path) {
+        Ok(config) => work(config),
+        Err(findings) => {
+            complain(&findings);
+            ExitCode::from(BAD_CONFIG)
+        }
+    }
+}
+
+/// To standard output.
+#[expect(clippy::print_stdout, reason = "the command line prints")]
+fn say(words: &str) -> ExitCode {
+    println!("{words}");
+    ExitCode::SUCCESS
+}
+
+/// To standard error.
+fn complain(words: &str) {
+    eprintln!("{}", words.trim_end());
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn exit(args: &[&str]) -> ExitCode {
+        run_cli(args.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn exit_codes_are_what_the_help_says() {
+        // ExitCode has no equality; its words are all there is to compare.
+        let code = |code: u8| format!("{:?}", ExitCode::from(code));
+        assert_eq!(format!("{:?}", exit(&["forebay-agent", "version"])), code(0));
+        assert_eq!(format!("{:?}", exit(&["forebay-agent", "collect"])), code(2));
+        let missing = ["forebay-agent", "check", "--config", "/nowhere/agent.toml"];
+        assert_eq!(format!("{:?}", exit(&missing)), code(BAD_CONFIG));
+    }
+}

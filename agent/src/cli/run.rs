@@ -1,0 +1,60 @@
+//! `forebay-agent run`, and the runtime that it and `join` work in.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use forebay_config::agent::Agent;
+use tokio::runtime::{Builder, Runtime};
+use tracing::error;
+
+use super::{FAILED, complain, join};
+use crate::supervisor::{Ending, Verdict};
+use crate::{app, log};
+
+/// Collects until SIGTERM or SIGINT.
+pub fn run(config: Agent) -> ExitCode {
+    if let Err(error) = log::start(&config.log) {
+        complain(&format!("cannot start logging: {error}"));
+        return ExitCode::from(FAILED);
+    }
+    let runtime = match runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            error!("Cannot start: {error}.");
+            return ExitCode::from(FAILED);
+        }
+    };
+    let verdict = runtime.block_on(app::run(config, Ending::default()));
+    // Whatever still blocks a thread had its time.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match verdict {
+        Ok(Verdict::Drained) => ExitCode::SUCCESS,
+        Ok(Verdict::Failed(words)) => {
+            error!("Ended with a fault: {words}.");
+            ExitCode::from(FAILED)
+        }
+        Err(error) => {
+            error!("Cannot start: {error:#}.");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// Joins a server; see `join`.
+pub fn join(config: &Agent, string: &str) -> ExitCode {
+    match runtime() {
+        Ok(runtime) => {
+            let (site, gateway) = (config.site.as_str(), config.gateway.as_str());
+            runtime.block_on(join::run(&config.state_dir, site, gateway, string))
+        }
+        Err(error) => {
+            complain(&format!("cannot start: {error}"));
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// Two workers: one may wait for a slow file system while the other polls devices.
+fn runtime() -> std::io::Result<Runtime> {
+    Builder::new_multi_thread().worker_threads(2).thread_name("forebay").enable_all().build()
+}

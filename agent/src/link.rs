@@ -1,0 +1,312 @@
+//! One task per link: drives a [`Source`], whatever its protocol, and hands over what it brings.
+//!
+//! - The only owner of reconnecting: jittered, growing pauses; seldom where the peer refuses us.
+//! - When a connection is lost each point gets one bad reading, so that charts show a hole.
+//! - A fault is logged once and counted after that. It is over when a connection has held.
+//! - Waits for the batcher when the batcher waits for the disk: then devices are read later.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use forebay_protocols::field::source::{DeviceNews, Harvest, LinkFault, Receipt, Sample, Source};
+use forebay_protocols::reading::{Fault, Quality, Stamp};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use crate::backoff::{Backoff, Waited, wait};
+use crate::batcher::Handover;
+use crate::ledger::Books;
+use crate::processing::{Processed, process};
+
+/// A connection that lives this long ends an episode of faults. Shorter ones are flapping.
+pub const SETTLED_AFTER: Duration = Duration::from_secs(5);
+/// Saying goodbye may take this long.
+const CLOSE_WITHIN: Duration = Duration::from_secs(3);
+
+/// How a link is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum LinkState {
+    /// The first attempt is under way.
+    #[default]
+    Connecting,
+    /// The connection stands.
+    Connected,
+    /// Waiting for the next attempt, because of this.
+    BackingOff(String),
+    /// Never to be tried again, because of this: a person must come.
+    GaveUp(String),
+    /// The agent ends.
+    Stopped,
+}
+
+/// What people and the server may know of a link.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LinkStatus {
+    /// How the connection is.
+    pub state: LinkState,
+    /// Failed attempts in a row.
+    pub attempts: u32,
+    /// Connections made so far.
+    pub connections: u64,
+    /// Devices by name: what was said of them last on this connection, if anything.
+    pub devices: BTreeMap<Arc<str>, Option<DeviceNews>>,
+    /// Has anything arrived on this connection?
+    pub heard: bool,
+    /// Messages and frames that gave no reading.
+    pub discarded: u64,
+}
+
+impl LinkStatus {
+    /// Does the device answer, and if not, why.
+    pub fn device(&self, name: &str) -> (bool, String) {
+        match &self.state {
+            LinkState::Connecting => (false, "connecting".into()),
+            LinkState::BackingOff(why) | LinkState::GaveUp(why) => (false, why.clone()),
+            LinkState::Stopped => (false, "the agent is stopping".into()),
+            LinkState::Connected => match self.devices.get(name) {
+                Some(Some(news)) => {
+                    (news.answers, if news.answers { String::new() } else { news.words.clone() })
+                }
+                _ if self.heard => (true, String::new()),
+                _ => (false, "nothing has arrived yet".into()),
+            },
+        }
+    }
+}
+
+/// What a link task works with.
+pub struct Link<S> {
+    /// The driver.
+    pub source: S,
+    /// Everything about the link that is not its driver.
+    pub desk: Desk,
+}
+
+/// A link's name, papers and ways out.
+pub struct Desk {
+    /// The link's name.
+    pub name: Arc<str>,
+    /// Its place in the configuration.
+    pub index: usize,
+    /// To the batcher; bounded.
+    pub handovers: mpsc::Sender<Handover>,
+    /// The ledger's books.
+    pub books: Books,
+    /// Seen by telemetry, systemd and the server.
+    pub status: watch::Sender<LinkStatus>,
+    /// Pauses between attempts.
+    pub backoff: Backoff,
+    /// Cancelled when the agent ends.
+    pub stop: CancellationToken,
+}
+
+/// What the task remembers from one connection to the next.
+#[derive(Default)]
+struct Course {
+    /// Points already handed over to the batcher.
+    points_told: usize,
+    /// Every point has got its bad reading since the last sample.
+    holes_marked: bool,
+    /// The fault is in the log.
+    fault_logged: bool,
+}
+
+/// Why a connection is over.
+enum End {
+    Fault(LinkFault),
+    Stopped,
+    /// Nobody takes readings any more: the agent is ending the hard way.
+    BatcherGone,
+}
+
+impl<S: Source> Link<S> {
+    /// Runs until `stop`, whatever the link does.
+    pub async fn run(mut self) {
+        let mut course = Course::default();
+        self.desk.list_devices(&self.source);
+        let stop = self.desk.stop.clone();
+        loop {
+            let connected = stop.run_until_cancelled(self.source.connect()).await;
+            let begun = Instant::now();
+            let end = match connected {
+                None => End::Stopped,
+                Some(Err(fault)) => End::Fault(fault),
+                Some(Ok(())) => {
+                    self.desk.connected();
+                    self.stay(&mut course, begun).await
+                }
+            };
+            let End::Fault(fault) = end else { break };
+            if self.rest(fault, &mut course, begun).await == Waited::Stopped {
+                break;
+            }
+        }
+        if timeout(CLOSE_WITHIN, self.source.close()).await.is_err() {
+            debug!(link = %self.desk.name, "The peer did not take our goodbye in time.");
+        }
+        self.desk.status.send_modify(|status| status.state = LinkState::Stopped);
+    }
+
+    /// Harvests until the connection ends.
+    async fn stay(&mut self, course: &mut Course, begun: Instant) -> End {
+        let settles = begun + SETTLED_AFTER;
+        let mut settled = false;
+        loop {
+            let harvest = {
+                let mut next = std::pin::pin!(self.source.next());
+                loop {
+                    // Dropping `next` is safe here: what follows a stop is `close`.
+                    let stop = &self.desk.stop;
+                    if settled {
+                        break stop.run_until_cancelled(next.as_mut()).await;
+                    }
+                    match stop.run_until_cancelled(timeout_at(settles, next.as_mut())).await {
+                        Some(Err(_)) => {
+                            settled = true;
+                            self.desk.settled(course);
+                        }
+                        Some(Ok(harvest)) => break Some(harvest),
+                        None => break None,
+                    }
+                }
+            };
+            match harvest {
+                None => return End::Stopped,
+                Some(Err(fault)) => return End::Fault(fault),
+                Some(Ok(harvest)) => {
+                    if !self.hand_over(harvest, course).await {
+                        return End::BatcherGone;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Passes a harvest on. False if there is nobody left to take it.
+    async fn hand_over(&mut self, harvest: Harvest, course: &mut Course) -> bool {
+        let Harvest { samples, receipt, news, discarded } = harvest;
+        self.desk.heard(news, discarded, !samples.is_empty());
+        if samples.is_empty() && receipt.is_none() {
+            return true;
+        }
+        course.holes_marked &= samples.is_empty();
+        self.deliver(samples, receipt, course).await
+    }
+
+    async fn deliver(&mut self, samples: Vec<Sample>, receipt: Option<Receipt>, course: &mut Course) -> bool {
+        let known = self.source.points();
+        let Processed { samples, produced, filtered, misplaced } = process(samples, known.len());
+        if misplaced > 0 {
+            error!(link = %self.desk.name, misplaced, "The driver gave readings of no known point. They are discarded; please report this.");
+            self.desk.status.send_modify(|status| status.discarded += misplaced);
+        }
+        let first_slot = course.points_told;
+        let points: Vec<_> = known.iter().skip(first_slot).cloned().map(Arc::new).collect();
+        course.points_told = known.len();
+        if !points.is_empty() {
+            self.desk.list_devices(&self.source);
+        }
+        self.desk.books.harvested(produced, filtered);
+        let handover = Handover { link: self.desk.index, points, first_slot, samples, receipt };
+        self.desk.handovers.send(handover).await.is_ok()
+    }
+
+    /// After a fault: marks the hole, says so once, and waits.
+    async fn rest(&mut self, fault: LinkFault, course: &mut Course, begun: Instant) -> Waited {
+        let held = begun.elapsed() >= SETTLED_AFTER && matches!(fault, LinkFault::Lost { .. });
+        let at_once = held && self.desk.backoff.attempts() == 0;
+        let pause = match fault {
+            LinkFault::Refused { .. } => self.desk.backoff.longest_pause(),
+            _ if at_once => {
+                self.desk.backoff.next_pause();
+                Duration::ZERO
+            }
+            _ => self.desk.backoff.next_pause(),
+        };
+        self.desk.faulted(&fault, course);
+        if !course.holes_marked {
+            course.holes_marked = true;
+            let holes = holes(self.source.points().len());
+            if !holes.is_empty() && !self.deliver(holes, None, course).await {
+                return Waited::Stopped;
+            }
+        }
+        wait(pause, &self.desk.stop).await
+    }
+}
+
+impl Desk {
+    fn list_devices(&self, source: &impl Source) {
+        self.status.send_modify(|status| {
+            for point in source.points() {
+                if !status.devices.contains_key(&point.device) {
+                    status.devices.insert(point.device.clone(), None);
+                }
+            }
+        });
+    }
+
+    fn connected(&self) {
+        debug!(link = %self.name, "Connected.");
+        self.status.send_modify(|status| {
+            status.state = LinkState::Connected;
+            status.connections += 1;
+            status.heard = false;
+            status.devices.values_mut().for_each(|news| *news = None);
+        });
+    }
+
+    fn settled(&mut self, course: &mut Course) {
+        let attempts = self.backoff.attempts();
+        self.backoff.reset();
+        if std::mem::take(&mut course.fault_logged) {
+            info!(link = %self.name, attempts, "The link is up again.");
+        }
+        self.status.send_modify(|status| status.attempts = 0);
+    }
+
+    fn faulted(&self, fault: &LinkFault, course: &mut Course) {
+        let attempts = self.backoff.attempts();
+        if std::mem::replace(&mut course.fault_logged, true) {
+            debug!(link = %self.name, attempts, "Still down: {fault}");
+        } else {
+            warn!(link = %self.name, "The link is down: {fault}. Trying again.");
+        }
+        self.status.send_modify(|status| {
+            status.state = LinkState::BackingOff(fault.to_string());
+            status.attempts = attempts;
+        });
+    }
+
+    fn heard(&self, news: Vec<DeviceNews>, discarded: u64, samples: bool) {
+        for DeviceNews { device, answers, words } in &news {
+            if *answers {
+                info!(link = %self.name, %device, "The device answers.");
+            } else {
+                warn!(link = %self.name, %device, "The device does not answer: {words}.");
+            }
+        }
+        self.status.send_if_modified(|status| {
+            let changed = !news.is_empty() || discarded > 0 || (samples && !status.heard);
+            status.heard |= samples;
+            status.discarded += discarded;
+            for item in news {
+                status.devices.insert(item.device.clone(), Some(item));
+            }
+            changed
+        });
+    }
+}
+
+/// One bad reading for each of `points` points, all at this moment.
+fn holes(points: usize) -> Vec<Sample> {
+    let stamp = Stamp::now();
+    let quality = Quality::Bad(Fault::NoConnection);
+    (0..points).map(|slot| Sample { slot, stamp, value: None, quality }).collect()
+}
+
+#[cfg(test)]
+mod tests;

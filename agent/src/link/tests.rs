@@ -1,0 +1,252 @@
+use forebay_protocols::reading::{DataType, Point, PointKind, Value};
+
+use super::*;
+use crate::buffer::Counts;
+
+/// What a scripted peer does next.
+enum Step {
+    Connect(Result<(), LinkFault>),
+    Bring(Result<Harvest, LinkFault>),
+    Find(&'static str),
+}
+
+/// A source that does what the test says, when the test says it.
+struct Scripted {
+    points: Vec<Point>,
+    script: mpsc::UnboundedReceiver<Step>,
+    /// A word for every attempt and for the goodbye.
+    deeds: mpsc::UnboundedSender<&'static str>,
+}
+
+impl Source for Scripted {
+    fn points(&self) -> &[Point] {
+        &self.points
+    }
+    async fn connect(&mut self) -> Result<(), LinkFault> {
+        let _ = self.deeds.send("connect");
+        match self.script.recv().await {
+            Some(Step::Connect(result)) => result,
+            _ => std::future::pending().await,
+        }
+    }
+    async fn next(&mut self) -> Result<Harvest, LinkFault> {
+        match self.script.recv().await {
+            Some(Step::Bring(result)) => result,
+            Some(Step::Find(name)) => {
+                self.points.push(point(name));
+                Ok(Harvest::default())
+            }
+            _ => std::future::pending().await,
+        }
+    }
+    async fn close(&mut self) {
+        let _ = self.deeds.send("close");
+    }
+}
+
+fn point(name: &str) -> Point {
+    let (kind, data_type) = (PointKind::Gauge, DataType::Integer);
+    Point { device: "pump".into(), name: name.into(), unit: "".into(), kind, data_type }
+}
+
+struct Bench {
+    script: mpsc::UnboundedSender<Step>,
+    deeds: mpsc::UnboundedReceiver<&'static str>,
+    handovers: mpsc::Receiver<Handover>,
+    status: watch::Receiver<LinkStatus>,
+    books: Books,
+    stop: CancellationToken,
+    end: tokio::task::JoinHandle<()>,
+}
+
+fn bench(points: &[&str], max_pause: Duration) -> Bench {
+    let (script, steps) = mpsc::unbounded_channel();
+    let (deed, deeds) = mpsc::unbounded_channel();
+    let (sender, handovers) = mpsc::channel(64);
+    let (status, seen) = watch::channel(LinkStatus::default());
+    let (books, stop) = (Books::open(Counts::default()), CancellationToken::new());
+    let source =
+        Scripted { points: points.iter().map(|name| point(name)).collect(), script: steps, deeds: deed };
+    let desk = Desk {
+        name: "hall".into(),
+        index: 3,
+        handovers: sender,
+        books: books.clone(),
+        status,
+        backoff: Backoff::new(Duration::from_millis(1), max_pause).unwrap(),
+        stop: stop.clone(),
+    };
+    let end = tokio::spawn(Link { source, desk }.run());
+    Bench { script, deeds, handovers, status: seen, books, stop, end }
+}
+
+impl Bench {
+    fn play(&self, steps: impl IntoIterator<Item = Step>) {
+        steps.into_iter().for_each(|step| self.script.send(step).unwrap());
+    }
+    /// The values of the next handover: `None` for a hole.
+    async fn values(&mut self) -> Vec<(usize, Option<i64>)> {
+        let Handover { samples, link, .. } = self.handovers.recv().await.unwrap();
+        assert_eq!(link, 3);
+        samples.into_iter().map(|sample| (sample.slot, value(&sample))).collect()
+    }
+    async fn until(&mut self, wanted: impl Fn(&LinkStatus) -> bool) -> LinkStatus {
+        self.status.wait_for(|status| wanted(status)).await.unwrap().clone()
+    }
+}
+
+fn value(sample: &Sample) -> Option<i64> {
+    match (&sample.value, sample.quality) {
+        (Some(Value::Integer(value)), Quality::Good) => Some(*value),
+        (None, Quality::Bad(Fault::NoConnection)) => None,
+        other => panic!("a sample nobody made: {other:?}"),
+    }
+}
+
+fn bring(values: &[(usize, i64)]) -> Step {
+    let sample = |&(slot, value)| {
+        let value = Some(Value::Integer(value));
+        Sample { slot, stamp: Stamp::device(1), value, quality: Quality::Good }
+    };
+    Step::Bring(Ok(Harvest { samples: values.iter().map(sample).collect(), ..Harvest::default() }))
+}
+
+fn lost() -> LinkFault {
+    LinkFault::Lost { peer: "10.0.0.7:502".into(), why: "connection reset".into() }
+}
+
+fn unreachable_peer() -> LinkFault {
+    LinkFault::Unreachable { peer: "10.0.0.7:502".into(), why: "no route".into() }
+}
+
+const SOON: Duration = Duration::from_millis(2);
+
+#[tokio::test]
+async fn every_loss_is_one_hole_per_point_however_long_it_lasts() {
+    let mut bench = bench(&["flow", "speed"], SOON);
+    bench.play([
+        Step::Connect(Ok(())),
+        bring(&[(0, 1), (1, 2)]),
+        Step::Bring(Err(lost())),
+        Step::Connect(Err(unreachable_peer())),
+        Step::Connect(Err(unreachable_peer())),
+        Step::Connect(Ok(())),
+        Step::Bring(Err(lost())),
+        Step::Connect(Ok(())),
+        bring(&[(0, 3)]),
+        Step::Bring(Err(lost())),
+    ]);
+    assert_eq!(bench.values().await, [(0, Some(1)), (1, Some(2))]);
+    assert_eq!(bench.values().await, [(0, None), (1, None)]);
+    assert_eq!(bench.values().await, [(0, Some(3))], "a second hole although nothing came in between");
+    assert_eq!(bench.values().await, [(0, None), (1, None)]);
+    assert_eq!(bench.books.ledger(Default::default).produced, 7);
+}
+
+#[tokio::test]
+async fn a_link_that_is_down_from_the_start_marks_its_points_once() {
+    let mut bench = bench(&["flow"], SOON);
+    bench.play([
+        Step::Connect(Err(unreachable_peer())),
+        Step::Connect(Err(unreachable_peer())),
+        Step::Connect(Ok(())),
+    ]);
+    assert_eq!(bench.values().await, [(0, None)]);
+    bench.play([bring(&[(0, 1)])]);
+    assert_eq!(bench.values().await, [(0, Some(1))]);
+}
+
+#[tokio::test]
+async fn points_are_told_once_and_before_their_first_sample() {
+    let mut bench = bench(&["flow"], SOON);
+    bench.play([
+        Step::Connect(Ok(())),
+        bring(&[(0, 1)]),
+        Step::Find("speed"),
+        bring(&[(1, 2)]),
+        bring(&[(1, 3)]),
+    ]);
+    let told = async |bench: &mut Bench| {
+        let Handover { points, first_slot, .. } = bench.handovers.recv().await.unwrap();
+        (first_slot, points.iter().map(|point| point.name.to_string()).collect::<Vec<_>>())
+    };
+    assert_eq!(told(&mut bench).await, (0, vec!["flow".into()]));
+    assert_eq!(told(&mut bench).await, (1, vec!["speed".into()]));
+    assert_eq!(told(&mut bench).await, (2, vec![]));
+}
+
+#[tokio::test]
+async fn a_reading_of_no_point_is_discarded_and_never_enters_the_books() {
+    let mut bench = bench(&["flow"], SOON);
+    bench.play([Step::Connect(Ok(())), bring(&[(0, 1), (9, 2)])]);
+    assert_eq!(bench.values().await, [(0, Some(1))]);
+    assert_eq!((bench.books.ledger(Default::default).produced, bench.status.borrow().discarded), (1, 1));
+}
+
+#[tokio::test]
+async fn an_empty_harvest_costs_nothing_but_its_receipt_is_handed_over() {
+    let mut bench = bench(&["flow"], SOON);
+    let receipt = Some(Receipt::new(|| ()));
+    bench.play([
+        Step::Connect(Ok(())),
+        Step::Bring(Ok(Harvest::default())),
+        Step::Bring(Ok(Harvest { receipt, ..Harvest::default() })),
+    ]);
+    let handover = bench.handovers.recv().await.unwrap();
+    assert!(handover.samples.is_empty() && handover.receipt.is_some());
+}
+
+#[tokio::test]
+async fn the_status_tells_faults_and_devices_in_words() {
+    let mut bench = bench(&["flow"], SOON);
+    assert_eq!(bench.until(|status| status.devices.len() == 1).await.device("pump").1, "connecting");
+    bench.play([Step::Connect(Ok(()))]);
+    let status = bench.until(|status| status.state == LinkState::Connected).await;
+    assert_eq!(status.device("pump"), (false, "nothing has arrived yet".into()));
+    bench.play([bring(&[(0, 1)])]);
+    assert_eq!(bench.until(|status| status.heard).await.device("pump"), (true, String::new()));
+    let news = |answers| DeviceNews { device: "pump".into(), answers, words: "unit 7 is silent".into() };
+    bench.play([Step::Bring(Ok(Harvest { news: vec![news(false)], ..Harvest::default() }))]);
+    let silent = bench.until(|status| !status.device("pump").0).await;
+    assert_eq!(silent.device("pump").1, "unit 7 is silent");
+    bench.play([Step::Bring(Err(lost()))]);
+    let down = bench.until(|status| matches!(status.state, LinkState::BackingOff(_))).await;
+    assert_eq!(down.device("pump"), (false, "lost the connection to 10.0.0.7:502: connection reset".into()));
+    assert_eq!(down.attempts, 1);
+}
+
+#[tokio::test]
+async fn a_peer_that_refuses_us_is_not_bothered_soon() {
+    let mut bench = bench(&[], Duration::from_secs(3600));
+    let refusal = LinkFault::Refused { peer: "broker".into(), why: "wrong password".into() };
+    bench.play([Step::Connect(Err(unreachable_peer())), Step::Connect(Err(refusal))]);
+    assert_eq!(bench.deeds.recv().await, Some("connect"));
+    assert_eq!(bench.deeds.recv().await, Some("connect"), "nobody there: tried again soon");
+    bench.until(|status| status.attempts == 2).await;
+    let third = timeout(Duration::from_millis(50), bench.deeds.recv()).await;
+    assert!(third.is_err(), "refused, and tried again at once");
+    bench.stop.cancel();
+    bench.end.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stop_says_goodbye_wherever_the_link_is() {
+    for steps in [vec![], vec![Step::Connect(Ok(()))], vec![Step::Connect(Err(unreachable_peer()))]] {
+        let mut bench = bench(&["flow"], Duration::from_secs(3600));
+        let connecting = steps.is_empty();
+        bench.play(steps);
+        assert_eq!(bench.deeds.recv().await, Some("connect"));
+        if !connecting {
+            bench.until(|status| status.state != LinkState::Connecting).await;
+        }
+        bench.stop.cancel();
+        bench.end.await.unwrap();
+        while let Some(deed) = bench.deeds.recv().await {
+            assert!(deed == "connect" || deed == "close");
+            if deed == "close" {
+                break;
+            }
+        }
+        assert_eq!(bench.status.borrow().state, LinkState::Stopped);
+    }
+}

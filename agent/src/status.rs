@@ -1,0 +1,218 @@
+//! The agent's state at one moment: one source for `/metrics`, `/status`, the words systemd shows
+//! and the report the server gets. Reads what the tasks show anyway; changes nothing.
+
+use std::sync::Arc;
+
+use forebay_protocols::boot_time::BootTime;
+use forebay_protocols::sync::wire;
+use serde::Serialize;
+use tokio::sync::watch;
+
+use crate::buffer;
+use crate::clock::Clock;
+use crate::ledger::{Books, Ledger};
+use crate::link::{LinkState, LinkStatus};
+use crate::uplink::UplinkStatus;
+
+/// This program's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Where everything about the agent can be seen.
+pub struct Board {
+    /// The ledger's books.
+    pub books: Books,
+    /// The durable half of the ledger.
+    pub buffer: Box<dyn Fn() -> buffer::Status + Send + Sync>,
+    /// Links by name, in the order of the configuration.
+    pub links: Vec<(Arc<str>, watch::Receiver<LinkStatus>)>,
+    /// The uplink.
+    pub uplink: watch::Receiver<UplinkStatus>,
+    /// The clock.
+    pub clock: Clock,
+    /// The boot's number.
+    pub boot_counter: u64,
+    /// When the agent started.
+    pub started: BootTime,
+}
+
+/// Everything, at one moment. As JSON it is the answer of `/status`.
+#[derive(Clone, Debug, Serialize)]
+pub struct Snapshot {
+    /// This program's version.
+    pub version: &'static str,
+    /// Seconds since the agent started.
+    pub uptime_s: u64,
+    /// Wall time as believed, microseconds since 1970.
+    pub wall_us: i64,
+    /// Is it trusted?
+    pub synchronised: bool,
+    /// Where every reading is.
+    pub ledger: Ledger,
+    /// What the flash holds.
+    pub buffer: BufferShown,
+    /// The way to the server.
+    pub uplink: UplinkShown,
+    /// The field.
+    pub links: Vec<LinkShown>,
+}
+
+/// The buffer in a [`Snapshot`].
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the words say it")]
+pub struct BufferShown {
+    pub backlog_batches: u64,
+    pub backlog_bytes: u64,
+    pub disk_bytes: u64,
+    pub limit_bytes: u64,
+    pub writable: bool,
+}
+
+/// The uplink in a [`Snapshot`].
+#[derive(Clone, Debug, Serialize)]
+pub struct UplinkShown {
+    /// `not_joined`, `connecting`, `up`, `troubled`.
+    pub state: &'static str,
+    /// Why it is troubled.
+    pub words: String,
+}
+
+/// A link in a [`Snapshot`].
+#[derive(Clone, Debug, Serialize)]
+pub struct LinkShown {
+    /// The link's name.
+    pub name: String,
+    /// `connecting`, `connected`, `backing_off`, `gave_up`, `stopped`.
+    pub state: &'static str,
+    /// Why it is not connected.
+    pub words: String,
+    /// Failed attempts in a row.
+    pub attempts: u32,
+    /// Connections made so far.
+    pub connections: u64,
+    /// Messages and frames that gave no reading.
+    pub discarded: u64,
+    /// Its devices.
+    pub devices: Vec<DeviceShown>,
+}
+
+/// A device in a [`Snapshot`].
+#[derive(Clone, Debug, Serialize)]
+pub struct DeviceShown {
+    /// The device's name.
+    pub name: String,
+    /// Does it answer?
+    pub answers: bool,
+    /// Why it does not.
+    pub words: String,
+}
+
+impl Board {
+    /// Looks at everything once.
+    pub fn snapshot(&self) -> Snapshot {
+        let status = (self.buffer)();
+        let belief = self.clock.belief();
+        Snapshot {
+            version: VERSION,
+            uptime_s: BootTime::now().since(self.started).as_secs(),
+            wall_us: self.clock.wall_us(),
+            synchronised: belief.synchronised,
+            ledger: self.books.ledger(&self.buffer),
+            buffer: BufferShown {
+                backlog_batches: status.backlog_batches,
+                backlog_bytes: status.backlog_bytes,
+                disk_bytes: status.disk_bytes,
+                limit_bytes: status.limit_bytes,
+                writable: status.writable,
+            },
+            uplink: UplinkShown::new(&self.uplink.borrow()),
+            links: self.links.iter().map(|(name, link)| LinkShown::new(name, &link.borrow())).collect(),
+        }
+    }
+
+    /// What the server is told with every request.
+    pub fn report(&self) -> wire::Report {
+        let Snapshot { version, uptime_s, wall_us, synchronised, ledger, buffer, uplink: _, links } =
+            self.snapshot();
+        let devices = links.into_iter().flat_map(|link| {
+            let LinkShown { name: link, devices, .. } = link;
+            devices.into_iter().map(move |DeviceShown { name, answers, words }| wire::report::Device {
+                link: link.clone(),
+                device: name,
+                answers,
+                words,
+            })
+        });
+        wire::Report {
+            version: version.into(),
+            boot_counter: self.boot_counter,
+            wall_us,
+            synchronised,
+            produced: ledger.produced,
+            filtered: ledger.filtered,
+            appended: ledger.appended,
+            dropped: ledger.dropped,
+            acknowledged: ledger.acknowledged,
+            backlog_batches: buffer.backlog_batches,
+            backlog_readings: ledger.backlog,
+            backlog_bytes: buffer.backlog_bytes,
+            buffer_limit_bytes: buffer.limit_bytes,
+            devices: devices.collect(),
+            uptime_s,
+            in_hand: ledger.in_hand,
+        }
+    }
+
+    /// One line for `systemctl status`.
+    pub fn words(&self) -> String {
+        let Snapshot { ledger, buffer, uplink, links, .. } = self.snapshot();
+        let up = links.iter().filter(|link| link.state == "connected").count();
+        let server = match uplink.state {
+            "not_joined" => "not joined",
+            "troubled" => "server out of reach",
+            state => state,
+        };
+        let disk = if buffer.writable { "" } else { " The disk refuses writes." };
+        format!(
+            "{up} of {} links up, {} readings in the buffer, uplink: {server}.{disk}",
+            links.len(),
+            ledger.backlog
+        )
+    }
+}
+
+impl UplinkShown {
+    fn new(status: &UplinkStatus) -> Self {
+        let (state, words) = match status {
+            UplinkStatus::NotJoined => ("not_joined", ""),
+            UplinkStatus::Connecting => ("connecting", ""),
+            UplinkStatus::Up => ("up", ""),
+            UplinkStatus::Troubled(words) => ("troubled", words.as_str()),
+        };
+        Self { state, words: words.into() }
+    }
+}
+
+impl LinkShown {
+    fn new(name: &str, status: &LinkStatus) -> Self {
+        let (state, words) = match &status.state {
+            LinkState::Connecting => ("connecting", ""),
+            LinkState::Connected => ("connected", ""),
+            LinkState::BackingOff(words) => ("backing_off", words.as_str()),
+            LinkState::GaveUp(words) => ("gave_up", words.as_str()),
+            LinkState::Stopped => ("stopped", ""),
+        };
+        let devices = status.devices.keys().map(|device| {
+            let (answers, words) = status.device(device);
+            DeviceShown { name: device.to_string(), answers, words }
+        });
+        Self {
+            name: name.into(),
+            state,
+            words: words.into(),
+            attempts: status.attempts,
+            connections: status.connections,
+            discarded: status.discarded,
+            devices: devices.collect(),
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! Owns every task of the agent and sees it end.
+//!
+//! - A link task that ends is started again, with growing pauses; the others never notice.
+//! - The batcher and the uplink are critical: if one ends before it was asked to, the process ends
+//!   with an error and systemd starts it anew. What is on the flash stays.
+//! - The end is orderly: links close, the batcher does the last append, the uplink sends until the
+//!   deadline. What stays is on the flash.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::backoff::{Backoff, Waited};
+
+/// What attendants get to end in.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// A task's life.
+pub type Life = Pin<Box<dyn Future<Output = anyhow::Result<()>> + Send>>;
+/// Makes the life of a link task, again and again.
+pub type Birth = Box<dyn FnMut() -> Life + Send>;
+
+/// The signals by which the agent ends, in this order.
+#[derive(Clone, Debug, Default)]
+pub struct Ending {
+    /// Somebody wants the agent to end.
+    pub asked: CancellationToken,
+    /// Links close. The batcher ends when they did.
+    pub close_links: CancellationToken,
+    /// Everything is on the flash: the uplink sends what it can and ends.
+    pub finish_uplink: CancellationToken,
+    /// The time is over: whoever still waits ends now.
+    pub give_up: CancellationToken,
+}
+
+/// How long the parts of the end may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Grace {
+    /// Closing links and the last append.
+    pub append: Duration,
+    /// Sending what is left.
+    pub uplink: Duration,
+}
+
+impl Default for Grace {
+    fn default() -> Self {
+        Self { append: Duration::from_secs(5), uplink: Duration::from_secs(5) }
+    }
+}
+
+impl Grace {
+    /// The longest the whole end takes.
+    pub fn whole(&self) -> Duration {
+        self.append + self.uplink + LAST_WORDS
+    }
+}
+
+/// How the agent ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// In order, because somebody asked.
+    Drained,
+    /// A critical task ended by itself, or the end was not orderly. The words say which and why.
+    Failed(String),
+}
+
+/// What a task is to the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// Started again when it ends.
+    Link(usize),
+    Batcher,
+    Uplink,
+    /// Telemetry and the like: missed, not mourned.
+    Attendant,
+}
+
+struct Cradle {
+    name: String,
+    birth: Birth,
+    backoff: Backoff,
+}
+
+/// All tasks of the agent.
+pub struct Supervisor {
+    tasks: JoinSet<anyhow::Result<()>>,
+    roles: HashMap<Id, (Role, String)>,
+    links: Vec<Cradle>,
+    ending: Ending,
+}
+
+/// A task that ended.
+struct Ended {
+    role: Role,
+    name: String,
+    /// Why, unless it ended well.
+    fault: Option<String>,
+}
+
+impl Supervisor {
+    /// Nobody yet.
+    pub fn new(ending: Ending) -> Self {
+        Self { tasks: JoinSet::new(), roles: HashMap::new(), links: Vec::new(), ending }
+    }
+
+    /// A link task. `birth` is called again whenever a life ends before the agent does.
+    pub fn link(&mut self, name: &str, backoff: Backoff, mut birth: Birth) {
+        let life = birth();
+        self.spawn(Role::Link(self.links.len()), name.to_owned(), life);
+        self.links.push(Cradle { name: name.to_owned(), birth, backoff });
+    }
+
+    /// The batcher: ends by itself when the last link hung up.
+    pub fn batcher(&mut self, life: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+        self.spawn(Role::Batcher, "batcher".into(), life);
+    }
+
+    /// The uplink: ends after [`Ending::finish_uplink`].
+    pub fn uplink(&mut self, life: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+        self.spawn(Role::Uplink, "uplink".into(), life);
+    }
+
+    /// A task without which readings still flow.
+    pub fn attendant(&mut self, name: &str, life: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
+        self.spawn(Role::Attendant, name.to_owned(), life);
+    }
+
+    /// Watches over the tasks until somebody asks for the end or a critical task ends.
+    pub async fn run(mut self, grace: Grace) -> Verdict {
+        let asked = self.ending.asked.clone();
+        loop {
+            tokio::select! {
+                biased;
+                () = asked.cancelled() => break,
+                Some(ended) = self.next_end() => match ended.role {
+                    Role::Link(link) => self.bear_again(link, ended.fault),
+                    Role::Attendant => warn!(task = ended.name, "A task ended: {}.", ended.words()),
+                    Role::Batcher | Role::Uplink => {
+                        let words = format!("{}: {}", ended.name, ended.words());
+                        error!("The agent cannot go on: {words}.");
+                        self.drain(grace).await;
+                        return Verdict::Failed(words);
+                    }
+                },
+            }
+        }
+        info!("Stopping: links are closed, then what is in hand is written.");
+        self.drain(grace).await
+    }
+
+    /// The orderly end.
+    async fn drain(mut self, grace: Grace) -> Verdict {
+        self.ending.close_links.cancel();
+        // Births hold the batcher's channel open.
+        self.links.clear();
+        let mut fault = None;
+        let written =
+            self.until_gone(|role| matches!(role, Role::Link(_) | Role::Batcher), grace.append, &mut fault);
+        if !written.await {
+            fault.get_or_insert_with(|| "not everything could be written in time".into());
+        }
+        self.ending.finish_uplink.cancel();
+        if !self.until_gone(|role| role == Role::Uplink, grace.uplink, &mut fault).await {
+            info!("The server did not take everything in time. The rest stays in the buffer.");
+        }
+        self.ending.give_up.cancel();
+        self.until_gone(|_| true, LAST_WORDS, &mut fault).await;
+        self.tasks.shutdown().await;
+        match fault {
+            None => Verdict::Drained,
+            Some(words) => Verdict::Failed(words),
+        }
+    }
+
+    /// Waits until no task of these roles is left. False if that took longer than `within`.
+    async fn until_gone(
+        &mut self,
+        of: impl Fn(Role) -> bool,
+        within: Duration,
+        fault: &mut Option<String>,
+    ) -> bool {
+        let deadline = Instant::now() + within;
+        while self.roles.values().any(|(role, _)| of(*role)) {
+            let Ok(Some(ended)) = timeout_at(deadline, self.next_end()).await else { return false };
+            if let Some(words) = ended.fault
+                && ended.role != Role::Attendant
+            {
+                error!(task = ended.name, "A task ended badly: {words}.");
+                fault.get_or_insert(format!("{}: {words}", ended.name));
+            }
+        }
+        true
+    }
+
+    fn bear_again(&mut self, link: usize, fault: Option<String>) {
+        let Some(Cradle { name, birth, backoff }) = self.links.get_mut(link) else { return };
+        let pause = backoff.next_pause();
+        let words = fault.unwrap_or_else(|| "it ended".into());
+        error!(link = %name, "The link's task fell: {words}. Starting it again in {pause:.1?}.");
+        let (name, next, stop) = (name.clone(), birth(), self.ending.close_links.clone());
+        let life = async move {
+            match crate::backoff::wait(pause, &stop).await {
+                Waited::Over => next.await,
+                Waited::Stopped => Ok(()),
+            }
+        };
+        self.spawn(Role::Link(link), name, life);
+    }
+
+    fn spawn(
+        &mut self,
+        role: Role,
+        name: String,
+        life: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) {
+        let handle = self.tasks.spawn(life);
+        self.roles.insert(handle.id(), (role, name));
+    }
+
+    /// The next task that ends. Cancel-safe, as `JoinSet` is: an end is taken whole or not at all.
+    async fn next_end(&mut self) -> Option<Ended> {
+        let (id, fault) = match self.tasks.join_next_with_id().await? {
+            Ok((id, Ok(()))) => (id, None),
+            Ok((id, Err(error))) => (id, Some(format!("{error:#}"))),
+            Err(error) => (error.id(), Some(fall(error))),
+        };
+        let (role, name) = self.roles.remove(&id).unwrap_or((Role::Attendant, "unnamed".into()));
+        Some(Ended { role, name, fault })
+    }
+}
+
+impl Ended {
+    fn words(&self) -> &str {
+        self.fault.as_deref().unwrap_or("it ended before it was asked to")
+    }
+}
+
+/// The words of a panic.
+fn fall(error: JoinError) -> String {
+    match error.try_into_panic() {
+        Err(_) => "it was aborted".into(),
+        Ok(panic) => {
+            let text = panic.downcast_ref::<&str>().copied();
+            let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+            format!("it panicked ({})", text.unwrap_or("without words"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,120 @@
+use forebay_protocols::boot_time::BootTime;
+use tokio::sync::watch;
+
+use super::*;
+use crate::buffer::{Counts, Status};
+use crate::clock::Clock;
+use crate::ledger::Books;
+use crate::link::{LinkState, LinkStatus};
+use crate::uplink::UplinkStatus;
+
+fn window(dir: &std::path::Path) -> (Window, Books, watch::Sender<LinkStatus>) {
+    let counts = Counts { appended: 100, dropped: 10, acknowledged: 60 };
+    let books = Books::open(counts);
+    let (link, links) = watch::channel(LinkStatus::default());
+    let (_, uplink) = watch::channel(UplinkStatus::Troubled("no route".into()));
+    let status =
+        Status { counts, backlog_readings: 30, disk_bytes: 4096, writable: true, ..Status::default() };
+    let board = Board {
+        books: books.clone(),
+        buffer: Box::new(move || status),
+        links: vec![("hall".into(), links)],
+        uplink,
+        clock: Clock::open(dir, 7),
+        boot_counter: 7,
+        started: BootTime::now(),
+    };
+    (Window { board: Arc::new(board), ending: CancellationToken::new(), recorder: recorder() }, books, link)
+}
+
+fn get(window: &Window, path: &str) -> (StatusCode, String) {
+    let response = window.answer(&Request::get(path).body(()).unwrap());
+    let status = response.status();
+    let body = futures::executor::block_on(http_body_util::BodyExt::collect(response.into_body())).unwrap();
+    (status, String::from_utf8(body.to_bytes().to_vec()).unwrap())
+}
+
+#[test]
+fn metrics_are_the_ledger_at_the_moment_of_the_look() {
+    let dir = tempfile::tempdir().unwrap();
+    let (window, books, link) = window(dir.path());
+    let (_, first) = get(&window, "/metrics");
+    for line in [
+        "forebay_agent_readings_produced_total 100",
+        "forebay_agent_readings_appended_total 100",
+        "forebay_agent_readings_dropped_total{reason=\"buffer\"} 10",
+        "forebay_agent_readings_acknowledged_total 60",
+        "forebay_agent_backlog_readings 30",
+        "forebay_agent_buffer_bytes 4096",
+        "forebay_agent_link_up{link=\"hall\"} 0",
+        "forebay_agent_uplink_up 0",
+    ] {
+        assert!(first.lines().any(|other| other == line), "no line `{line}` in\n{first}");
+    }
+    assert!(first.contains("forebay_agent_memory_peak_bytes "), "{first}");
+    books.harvested(5, 2);
+    link.send_modify(|status| status.state = LinkState::Connected);
+    let (_, second) = get(&window, "/metrics");
+    for line in [
+        "forebay_agent_readings_produced_total 105",
+        "forebay_agent_readings_filtered_total 2",
+        "forebay_agent_readings_in_hand 3",
+        "forebay_agent_link_up{link=\"hall\"} 1",
+    ] {
+        assert!(second.lines().any(|other| other == line), "no line `{line}` in\n{second}");
+    }
+}
+
+#[test]
+fn ready_until_the_end_begins() {
+    let dir = tempfile::tempdir().unwrap();
+    let (window, ..) = window(dir.path());
+    assert_eq!(get(&window, "/readyz").0, StatusCode::OK);
+    window.ending.cancel();
+    assert_eq!(get(&window, "/readyz").0, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(get(&window, "/livez").0, StatusCode::OK);
+}
+
+#[test]
+fn status_is_json_and_the_report_is_the_same_truth() {
+    let dir = tempfile::tempdir().unwrap();
+    let (window, ..) = window(dir.path());
+    let status: serde_json::Value = serde_json::from_str(&get(&window, "/status").1).unwrap();
+    assert_eq!(status["ledger"]["backlog"], 30);
+    assert_eq!(status["uplink"]["words"], "no route");
+    assert_eq!(status["links"][0]["state"], "connecting");
+    let report = window.board.report();
+    assert_eq!((report.appended, report.backlog_readings, report.boot_counter), (100, 30, 7));
+    assert_eq!(
+        window.board.words(),
+        "0 of 1 links up, 30 readings in the buffer, uplink: server out of reach."
+    );
+}
+
+#[test]
+fn strangers_get_a_hint_and_no_method_but_get() {
+    let dir = tempfile::tempdir().unwrap();
+    let (window, ..) = window(dir.path());
+    assert_eq!(get(&window, "/").0, StatusCode::NOT_FOUND);
+    let post = window.answer(&Request::post("/status").body(()).unwrap());
+    assert_eq!(post.status(), StatusCode::METHOD_NOT_ALLOWED);
+}
+
+#[tokio::test]
+async fn a_silent_visitor_does_not_block_the_next() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let dir = tempfile::tempdir().unwrap();
+    let (window, ..) = window(dir.path());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(serve(listener, window.board.clone(), CancellationToken::new(), stop.clone()));
+    let _silent = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut visitor = tokio::net::TcpStream::connect(address).await.unwrap();
+    visitor.write_all(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    visitor.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("alive\n"), "{answer}");
+    stop.cancel();
+    serving.await.unwrap();
+}

@@ -1,0 +1,197 @@
+//! One connection to the server: mutual TLS, HTTP/1.1, kept alive. Says what came back, judges
+//! nothing.
+//!
+//! There is one request at a time, so HTTP/2 would add nothing but a second way to fail.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use forebay_protocols::sync::wire::SyncAnswer;
+use http::{HeaderMap, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use prost::Message;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::debug;
+
+use super::state::Reply;
+
+/// Answers larger than this are no answers.
+const LARGEST_ANSWER: usize = 4 << 20;
+/// Words of a server that go to our log.
+const MOST_WORDS: usize = 300;
+const PROTOBUF: &str = "application/x-protobuf";
+
+/// The server as this gateway knows it since it joined.
+#[derive(Clone)]
+pub struct Peer {
+    /// `host:port`.
+    pub server: String,
+    /// The name its certificate must carry.
+    pub name: ServerName<'static>,
+    /// Our certificate, its CA, our clock.
+    pub tls: Arc<ClientConfig>,
+    /// Differs from identity to identity, so that a new one is noticed.
+    pub mark: u32,
+}
+
+impl Peer {
+    /// The peer at `server` (`host:port`). `certificate` is ours.
+    pub fn new(server: String, tls: &ClientConfig, certificate: &[u8]) -> Result<Self, String> {
+        let wrong = || format!("`{server}` is not host:port");
+        let (host, port) = server.rsplit_once(':').ok_or_else(wrong)?;
+        port.parse::<u16>().map_err(|_| wrong())?;
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let name = ServerName::try_from(host.to_owned()).map_err(|_| wrong())?;
+        let mut tls = tls.clone();
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let mark = crc32c::crc32c_append(crc32c::crc32c(server.as_bytes()), certificate);
+        Ok(Self { server, name, tls: Arc::new(tls), mark })
+    }
+}
+
+/// An open connection. Dropping it closes it.
+pub struct Line {
+    sender: http1::SendRequest<Full<Bytes>>,
+    host: String,
+    _connection: AbortOnDropHandle<()>,
+}
+
+impl Line {
+    /// Connects. The words of an error are for people.
+    pub async fn connect(peer: &Peer) -> Result<Self, String> {
+        let tcp = TcpStream::connect(&peer.server)
+            .await
+            .map_err(|e| format!("cannot reach {}: {e}", peer.server))?;
+        tcp.set_nodelay(true).map_err(|e| e.to_string())?;
+        let tls = TlsConnector::from(peer.tls.clone())
+            .connect(peer.name.clone(), tcp)
+            .await
+            .map_err(|e| format!("{} does not agree on TLS: {e}", peer.server))?;
+        let (sender, connection) = http1::handshake(TokioIo::new(tls)).await.map_err(|e| words_of(&e))?;
+        let connection = AbortOnDropHandle::new(tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                debug!("The connection to the server ended: {}", words_of(&error));
+            }
+        }));
+        Ok(Self { sender, host: peer.server.clone(), _connection: connection })
+    }
+
+    /// Did the server leave it open, as far as we know?
+    pub fn is_open(&self) -> bool {
+        !self.sender.is_closed()
+    }
+
+    /// Posts `body` and waits for the answer, for ever: the caller limits that.
+    pub async fn post(&mut self, path: &str, body: Bytes) -> Result<Reply, String> {
+        let request = Request::post(path)
+            .header(header::HOST, &self.host)
+            .header(header::CONTENT_TYPE, PROTOBUF)
+            .header(header::ACCEPT, PROTOBUF)
+            .body(Full::new(body))
+            .map_err(|e| e.to_string())?;
+        self.sender.ready().await.map_err(|e| words_of(&e))?;
+        let response = self.sender.send_request(request).await.map_err(|e| words_of(&e))?;
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, LARGEST_ANSWER)
+            .collect()
+            .await
+            .map_err(|e| format!("the answer broke off: {e}"))?;
+        Ok(reply(head.status, &head.headers, body.to_bytes()))
+    }
+}
+
+/// What an HTTP answer means.
+fn reply(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Reply {
+    match status {
+        StatusCode::OK => answer(headers, body).map_or_else(Reply::Strange, Reply::Answer),
+        StatusCode::CONFLICT => answer(headers, body).map_or_else(Reply::Strange, Reply::Lacking),
+        StatusCode::PAYLOAD_TOO_LARGE => Reply::TooLarge,
+        StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
+            let header = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+            let seconds = header.and_then(|text| text.trim().parse().ok());
+            Reply::Busy { retry_after: seconds.map(Duration::from_secs) }
+        }
+        StatusCode::FORBIDDEN => Reply::Forbidden,
+        status => Reply::Strange(format!("it answers {status}{}", problem(&body))),
+    }
+}
+
+/// An answer of a Forebay server. Captive portals and proxies also say 200.
+fn answer(headers: &HeaderMap, body: Bytes) -> Result<SyncAnswer, String> {
+    let kind = headers.get(header::CONTENT_TYPE).map_or("", |value| value.to_str().unwrap_or(""));
+    if !kind.starts_with(PROTOBUF) {
+        return Err(format!("its answer is {}, not {PROTOBUF}: is something in between?", shown(kind)));
+    }
+    match SyncAnswer::decode(body) {
+        Ok(answer) if answer.server_time_us > 0 => Ok(answer),
+        Ok(_) => Err("its answer is empty".into()),
+        Err(error) => Err(format!("its answer cannot be read: {error}")),
+    }
+}
+
+/// The detail of an `application/problem+json` (RFC 9457), if it is one.
+fn problem(body: &[u8]) -> String {
+    let problem = serde_json::from_slice::<serde_json::Value>(body).unwrap_or_default();
+    let detail = ["detail", "title"].into_iter().find_map(|key| problem.get(key)?.as_str());
+    detail.map_or_else(String::new, |detail| format!(": {}", shown(detail)))
+}
+
+/// Foreign words as they may stand in a log: short, without control characters.
+pub fn shown(words: &str) -> String {
+    words.chars().filter(|c| !c.is_control()).take(MOST_WORDS).collect()
+}
+
+/// hyper hides the cause one level deeper.
+fn words_of(error: &hyper::Error) -> String {
+    match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judge(status: u16, headers: &[(&'static str, &'static str)], body: &[u8]) -> Reply {
+        let headers =
+            headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect();
+        reply(StatusCode::from_u16(status).unwrap(), &headers, Bytes::copy_from_slice(body))
+    }
+
+    #[test]
+    fn only_a_whole_answer_of_a_forebay_server_is_an_answer() {
+        let answer = SyncAnswer { server_time_us: 1, ..SyncAnswer::default() };
+        let protobuf = [("content-type", PROTOBUF)];
+        assert_eq!(judge(200, &protobuf, &answer.encode_to_vec()), Reply::Answer(answer.clone()));
+        assert_eq!(judge(409, &protobuf, &answer.encode_to_vec()), Reply::Lacking(answer));
+        let portal = judge(200, &[("content-type", "text/html")], b"<html>Please pay</html>");
+        assert!(matches!(portal, Reply::Strange(_)), "{portal:?}");
+        for body in [&b""[..], b"\xff\xff\xff", b"<html>"] {
+            let strange = judge(200, &protobuf, body);
+            assert!(matches!(strange, Reply::Strange(_)), "{strange:?}");
+        }
+    }
+
+    #[test]
+    fn waits_are_read_from_the_header_only_where_it_is_a_number() {
+        let busy = |header| judge(503, &[("retry-after", header)], b"");
+        assert_eq!(busy("7"), Reply::Busy { retry_after: Some(Duration::from_secs(7)) });
+        assert_eq!(busy("Wed, 21 Oct 2026 07:28:00 GMT"), Reply::Busy { retry_after: None });
+        assert_eq!(judge(429, &[], b""), Reply::Busy { retry_after: None });
+    }
+
+    #[test]
+    fn a_problem_is_shown_in_its_words_without_control_characters() {
+        let strange = judge(400, &[], br#"{"title":"no","detail":"not a\u001b[31m SyncRequest"}"#);
+        assert_eq!(strange, Reply::Strange("it answers 400 Bad Request: not a[31m SyncRequest".into()));
+        assert_eq!(judge(500, &[], b"<html>"), Reply::Strange("it answers 500 Internal Server Error".into()));
+    }
+}

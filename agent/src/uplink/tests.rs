@@ -1,0 +1,405 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use forebay_protocols::reading::{DataType, Point, PointId, PointKind};
+use forebay_protocols::sync::batch::Sequence;
+use forebay_protocols::sync::wire::sync_answer::{Outcome, Verdict};
+use forebay_protocols::sync::wire::{SyncAnswer, SyncRequest};
+use tokio::sync::Notify;
+
+use super::peer::{Behaviour, Server};
+use super::*;
+use crate::buffer::{Status, Stored};
+
+const EPOCH: Epoch = Epoch([9; 16]);
+const BOOT: [u8; 8] = [7; 8];
+
+/// A buffer in memory.
+#[derive(Default)]
+struct Shelf {
+    batches: Mutex<BTreeMap<u64, Stored>>,
+    points: Mutex<Vec<Arc<Point>>>,
+    gaps: Mutex<Vec<wire::Gap>>,
+    appended: Notify,
+    /// Wakes when something was acknowledged.
+    forgotten: Notify,
+}
+
+impl Shelf {
+    /// Appends batches of this many bytes, each needing the dictionary up to `revision`.
+    fn append(&self, sequences: RangeInclusive<u64>, bytes: usize, revision: u32) {
+        let mut points = self.points.lock().unwrap();
+        while points.len() < revision as usize {
+            let name = format!("point-{}", points.len()).into();
+            let (kind, data_type) = (PointKind::Gauge, DataType::Float);
+            points.push(Arc::new(Point { device: "pump".into(), name, unit: "bar".into(), kind, data_type }));
+        }
+        for sequence in sequences {
+            let boot = wire::Boot {
+                counter: 1,
+                id: BOOT.to_vec().into(),
+                wall_offset_us: 1_000,
+                synchronised: false,
+            };
+            let batch = wire::Batch {
+                sequence,
+                dictionary_revision: revision,
+                boot: Some(boot),
+                payload: vec![0; bytes].into(),
+                ..wire::Batch::default()
+            };
+            let stored = Stored {
+                sequence: Sequence(sequence),
+                count: 1_000,
+                dictionary_revision: PointId(revision),
+                boot_counter: 1,
+                bytes: batch.encode_to_vec().into(),
+            };
+            self.batches.lock().unwrap().insert(sequence, stored);
+        }
+        self.appended.notify_one();
+    }
+
+    async fn until_empty(&self) {
+        while !self.batches.lock().unwrap().is_empty() {
+            self.forgotten.notified().await;
+        }
+    }
+}
+
+impl Backlog for Arc<Shelf> {
+    async fn oldest(&self, Sequence(from): Sequence, max: usize) -> Result<Vec<Stored>, BufferError> {
+        let batches = self.batches.lock().unwrap();
+        let mut room = max;
+        let fits =
+            batches.range(from..).map(|(_, stored)| stored).enumerate().take_while(|(place, stored)| {
+                let fits = *place == 0 || stored.bytes.len() <= room;
+                room = room.saturating_sub(stored.bytes.len());
+                fits
+            });
+        Ok(fits.map(|(_, stored)| stored.clone()).collect())
+    }
+    async fn acknowledge(&self, ranges: Vec<RangeInclusive<u64>>) -> Result<(), BufferError> {
+        self.batches
+            .lock()
+            .unwrap()
+            .retain(|sequence, _| !ranges.iter().any(|range| range.contains(sequence)));
+        self.forgotten.notify_one();
+        Ok(())
+    }
+    async fn dictionary(&self, PointId(after): PointId) -> Result<Vec<(PointId, Arc<Point>)>, BufferError> {
+        let points = self.points.lock().unwrap();
+        Ok((1..).map(PointId).zip(points.iter().cloned()).skip(after as usize).collect())
+    }
+    async fn gaps(&self, after: u64, most: usize) -> Result<Vec<wire::Gap>, BufferError> {
+        let gaps = self.gaps.lock().unwrap();
+        Ok(gaps.iter().filter(|gap| gap.number > after).take(most).cloned().collect())
+    }
+    fn status(&self) -> Status {
+        let newest = self.batches.lock().unwrap().keys().last().copied().map(Sequence);
+        Status { newest, ..Status::default() }
+    }
+    async fn appended(&self) {
+        self.appended.notified().await;
+    }
+}
+
+struct Bench {
+    shelf: Arc<Shelf>,
+    joined: Arc<AtomicBool>,
+    status: watch::Receiver<UplinkStatus>,
+    finish: CancellationToken,
+    end: tokio::task::JoinHandle<Result<(), BufferError>>,
+    _dir: tempfile::TempDir,
+}
+
+/// An uplink to `peer` over a shelf that `stock` filled.
+fn bench(peer: Peer, heartbeat: Duration, stock: impl FnOnce(&Shelf)) -> Bench {
+    bench_before_joining(peer, heartbeat, true, stock)
+}
+
+fn bench_before_joining(peer: Peer, heartbeat: Duration, joined: bool, stock: impl FnOnce(&Shelf)) -> Bench {
+    let dir = tempfile::tempdir().unwrap();
+    let shelf = Arc::new(Shelf::default());
+    stock(&shelf);
+    let joined = Arc::new(AtomicBool::new(joined));
+    let (sender, status) = watch::channel(UplinkStatus::default());
+    let finish = CancellationToken::new();
+    let uplink = Uplink {
+        backlog: shelf.clone(),
+        epoch: EPOCH,
+        clock: Clock::with_boot_id(dir.path(), 1, BOOT),
+        introduction: {
+            let joined = joined.clone();
+            Box::new(move || Ok(joined.load(Ordering::SeqCst).then(|| peer.clone())))
+        },
+        reporter: Box::new(|| wire::Report { version: "test".into(), ..wire::Report::default() }),
+        status: sender,
+        settings: Settings {
+            request_timeout: Duration::from_secs(20),
+            max_request: 1 << 20,
+            heartbeat,
+            backoff: Backoff::new(Duration::from_millis(1), Duration::from_millis(5)).unwrap(),
+            look_for_identity: Duration::from_millis(2),
+        },
+        finish: finish.clone(),
+        give_up: CancellationToken::new(),
+    };
+    let end = tokio::spawn(uplink.run());
+    Bench { shelf, joined, status, finish, end, _dir: dir }
+}
+
+const SELDOM: Duration = Duration::from_secs(3600);
+
+impl Bench {
+    async fn finish(self) {
+        self.finish.cancel();
+        self.end.await.unwrap().unwrap();
+    }
+    async fn until_troubled(&mut self) -> String {
+        let troubled = |status: &UplinkStatus| matches!(status, UplinkStatus::Troubled(_));
+        match &*self.status.wait_for(troubled).await.unwrap() {
+            UplinkStatus::Troubled(words) => words.clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_batch_arrives_once_though_answers_are_swallowed_and_requests_cut() {
+    let server = Server::start().await;
+    // The greeting fails in each way as well.
+    let faults = [
+        Behaviour::CutBeforeReading,
+        Behaviour::SwallowAnswer,
+        Behaviour::Serve,
+        Behaviour::SwallowAnswer,
+        Behaviour::Status(500, &[]),
+        Behaviour::CaptivePortal,
+        Behaviour::SwallowAnswer,
+        Behaviour::CutBeforeReading,
+        Behaviour::Garbage,
+        Behaviour::Status(503, &[]),
+        Behaviour::Status(413, &[]),
+        Behaviour::HalfAnAnswer,
+    ];
+    server.behave(faults);
+    let bench = bench(server.peer(), SELDOM, |shelf| shelf.append(1..=200, 5_000, 3));
+    bench.shelf.until_empty().await;
+    assert_eq!(server.committed(), (1..=200).collect::<BTreeSet<_>>());
+    assert!(server.duplicates() > 0, "no answer was swallowed: the test tests nothing");
+    assert!(server.is_well_behaved(), "faults were left over");
+    bench.finish().await;
+}
+
+#[tokio::test]
+async fn a_backlog_drains_in_few_requests_and_fresh_batches_go_first() {
+    let server = Server::start().await;
+    server.behave([Behaviour::Serve, Behaviour::Hold]);
+    // 300,000 readings, 1.3 bytes each.
+    let bench = bench(server.peer(), SELDOM, |shelf| shelf.append(1..=300, 1_300, 3));
+    server.held().await;
+    bench.shelf.append(301..=302, 1_300, 3);
+    server.release();
+    bench.shelf.until_empty().await;
+    let requests = server.requests();
+    assert!(requests.len() <= 6, "{} requests for a backlog of 400 kB", requests.len());
+    let lanes = |request: &[(u64, bool)]| {
+        request.iter().map(|(sequence, backlog)| (*sequence, *backlog)).take(3).collect::<Vec<_>>()
+    };
+    assert_eq!(lanes(&requests[0]), [], "the greeting carries no batch");
+    assert_eq!(lanes(&requests[1])[0], (1, true));
+    assert_eq!(
+        lanes(&requests[2])[..2],
+        [(301, false), (302, false)],
+        "fresh batches wait behind the backlog"
+    );
+    assert!(lanes(&requests[2])[2].1);
+    bench.finish().await;
+}
+
+#[tokio::test]
+async fn a_server_restored_from_a_backup_gets_the_dictionary_again() {
+    let server = Server::start().await;
+    let bench = bench(server.peer(), SELDOM, |shelf| shelf.append(1..=3, 100, 5));
+    bench.shelf.until_empty().await;
+    server.forget_dictionary();
+    bench.shelf.append(4..=6, 100, 7);
+    bench.shelf.until_empty().await;
+    assert_eq!(server.dictionary(), 7);
+    assert_eq!(server.committed(), (1..=6).collect::<BTreeSet<_>>());
+    bench.finish().await;
+}
+
+#[tokio::test]
+async fn a_dictionary_larger_than_a_request_arrives_before_the_batches_that_need_it() {
+    let server = Server::start().await;
+    let bench = bench(server.peer(), SELDOM, |shelf| {
+        shelf.append(1..=2, 100, 10);
+        shelf.append(3..=4, 100, 30_000);
+    });
+    bench.shelf.until_empty().await;
+    assert_eq!(server.dictionary(), 30_000);
+    assert!(server.requests().len() > 3, "it fitted into one request: the test tests nothing");
+    bench.finish().await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_joins_later_needs_no_restart() {
+    let server = Server::start().await;
+    let bench = bench_before_joining(server.peer(), SELDOM, false, |shelf| shelf.append(1..=3, 100, 1));
+    let early = timeout(Duration::from_millis(30), server.until_requests(1)).await;
+    assert!(early.is_err(), "sent without an identity");
+    assert_eq!(*bench.status.borrow(), UplinkStatus::NotJoined);
+    bench.joined.store(true, Ordering::SeqCst);
+    bench.shelf.until_empty().await;
+    assert_eq!(*bench.status.borrow(), UplinkStatus::Up);
+    bench.finish().await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_never_joins_ends_when_it_is_asked_to() {
+    let server = Server::start().await;
+    bench_before_joining(server.peer(), SELDOM, false, |_| ()).finish().await;
+}
+
+#[tokio::test]
+async fn a_revoked_gateway_keeps_everything_and_says_what_to_do() {
+    let server = Server::start().await;
+    server.behave([
+        Behaviour::Serve,
+        Behaviour::Status(403, &[]),
+        Behaviour::Status(403, &[]),
+        Behaviour::Hold,
+    ]);
+    let mut bench = bench(server.peer(), SELDOM, |shelf| shelf.append(1..=3, 100, 1));
+    let words = bench.until_troubled().await;
+    assert!(words.contains("forebay-agent join"), "{words}");
+    server.held().await;
+    assert_eq!(bench.shelf.batches.lock().unwrap().len(), 3, "forgotten because of a 403");
+    server.release();
+    bench.shelf.until_empty().await;
+    bench.finish().await;
+}
+
+#[tokio::test]
+async fn a_server_of_another_authority_learns_nothing() {
+    let (ours, other) = (Server::start().await, Server::start().await);
+    let mut peer = ours.peer();
+    peer.server = other.peer().server;
+    let mut bench = bench(peer, SELDOM, |shelf| shelf.append(1..=3, 100, 1));
+    let words = bench.until_troubled().await;
+    assert!(words.contains("TLS"), "{words}");
+    assert_eq!((other.requests().len(), bench.shelf.batches.lock().unwrap().len()), (0, 3));
+    bench.finish().await;
+}
+
+#[tokio::test]
+async fn silence_is_broken_by_a_heartbeat_with_a_report() {
+    let server = Server::start().await;
+    let bench = bench(server.peer(), Duration::from_millis(5), |_| ());
+    server.until_requests(4).await;
+    assert_eq!(server.reports(), "test");
+    bench.finish().await;
+}
+
+#[tokio::test]
+async fn the_end_sends_what_is_left_and_a_dead_server_does_not_hold_it_up() {
+    let server = Server::start().await;
+    server.behave([Behaviour::Serve, Behaviour::Hold]);
+    let alive = bench(server.peer(), SELDOM, |shelf| shelf.append(1..=3, 100, 1));
+    server.held().await;
+    alive.finish.cancel();
+    alive.shelf.append(4..=4, 100, 1);
+    server.release();
+    alive.end.await.unwrap().unwrap();
+    assert_eq!(server.committed(), (1..=4).collect::<BTreeSet<_>>());
+
+    let mut peer = server.peer();
+    peer.server = "127.0.0.1:1".into();
+    let dead = bench(peer, SELDOM, |shelf| shelf.append(1..=3, 100, 1));
+    let shelf = dead.shelf.clone();
+    dead.finish().await;
+    assert_eq!(shelf.batches.lock().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn gaps_are_told_until_the_server_has_them() {
+    let server = Server::start().await;
+    server.behave([Behaviour::Serve, Behaviour::CutBeforeReading]);
+    let bench = bench(server.peer(), SELDOM, |shelf| {
+        let gap = |number| wire::Gap { number, from_us: 1, to_us: 2, ..wire::Gap::default() };
+        shelf.gaps.lock().unwrap().extend((1..=450).map(gap));
+    });
+    server.until(|server| server.gaps == 450).await;
+    bench.finish().await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_woke_without_the_time_corrects_every_batch_from_the_first_on() {
+    let server = Server::start().await;
+    let bench = bench(server.peer(), SELDOM, |shelf| shelf.append(1..=3, 100, 1));
+    bench.shelf.until_empty().await;
+    let truth = forebay_protocols::boot_time::wall_offset_micros();
+    let corrections = server.corrections();
+    assert_eq!(corrections.len(), 3);
+    for correction in corrections {
+        assert!((correction + 1_000 - truth).abs() < 5_000_000, "{correction} does not lead to {truth}");
+    }
+    bench.finish().await;
+}
+
+/// The server's half of the protocol, as far as these tests need it.
+#[derive(Default)]
+pub(super) struct Ingest {
+    pub committed: BTreeSet<u64>,
+    pub duplicates: usize,
+    pub dictionary: u32,
+    pub gaps: u64,
+    pub requests: Vec<Vec<(u64, bool)>>,
+    pub report: String,
+    pub corrections: Vec<i64>,
+}
+
+impl Ingest {
+    /// Takes a request, or says what is lacking.
+    pub fn take(&mut self, request: SyncRequest) -> (u16, SyncAnswer) {
+        assert_eq!(request.epoch, EPOCH.0.as_slice());
+        self.report = request.report.map_or(String::new(), |report| report.version);
+        assert!(request.dictionary.is_sorted_by(|a, b| a.point + 1 == b.point), "a dictionary with holes");
+        for entry in request.dictionary {
+            // Behind a hole an entry is of no use.
+            if entry.point == self.dictionary + 1 {
+                self.dictionary = entry.point;
+            }
+        }
+        self.gaps = request.gaps.iter().map(|gap| gap.number).fold(self.gaps, u64::max);
+        let batches: Vec<_> = request
+            .batches
+            .iter()
+            .map(|sent| (wire::Batch::decode(sent.batch.clone()).unwrap(), sent.backlog))
+            .collect();
+        self.requests.push(batches.iter().map(|(batch, backlog)| (batch.sequence, *backlog)).collect());
+        self.corrections.extend(request.batches.iter().map(|sent| sent.time_correction_us));
+        let lacking = batches.iter().any(|(batch, _)| batch.dictionary_revision > self.dictionary);
+        let mut answer = SyncAnswer {
+            server_time_us: forebay_protocols::boot_time::wall_micros(),
+            dictionary_revision: self.dictionary,
+            gaps_known: self.gaps,
+            max_request_bytes: 4 << 20,
+            ..SyncAnswer::default()
+        };
+        if lacking {
+            return (409, answer);
+        }
+        for (wire::Batch { sequence, .. }, _) in batches {
+            let verdict =
+                if self.committed.insert(sequence) { Verdict::Committed } else { Verdict::Duplicate };
+            self.duplicates += usize::from(verdict == Verdict::Duplicate);
+            answer.outcomes.push(Outcome { sequence, verdict: verdict.into(), words: String::new() });
+        }
+        (200, answer)
+    }
+}
