@@ -1,1 +1,16 @@
-//! x
+//! Forebay's sync-server as a library: the binary, the demo and the tests run the same code.
+
+pub mod api;
+pub mod app;
+pub mod cli;
+pub mod health;
+pub mod identity;
+pub mod ingest;
+pub mod listener;
+pub mod live;
+pub mod logs;
+pub mod store;
+pub mod telemetry;
+pub mod ui;
+
+pub use cli::run_cli;

@@ -1,0 +1,147 @@
+//! `/query`: readings over a time range. Where there are more than `max_points` a point, they are
+//! gathered into buckets that keep minimum and maximum, so that spikes stay visible.
+
+use axum::Json;
+use axum::extract::{Query as Parameters, State};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Api;
+use super::problem::Problem;
+use super::words::{millis, now, parse_time, quality_class, time, value};
+use crate::store::{Bucket, Micros, PointKey, Query};
+
+const MOST_SERIES: usize = 50;
+const MOST_POINTS: usize = 10_000;
+
+#[derive(Deserialize)]
+pub(super) struct Wanted {
+    /// Ids of points, separated by commas.
+    points: String,
+    /// Default `-1h`.
+    from: Option<String>,
+    /// Default `now`.
+    to: Option<String>,
+    /// At most so many rows a point. Default 500.
+    max_points: Option<usize>,
+}
+
+pub(super) async fn query(
+    State(api): State<Api>,
+    Parameters(wanted): Parameters<Wanted>,
+) -> Result<Json<Value>, Problem> {
+    let now = now();
+    let from = parse_time("from", wanted.from.as_deref().unwrap_or("-1h"), now)?;
+    let to = parse_time("to", wanted.to.as_deref().unwrap_or("now"), now)?;
+    if from >= to {
+        return Err(Problem::BadRequest("`from` must lie before `to`".into()));
+    }
+    let most = wanted.max_points.unwrap_or(500).clamp(2, MOST_POINTS);
+    let points = ids(&wanted.points)?;
+
+    // One more than asked for tells whether everything fits.
+    let raw = Query { points: points.clone(), from, to, step: 0, most: most + 1 };
+    let mut series = api.store.query(&raw).await?;
+    let mut step = 0;
+    if series.iter().any(|(_, rows)| rows.len() > most) {
+        step = nice_step(to - from, most);
+        series = api.store.query(&Query { step, most, ..raw }).await?;
+    }
+    let series: Vec<Value> = series
+        .iter()
+        .map(|(key, rows)| json!({ "id": key.0, "rows": rows.iter().map(row).collect::<Vec<_>>() }))
+        .collect();
+    Ok(Json(json!({
+        "from": time(from), "to": time(to), "step_ms": millis(step),
+        "columns": ["time_ms", "mean", "min", "max", "count", "quality", "last"],
+        "series": series,
+    })))
+}
+
+fn row(bucket: &Bucket) -> Value {
+    json!([
+        millis(bucket.time),
+        bucket.mean,
+        bucket.min,
+        bucket.max,
+        bucket.count,
+        quality_class(bucket.quality),
+        value(bucket.last.as_ref()),
+    ])
+}
+
+fn ids(text: &str) -> Result<Vec<PointKey>, Problem> {
+    let found: Result<Vec<PointKey>, _> = text.split(',').map(|id| id.trim().parse().map(PointKey)).collect();
+    match found {
+        Ok(ids) if ids.len() <= MOST_SERIES => Ok(ids),
+        Ok(ids) => {
+            Err(Problem::BadRequest(format!("{} points in one query; the most is {MOST_SERIES}", ids.len())))
+        }
+        Err(_) => Err(Problem::BadRequest(format!(
+            "points: `{text}` are not ids of points, separated by commas; see /api/v1/points"
+        ))),
+    }
+}
+
+/// The least step people know (1, 2, 5, 10, 15, 30 of a unit) that gives at most `most` buckets,
+/// counting one more for a range that does not begin at a multiple of the step.
+fn nice_step(range: Micros, most: usize) -> Micros {
+    const SECOND: Micros = 1_000_000;
+    const STEPS: [Micros; 26] = [
+        SECOND / 100,
+        SECOND / 10,
+        SECOND / 5,
+        SECOND / 2,
+        SECOND,
+        2 * SECOND,
+        5 * SECOND,
+        10 * SECOND,
+        15 * SECOND,
+        30 * SECOND,
+        60 * SECOND,
+        120 * SECOND,
+        300 * SECOND,
+        600 * SECOND,
+        900 * SECOND,
+        1_800 * SECOND,
+        3_600 * SECOND,
+        7_200 * SECOND,
+        10_800 * SECOND,
+        21_600 * SECOND,
+        43_200 * SECOND,
+        86_400 * SECOND,
+        2 * 86_400 * SECOND,
+        7 * 86_400 * SECOND,
+        30 * 86_400 * SECOND,
+        365 * 86_400 * SECOND,
+    ];
+    let least = range / (most as Micros - 1).max(1) + 1;
+    STEPS.into_iter().find(|step| *step >= least).unwrap_or(least)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_never_give_more_buckets_than_asked_for() {
+        for range in [1, 999, 1_000_000, 3_600_000_000, 86_400_000_000 * 400, i64::MAX / 4] {
+            for most in [2, 3, 500, 10_000] {
+                let step = nice_step(range, most);
+                // Wherever the range begins, it touches at most range / step + 1 buckets, rounded up.
+                let touched = range / step + 1 + i64::from(range % step != 0);
+                assert!(
+                    touched <= most as i64 + 1 && range / step < most as i64,
+                    "{range} / {step} for {most}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn ids_are_numbers() {
+        assert_eq!(ids("1, 2").expect("ids"), [PointKey(1), PointKey(2)]);
+        assert!(ids("").is_err());
+        assert!(ids("1;drop table").is_err());
+    }
+}

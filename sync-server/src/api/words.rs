@@ -1,0 +1,118 @@
+//! Stored values as JSON, and times as people and programs write them.
+
+use forebay_protocols::boot_time::wall_micros;
+use forebay_protocols::reading::{Quality, Value};
+use serde_json::{Value as Json, json};
+
+use super::problem::Problem;
+use crate::store::{AgentKey, AgentRow, Micros, Store};
+
+/// A number, boolean or text; `null` where there is none. JSON has no NaN and no infinities:
+/// they are the strings "NaN", "inf" and "-inf".
+pub(super) fn value(value: Option<&Value>) -> Json {
+    match value {
+        None => Json::Null,
+        Some(Value::Float(number)) if !number.is_finite() => json!(number.to_string()),
+        Some(Value::Float(number)) => json!(number),
+        Some(Value::Integer(number)) => json!(number),
+        Some(Value::Boolean(flag)) => json!(flag),
+        Some(Value::Text(text)) => json!(text.as_ref()),
+    }
+}
+
+/// "good", "uncertain" or "bad".
+pub(super) fn quality_class(quality: Quality) -> &'static str {
+    match quality {
+        Quality::Good => "good",
+        Quality::Uncertain(_) => "uncertain",
+        Quality::Bad(_) => "bad",
+    }
+}
+
+/// Microseconds since 1970 as RFC 3339 in UTC; `null` for what no calendar holds.
+pub(super) fn time(at: Micros) -> Json {
+    jiff::Timestamp::from_microsecond(at).map_or(Json::Null, |t| json!(t.to_string()))
+}
+
+/// Microseconds as the milliseconds that browsers count, fraction kept.
+pub(super) fn millis(at: Micros) -> f64 {
+    at as f64 / 1000.0
+}
+
+/// `now`, `-90m`, RFC 3339, or milliseconds since 1970.
+pub(super) fn parse_time(key: &str, text: &str, now: Micros) -> Result<Micros, Problem> {
+    let text = text.trim();
+    if text == "now" {
+        return Ok(now);
+    }
+    if let Some(back) = text.strip_prefix('-').and_then(span) {
+        return Ok(now - back);
+    }
+    if let Ok(stamp) = text.parse::<jiff::Timestamp>() {
+        return Ok(stamp.as_microsecond());
+    }
+    match text.parse::<f64>() {
+        Ok(ms) if ms.is_finite() && ms.abs() < 9e15 => Ok((ms * 1000.0) as Micros),
+        _ => Err(Problem::BadRequest(format!(
+            "{key}: `{text}` is not a time: write `now`, `-1h`, `2026-11-21T08:00:00Z` or milliseconds since 1970"
+        ))),
+    }
+}
+
+/// "90m" in microseconds.
+fn span(text: &str) -> Option<Micros> {
+    let unit_at = text.find(|c: char| !c.is_ascii_digit())?;
+    let (number, unit) = text.split_at(unit_at);
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        "w" => 604_800,
+        _ => return None,
+    };
+    number.parse::<i64>().ok()?.checked_mul(seconds)?.checked_mul(1_000_000)
+}
+
+/// The present moment by the server's wall clock.
+pub(super) fn now() -> Micros {
+    wall_micros()
+}
+
+/// The agent named `site/gateway`.
+pub(super) async fn agent_named(store: &dyn Store, name: &str) -> Result<AgentKey, Problem> {
+    let fleet = store.fleet().await?;
+    fleet.iter().find(|agent| agent_name(agent) == name).map(|agent| agent.key).ok_or_else(|| {
+        Problem::NotFound(format!("no agent is named `{name}`; names are site/gateway, see /api/v1/fleet"))
+    })
+}
+
+/// `site/gateway`.
+pub(super) fn agent_name(agent: &AgentRow) -> String {
+    format!("{}/{}", agent.site, agent.gateway)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_in_every_usual_form() {
+        let now = 1_000_000_000_000_000;
+        let read = |text| parse_time("from", text, now).expect("a time");
+        assert_eq!(read("now"), now);
+        assert_eq!(read("-90m"), now - 5_400_000_000);
+        assert_eq!(read("2001-09-09T01:46:40Z"), now);
+        assert_eq!(read("1000000000000"), now);
+        for bad in ["", "yesterday", "-1y", "NaN", "1e300", "-99999999999999w"] {
+            assert!(parse_time("from", bad, now).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn numbers_json_cannot_hold_become_words() {
+        assert_eq!(value(Some(&Value::Float(f64::NAN))), json!("NaN"));
+        assert_eq!(value(Some(&Value::Float(f64::NEG_INFINITY))), json!("-inf"));
+        assert_eq!(value(Some(&Value::Integer(i64::MAX))), json!(i64::MAX));
+    }
+}

@@ -1,0 +1,222 @@
+//! The composition root: every channel of the server is made here and every task has its name
+//! here. It starts from the inside out, and stops in order: doors first, then the committer, so
+//! that whoever was let in gets an answer.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+use forebay_config::server::Server;
+use rustls::ServerConfig;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::api::{self, Api};
+use crate::health::{self, Health};
+use crate::identity::{self, Authority, ServerCertificate};
+use crate::ingest::{self, Committer, Decode, Ingest, Outage, Parts};
+use crate::listener::{Limits, Listener};
+use crate::live::Feed;
+use crate::store::{Store, StoreError};
+use crate::telemetry::Telemetry;
+use crate::ui;
+
+/// How long an open page may keep the web listener from stopping.
+const WEB_DRAIN: Duration = Duration::from_secs(5);
+const UPKEEP_EVERY: Duration = Duration::from_secs(30);
+
+/// A server with its sockets bound, not yet serving.
+pub struct App {
+    store: Arc<dyn Store>,
+    authority: Arc<Authority>,
+    config: Server,
+    names: Vec<String>,
+    certificate: ServerCertificate,
+    sync: TcpListener,
+    web: TcpListener,
+    new_decoder: fn() -> Decode,
+}
+
+impl App {
+    /// Opens the CA and binds the sockets.
+    pub async fn build(config: Server, store: Arc<dyn Store>, new_decoder: fn() -> Decode) -> Result<Self> {
+        let authority = Arc::new(Authority::open(&config.state_dir)?);
+        let names = identity::names(&address(&config), hostname().as_deref());
+        let certificate = authority.server_certificate(&names)?;
+        let bind = async |what: &str, address: SocketAddr| {
+            TcpListener::bind(address).await.with_context(|| format!("listen on {address} (`{what}.listen`)"))
+        };
+        let sync = bind("sync", config.sync.listen).await?;
+        let web = bind("web", config.web.listen).await?;
+        Ok(Self { store, authority, config, names, certificate, sync, web, new_decoder })
+    }
+
+    /// Where agents connect: the port is the real one, even if the configuration said 0.
+    pub fn sync_address(&self) -> Result<SocketAddr> {
+        self.sync.local_addr().context("read the address of the sync socket")
+    }
+
+    /// Where page, API and metrics are.
+    pub fn web_address(&self) -> Result<SocketAddr> {
+        self.web.local_addr().context("read the address of the web socket")
+    }
+
+    /// The CA, for those who make join strings.
+    pub fn authority(&self) -> Arc<Authority> {
+        self.authority.clone()
+    }
+
+    /// Serves until `stop`, then drains. An error means that a task ended on its own: the process
+    /// must end too, to be started again.
+    pub async fn run(self, stop: CancellationToken) -> Result<()> {
+        let Self { store, authority, config, names, certificate, sync, web, new_decoder } = self;
+        let telemetry = Arc::new(Telemetry::new());
+        let feed = Feed::new();
+        let (tls, newest_tls) = watch::channel::<Arc<ServerConfig>>(certificate.tls);
+        let outage = Arc::new(Outage::new(telemetry.clone()));
+        let (committer, commit) = Committer::new(store.clone(), outage.clone(), telemetry.clone());
+        let ingest = Ingest::new(Parts {
+            store: store.clone(),
+            authority: authority.clone(),
+            outage,
+            committer,
+            feed: feed.clone(),
+            telemetry: telemetry.clone(),
+            new_decoder,
+            max_request: config.sync.max_request,
+        });
+        let listener = Listener::new(sync, newest_tls, Limits::default(), telemetry.clone());
+        let router = health::router(Health { store: store.clone(), telemetry: telemetry.clone() })
+            .merge(api::router(Api { store, feed }))
+            .merge(ui::router());
+
+        // The doors hold the only ways to the committer; it ends when they have.
+        let mut tasks = Tasks::default();
+        tasks.add("sync listener", listener.run(ingest::router(ingest), stop.clone()));
+        tasks.add("web listener", serve_web(web, router, stop.clone()));
+        tasks.add("committer", commit);
+        let fresh = identity::keep_fresh(authority, names, certificate.renew_from, tls, stop.clone());
+        tasks.add("certificate renewal", fresh);
+        tasks.add("metrics upkeep", keep_up(telemetry, stop.clone()));
+        tasks.run(stop).await
+    }
+}
+
+/// The store, waited for as long as it is away: agents keep their readings meanwhile. `None` if
+/// told to stop before it came.
+pub async fn wait_for_store<F>(
+    mut open: impl FnMut() -> F,
+    stop: &CancellationToken,
+) -> Result<Option<Arc<dyn Store>>>
+where
+    F: Future<Output = Result<Arc<dyn Store>, StoreError>>,
+{
+    let mut pause = Duration::from_secs(1);
+    loop {
+        let error = match open().await {
+            Ok(store) => return Ok(Some(store)),
+            Err(error @ StoreError::Refused(_)) => return Err(error).context("open the store (`[store]`)"),
+            Err(error) => error,
+        };
+        warn!(%error, "Waiting for the database.");
+        status(&format!("Waiting for the database: {error}"));
+        if timeout(pause, stop.cancelled()).await.is_ok() {
+            return Ok(None);
+        }
+        pause = (pause * 2).min(Duration::from_secs(30));
+    }
+}
+
+/// `host:port` agents are told to reach us by: as configured, else the address listened on if it
+/// is a certain one, else this machine's name.
+pub fn address(config: &Server) -> String {
+    let listen = config.sync.listen;
+    match (&config.sync.address, hostname()) {
+        (Some(address), _) => address.clone(),
+        (None, Some(name)) if listen.ip().is_unspecified() => format!("{name}:{}", listen.port()),
+        _ => listen.to_string(),
+    }
+}
+
+/// Tells systemd, if it is there, that we serve.
+pub fn ready(words: &str) {
+    notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(words)]);
+}
+
+/// Tells systemd that we are on our way out.
+pub fn stopping() {
+    notify(&[sd_notify::NotifyState::Stopping]);
+}
+
+fn status(words: &str) {
+    notify(&[sd_notify::NotifyState::Status(words)]);
+}
+
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        warn!(%error, "Cannot notify systemd.");
+    }
+}
+
+fn hostname() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_owned()).filter(|name| !name.is_empty() && name != "(none)")
+}
+
+async fn serve_web(listener: TcpListener, router: axum::Router, stop: CancellationToken) {
+    let asked = stop.clone();
+    let serving =
+        axum::serve(listener, router).with_graceful_shutdown(async move { asked.cancelled().await });
+    // Live pages hang on for ever, so patience begins with the stop.
+    let patience = async {
+        stop.cancelled().await;
+        timeout(WEB_DRAIN, std::future::pending::<()>()).await
+    };
+    tokio::select! {
+        ended = serving => if let Err(error) = ended { warn!(%error, "The web listener ended.") },
+        _ = patience => {}
+    }
+}
+
+async fn keep_up(telemetry: Arc<Telemetry>, stop: CancellationToken) {
+    while timeout(UPKEEP_EVERY, stop.cancelled()).await.is_err() {
+        telemetry.upkeep();
+    }
+}
+
+/// The tasks by name. None may end before it is told to.
+#[derive(Default)]
+struct Tasks {
+    set: JoinSet<&'static str>,
+}
+
+impl Tasks {
+    fn add(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.set.spawn(async move {
+            task.await;
+            name
+        });
+    }
+
+    async fn run(mut self, stop: CancellationToken) -> Result<()> {
+        let mut outcome = Ok(());
+        while let Some(ended) = self.set.join_next().await {
+            match ended {
+                Ok(_) if stop.is_cancelled() => continue,
+                Ok(name) => outcome = Err(anyhow!("the {name} ended on its own")),
+                Err(error) => outcome = Err(anyhow!(error).context("a task panicked; this is a bug")),
+            }
+            stop.cancel();
+        }
+        info!("Stopped.");
+        outcome
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,137 @@
+//! The command line of `forebay-server`. Commands print their answer on standard output and
+//! everything else on standard error.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage, 78 the configuration is refused (sysexits).
+
+mod agents;
+mod run;
+mod token;
+
+use std::ffi::OsString;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand};
+use forebay_config::load::{self, Findings};
+use forebay_config::server::Server;
+use forebay_protocols::sync::tls;
+
+use crate::store::{self, Store};
+
+/// Read if `--config` is not given; may be missing, as every setting has a default.
+const DEFAULT_CONFIG: &str = "/etc/forebay/server.toml";
+/// EX_CONFIG: systemd is told not to restart on it.
+const REFUSED: u8 = 78;
+
+/// Takes readings from Forebay agents, stores them and shows them.
+#[derive(Debug, Parser)]
+#[command(name = "forebay-server", version, max_term_width = 100)]
+struct Arguments {
+    /// The configuration file.
+    #[arg(long, global = true, value_name = "PATH", env = "FOREBAY_SERVER_CONFIG")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server until SIGTERM or SIGINT.
+    Run,
+    /// Read the configuration and say what is wrong with it.
+    Check,
+    /// Make join strings, which let gateways in.
+    #[command(subcommand)]
+    Token(token::Token),
+    /// List the gateways that have joined.
+    Agents(agents::Agents),
+    /// Print the version.
+    Version,
+}
+
+/// Runs the command line. Used by the binary, and by the demo as a child of itself.
+pub fn run_cli(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Help and version come this way too; clap knows which stream they belong on.
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    tls::install_provider();
+    let config = match load_config(arguments.config.as_deref()) {
+        Ok(config) => config,
+        Err(findings) => {
+            eprint(&format!("{findings}\n"));
+            return ExitCode::from(REFUSED);
+        }
+    };
+    let outcome = match arguments.command {
+        Command::Run => run::run(config),
+        Command::Check => print("The configuration is good.\n"),
+        Command::Token(token::Token::Create(create)) => block_on(create.run(config)),
+        Command::Agents(agents) => block_on(agents.run(config)),
+        Command::Version => print(concat!("forebay-server ", env!("CARGO_PKG_VERSION"), "\n")),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprint(&format!("forebay-server: {error:#}\n"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn load_config(path: Option<&Path>) -> Result<Server, Findings> {
+    let default = Path::new(DEFAULT_CONFIG);
+    load::server(path.or_else(|| default.exists().then_some(default)))
+}
+
+/// The store, for commands that work beside a running server.
+async fn open_store(config: &Server) -> Result<Arc<dyn Store>> {
+    store::open(&config.store).await.context("open the store (`[store]`)")
+}
+
+fn block_on<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("start the runtime")?.block_on(work)
+}
+
+/// To standard output, in one write. A reader that went away (`| head`) is not a failure.
+fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(error).context("write the answer")
+        }
+        _ => Ok(()),
+    }
+}
+
+fn eprint(text: &str) {
+    // There is nowhere left to complain to.
+    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn wrong_usage_is_two_and_asking_for_the_version_is_fine() {
+        let run = |arguments: &[&str]| run_cli(arguments.iter().map(OsString::from));
+        let same = |a: ExitCode, b: ExitCode| format!("{a:?}") == format!("{b:?}");
+        assert!(same(run(&["forebay-server", "fly"]), ExitCode::from(2)));
+        assert!(same(run(&["forebay-server", "version"]), ExitCode::SUCCESS));
+    }
+}

@@ -1,0 +1,118 @@
+//! `forebay-server token create`: makes a join string. The secret in it is shown once; the store
+//! keeps its hash.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, Subcommand};
+use forebay_config::server::Server;
+use forebay_protocols::boot_time::wall_micros;
+use forebay_protocols::sync::join::{JoinString, TokenSecret};
+use forebay_protocols::sync::tls;
+
+use crate::app;
+use crate::identity::Authority;
+use crate::store::{NewToken, Store};
+
+/// Making join strings.
+#[derive(Debug, Subcommand)]
+pub(super) enum Token {
+    /// Print a join string to run `forebay-agent join` with.
+    Create(Create),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Create {
+    /// For how long it can be used: 30m, 24h, 7d.
+    #[arg(long, default_value = "24h", value_parser = parse_duration)]
+    expires: Duration,
+    /// How many gateways it lets in.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    uses: u32,
+    /// A word to remember what it was for.
+    #[arg(long, default_value = "")]
+    note: String,
+}
+
+impl Create {
+    /// Makes one and prints it, alone on its line.
+    pub(super) async fn run(self, config: Server) -> Result<()> {
+        let store = super::open_store(&config).await?;
+        let authority = Authority::open(&config.state_dir)?;
+        let join = self.make(&*store, &authority, app::address(&config)).await?;
+        super::print(&format!("{join}\n"))
+    }
+
+    async fn make(self, store: &dyn Store, authority: &Authority, address: String) -> Result<JoinString> {
+        if let Err(why) = tls::server_name(&address) {
+            bail!("{why}; set `sync.address` to the host:port agents reach this server by");
+        }
+        let secret = TokenSecret::random().context("make a secret")?;
+        let created = wall_micros();
+        let life = i64::try_from(self.expires.as_micros()).unwrap_or(i64::MAX);
+        let token = NewToken {
+            secret_hash: secret.hash(),
+            expires: created.saturating_add(life),
+            uses: self.uses,
+            note: self.note,
+            created,
+        };
+        store.add_token(token).await.context("store the token")?;
+        Ok(JoinString { address, ca_pin: authority.pin(), secret })
+    }
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is not a duration like 30m, 24h or 7d");
+    let unit = text.chars().last().ok_or_else(wrong)?;
+    let seconds = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3_600,
+        'd' => 86_400,
+        _ => return Err(wrong()),
+    };
+    let number: u64 = text.strip_suffix(unit).and_then(|number| number.parse().ok()).ok_or_else(wrong)?;
+    match number.checked_mul(seconds) {
+        Some(0) | None => Err(wrong()),
+        Some(seconds) => Ok(Duration::from_secs(seconds)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::tests::memory::Memory;
+    use crate::store::TokenVerdict;
+
+    #[tokio::test]
+    async fn a_join_string_holds_what_the_store_and_the_ca_know() {
+        let state = tempfile::tempdir().unwrap();
+        let (store, authority) = (Memory::default(), Authority::open(state.path()).unwrap());
+        let create = Create { expires: Duration::from_secs(60), uses: 1, note: "north gate".into() };
+        let join = create.make(&store, &authority, "plant:8443".into()).await.unwrap();
+        let copied: JoinString = join.to_string().parse().unwrap();
+        assert_eq!(copied.ca_pin, authority.pin());
+        let verdict = async |at| store.token(copied.secret.hash(), at).await.unwrap();
+        assert_eq!(verdict(wall_micros()).await, TokenVerdict::Valid);
+        assert_eq!(verdict(wall_micros() + 61_000_000).await, TokenVerdict::Expired);
+    }
+
+    #[tokio::test]
+    async fn an_address_no_gateway_can_reach_is_refused_with_the_setting_to_change() {
+        let state = tempfile::tempdir().unwrap();
+        let (store, authority) = (Memory::default(), Authority::open(state.path()).unwrap());
+        let create = Create { expires: Duration::from_secs(60), uses: 1, note: String::new() };
+        let refused = create.make(&store, &authority, "0.0.0.0:0".into()).await.unwrap_err();
+        assert!(refused.to_string().contains("sync.address"), "{refused}");
+    }
+
+    #[test]
+    fn durations_have_a_unit() {
+        assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("7d"), Ok(Duration::from_secs(604_800)));
+        for wrong in ["", "7", "d", "0h", "-1h", "1 w", "24ч", "99999999999999999999d"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! What agents say to the server: `/v1/batches`, `/v1/join`, `/v1/renew` (wire.proto).
+//!
+//! - A certificate is judged here, in words, and again within [`standing::FRESH`] of any change.
+//! - A request is answered after its batches are committed, never before. Whatever cannot be
+//!   taken now is refused as a whole and comes again; what can never be read is set aside.
+//! - Memory is bounded: bodies share one budget, few requests are decoded at a time, each in
+//!   slices, and the committer's queue has an end.
+
+mod answers;
+mod bodies;
+mod committer;
+mod joining;
+mod outage;
+mod reading_in;
+mod standing;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Extension, Request, State};
+use axum::routing::post;
+use axum::{Router, response::Response};
+use bytes::Bytes;
+use forebay_config::units::ByteSize;
+use forebay_protocols::boot_time::wall_micros;
+use forebay_protocols::sync::batch::{Decoded, Decoder};
+use forebay_protocols::sync::problem::{Kind, Problem};
+use forebay_protocols::sync::wire::sync_answer::{Outcome, Verdict};
+use forebay_protocols::sync::wire::{JoinRequest, SyncAnswer, SyncRequest};
+use http::StatusCode;
+use prost::Message;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::identity::Authority;
+use crate::listener::Peer;
+use crate::live::{Committed, Feed};
+use crate::store::{Content, Receipt, Store};
+use crate::telemetry::Telemetry;
+
+use answers::protobuf;
+use bodies::{Bodies, Held};
+pub use committer::Committer;
+use joining::Registry;
+pub use outage::Outage;
+use reading_in::{Requested, Slice};
+use standing::{Member, Standings};
+
+/// Reads one batch: the codec, or a stand-in in tests. One per request, as it may keep scratch
+/// memory between batches.
+pub type Decode = Box<dyn FnMut(&[u8]) -> Result<Decoded, String> + Send>;
+
+/// The codec as [`Decode`].
+pub fn decoder() -> Decode {
+    let mut decoder = Decoder::new();
+    Box::new(move |bytes| decoder.decode(bytes).map_err(|error| error.to_string()))
+}
+
+/// Requests decoded and waiting for their commit at a time; others wait as bytes.
+const TURNS: usize = 16;
+const TURN_WITHIN: Duration = Duration::from_secs(30);
+/// Bytes of bodies held at a time, over all agents.
+const BODIES_HELD: ByteSize = ByteSize::mib(256);
+
+/// Everything the sync handlers share.
+pub struct Ingest {
+    store: Arc<dyn Store>,
+    authority: Arc<Authority>,
+    outage: Arc<Outage>,
+    committer: Committer,
+    feed: Feed,
+    telemetry: Arc<Telemetry>,
+    new_decoder: fn() -> Decode,
+    bodies: Bodies,
+    standings: Standings,
+    turns: Semaphore,
+}
+
+/// What [`Ingest::new`] is made of.
+pub struct Parts {
+    /// Where everything is kept.
+    pub store: Arc<dyn Store>,
+    /// Signs for those who join.
+    pub authority: Arc<Authority>,
+    /// What the log knows of the database's faults; the committer's own.
+    pub outage: Arc<Outage>,
+    /// Commits deliveries in groups. Its task is owned by `app`.
+    pub committer: Committer,
+    /// Shows what was committed.
+    pub feed: Feed,
+    /// Counts.
+    pub telemetry: Arc<Telemetry>,
+    /// Makes a decoder per request.
+    pub new_decoder: fn() -> Decode,
+    /// Larger requests get 413.
+    pub max_request: ByteSize,
+}
+
+impl Ingest {
+    /// Puts the parts together.
+    pub fn new(parts: Parts) -> Arc<Self> {
+        let Parts { store, authority, outage, committer, feed, telemetry, new_decoder, max_request } = parts;
+        Arc::new(Self {
+            standings: Standings::new(store.clone(), outage.clone()),
+            bodies: Bodies::new(max_request, BODIES_HELD),
+            turns: Semaphore::new(TURNS),
+            store,
+            authority,
+            outage,
+            committer,
+            feed,
+            telemetry,
+            new_decoder,
+        })
+    }
+
+    async fn sync(&self, peer: Peer, request: Request) -> Result<Response, Problem> {
+        let member = self.standings.judge(peer).await?.valid_at(wall_micros())?;
+        let body = self.bodies.of_member(request).await?;
+        let request: SyncRequest = decode(&body)?;
+        let _turn = timeout(TURN_WITHIN, self.turns.acquire())
+            .await
+            .map_err(|_| Problem::new(Kind::Busy, "too many requests are being stored; try again later"))?;
+        let received = wall_micros();
+        let mut asked = Requested::new(request, received)?;
+        let mut decoder = (self.new_decoder)();
+        let mut answer = SyncAnswer { max_request_bytes: self.bodies.most(), ..Default::default() };
+        // The first slice carries dictionary, gaps and report; it may be without batches.
+        let mut first = true;
+        while first || !asked.is_done() {
+            let slice = asked.next_slice(&mut decoder);
+            let receipt = self.committer.commit(asked.delivery(member.key, &slice)).await?;
+            answer.dictionary_revision = receipt.dictionary_revision;
+            answer.gaps_known = receipt.gaps_known;
+            if receipt.dictionary_missing && first {
+                answer.server_time_us = wall_micros();
+                return Ok(protobuf(StatusCode::CONFLICT, &answer));
+            }
+            self.show(&member, &slice, &receipt);
+            answer.outcomes.extend(self.outcomes(slice, &receipt));
+            first = false;
+        }
+        answer.server_time_us = wall_micros();
+        Ok(protobuf(StatusCode::OK, &answer))
+    }
+
+    /// One outcome per batch of the slice, in the order they came.
+    fn outcomes(&self, slice: Slice, receipt: &Receipt) -> Vec<Outcome> {
+        let outcomes = slice.into_outcomes(receipt);
+        for outcome in &outcomes {
+            self.telemetry.verdict(outcome.verdict());
+        }
+        outcomes
+    }
+
+    /// Counts and shows what was committed.
+    fn show(&self, member: &Member, slice: &Slice, receipt: &Receipt) {
+        for (arrived, backlog) in slice.arrived() {
+            let committed = receipt.verdicts.contains(&(arrived.sequence, Verdict::Committed));
+            let (true, Content::Readings(readings)) = (committed, &arrived.content) else { continue };
+            self.telemetry.readings_stored.increment(readings.len() as u64);
+            if self.feed.watched() {
+                self.feed.publish(Committed {
+                    agent: member.key,
+                    points: receipt.points.clone(),
+                    readings: readings.clone(),
+                    backlog,
+                });
+            }
+        }
+    }
+
+    async fn join(&self, peer: Peer, request: Request) -> Result<Response, Problem> {
+        let body = self.bodies.of_anybody(request).await?;
+        let answer = self.registry().join(peer, decode(&body)?).await?;
+        self.telemetry.joins.increment(1);
+        Ok(protobuf(StatusCode::OK, &answer))
+    }
+
+    async fn renew(&self, peer: Peer, request: Request) -> Result<Response, Problem> {
+        // An expired certificate may renew itself: its holder has just proved to hold the key.
+        let member = self.standings.judge(peer).await?;
+        let body = self.bodies.of_anybody(request).await?;
+        let request: JoinRequest = decode(&body)?;
+        let answer = self.registry().renew(&member, &request.csr).await?;
+        self.telemetry.joins.increment(1);
+        Ok(protobuf(StatusCode::OK, &answer))
+    }
+
+    fn registry(&self) -> Registry<'_> {
+        Registry { store: &*self.store, authority: &self.authority, outage: &self.outage }
+    }
+
+    fn respond(&self, result: Result<Response, Problem>) -> Response {
+        result.unwrap_or_else(|problem| {
+            self.telemetry.refused(problem.kind);
+            answers::problem(&problem)
+        })
+    }
+}
+
+/// The addresses agents know.
+pub fn router(ingest: Arc<Ingest>) -> Router {
+    Router::new()
+        .route(
+            "/v1/batches",
+            post(
+                async |State(ingest): State<Arc<Ingest>>,
+                       Extension(peer): Extension<Peer>,
+                       request: Request| { ingest.respond(ingest.sync(peer, request).await) },
+            ),
+        )
+        .route(
+            "/v1/join",
+            post(
+                async |State(ingest): State<Arc<Ingest>>,
+                       Extension(peer): Extension<Peer>,
+                       request: Request| { ingest.respond(ingest.join(peer, request).await) },
+            ),
+        )
+        .route(
+            "/v1/renew",
+            post(
+                async |State(ingest): State<Arc<Ingest>>,
+                       Extension(peer): Extension<Peer>,
+                       request: Request| {
+                    ingest.respond(ingest.renew(peer, request).await)
+                },
+            ),
+        )
+        .with_state(ingest)
+}
+
+/// The message in a body. Its byte fields are views of the body, not copies.
+fn decode<M: Message + Default>(body: &Held) -> Result<M, Problem> {
+    M::decode(Bytes::clone(body)).map_err(|error| {
+        let detail = format!("the body is not the protobuf message expected here: {error}");
+        Problem::new(Kind::BadRequest, detail)
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,213 @@
+//! Group commit: deliveries that wait at the same time share one transaction, and each gets its
+//! own receipt. While one transaction is under way the next group gathers; nobody waits for a
+//! timer.
+//!
+//! A group the database refuses is tried one by one, so that one agent's oddity is its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use forebay_protocols::sync::problem::{Kind, Problem};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+
+use super::outage::Outage;
+use crate::store::{Content, Delivery, Receipt, Store, StoreError};
+use crate::telemetry::Telemetry;
+
+/// Deliveries waiting for the committer; more wait at the door for [`ROOM_WITHIN`], then get 503.
+const QUEUE: usize = 64;
+const ROOM_WITHIN: Duration = Duration::from_secs(30);
+/// A transaction is closed at either.
+const GROUP_DELIVERIES: usize = 64;
+const GROUP_READINGS: usize = 400_000;
+/// A database that takes longer is away. Should the transaction still go through, the agent's
+/// second try finds its batches committed.
+const TRANSACTION_WITHIN: Duration = Duration::from_secs(60);
+
+/// Where handlers hand in deliveries. Cheap to clone; the task ends when all clones are gone.
+#[derive(Clone, Debug)]
+pub struct Committer {
+    queue: mpsc::Sender<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    delivery: Delivery,
+    receipt: oneshot::Sender<Result<Receipt, Problem>>,
+}
+
+impl Committer {
+    /// The handle, and the task to be owned and run by the caller.
+    pub fn new(
+        store: Arc<dyn Store>,
+        outage: Arc<Outage>,
+        telemetry: Arc<Telemetry>,
+    ) -> (Self, impl Future<Output = ()> + Send) {
+        let (queue, waiting) = mpsc::channel(QUEUE);
+        let task = Task { store, outage, telemetry };
+        (Self { queue }, task.run(waiting))
+    }
+
+    /// Returns when the delivery is in the database, or why it is not.
+    pub(super) async fn commit(&self, delivery: Delivery) -> Result<Receipt, Problem> {
+        let (receipt, answered) = oneshot::channel();
+        let stopping = || Problem::new(Kind::Busy, "the server is stopping; try again later");
+        timeout(ROOM_WITHIN, self.queue.send(Waiting { delivery, receipt }))
+            .await
+            .map_err(|_| {
+                Problem::new(Kind::Busy, "too many requests wait for the database; try again later")
+            })?
+            .map_err(|_| stopping())?;
+        // Ends: the committer answers or is gone, and each transaction has a time limit.
+        answered.await.map_err(|_| stopping())?
+    }
+}
+
+struct Task {
+    store: Arc<dyn Store>,
+    outage: Arc<Outage>,
+    telemetry: Arc<Telemetry>,
+}
+
+impl Task {
+    async fn run(self, mut waiting: mpsc::Receiver<Waiting>) {
+        while let Some(first) = waiting.recv().await {
+            let mut readings = weight(&first.delivery);
+            let mut group = vec![first];
+            while group.len() < GROUP_DELIVERIES && readings < GROUP_READINGS {
+                let Ok(next) = waiting.try_recv() else { break };
+                readings += weight(&next.delivery);
+                group.push(next);
+            }
+            // Whoever gave up waiting will send again; its batches need not be stored now.
+            group.retain(|waiting| !waiting.receipt.is_closed());
+            self.commit(group).await;
+        }
+    }
+
+    async fn commit(&self, group: Vec<Waiting>) {
+        let (deliveries, receipts): (Vec<_>, Vec<_>) =
+            group.into_iter().map(|waiting| (waiting.delivery, waiting.receipt)).unzip();
+        if deliveries.is_empty() {
+            return;
+        }
+        // Readings are shared, so this copies little; it is needed only if the group is refused.
+        let again = if deliveries.len() > 1 { deliveries.clone() } else { Vec::new() };
+        match self.transaction(deliveries).await {
+            Ok(done) => {
+                for (receipt, done) in receipts.into_iter().zip(done) {
+                    // The handler may be gone with its connection; the agent will ask again.
+                    let _ = receipt.send(Ok(done));
+                }
+            }
+            Err(StoreError::Refused(_)) if !again.is_empty() => {
+                for (delivery, receipt) in again.into_iter().zip(receipts) {
+                    let alone = self.transaction(vec![delivery]).await;
+                    let _ = receipt.send(self.one(alone));
+                }
+            }
+            Err(error) => {
+                let problem = self.outage.problem(&error);
+                for receipt in receipts {
+                    let _ = receipt.send(Err(problem.clone()));
+                }
+            }
+        }
+    }
+
+    fn one(&self, outcome: Result<Vec<Receipt>, StoreError>) -> Result<Receipt, Problem> {
+        // transaction() gives as many receipts as deliveries.
+        outcome
+            .map(|mut receipts| receipts.pop().unwrap_or_default())
+            .map_err(|error| self.outage.problem(&error))
+    }
+
+    async fn transaction(&self, deliveries: Vec<Delivery>) -> Result<Vec<Receipt>, StoreError> {
+        let asked = deliveries.len();
+        let began = Instant::now();
+        let outcome = timeout(TRANSACTION_WITHIN, self.store.ingest(deliveries)).await.unwrap_or_else(|_| {
+            Err(StoreError::Away(format!("no answer within {} s", TRANSACTION_WITHIN.as_secs())))
+        });
+        self.telemetry.transaction(asked, began.elapsed());
+        match outcome {
+            Ok(receipts) if receipts.len() == asked => {
+                self.outage.over();
+                Ok(receipts)
+            }
+            Ok(receipts) => {
+                Err(StoreError::Refused(format!("{} receipts for {asked} deliveries", receipts.len())))
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn weight(delivery: &Delivery) -> usize {
+    let readings = |content: &Content| match content {
+        Content::Readings(readings) => readings.len(),
+        Content::SetAside { .. } => 1,
+    };
+    delivery.batches.iter().map(|batch| readings(&batch.content)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ingest::tests::memory::{Memory, delivery};
+
+    fn committer(store: &Arc<Memory>) -> (Committer, impl Future<Output = ()> + Send + use<>) {
+        let telemetry = Arc::new(Telemetry::new());
+        let outage = Arc::new(Outage::new(telemetry.clone()));
+        Committer::new(store.clone(), outage, telemetry)
+    }
+
+    #[tokio::test]
+    async fn deliveries_that_wait_together_share_a_transaction_and_each_gets_its_receipt() {
+        let store = Arc::new(Memory::default());
+        let gate = store.hold_ingest();
+        let (committer, task) = committer(&store);
+        let task = tokio::spawn(task);
+        let waiting: Vec<_> = (1..=9u64)
+            .map(|agent| {
+                let committer = committer.clone();
+                tokio::spawn(async move { committer.commit(delivery(agent as i64, &[agent])).await })
+            })
+            .collect();
+        // All have handed in before the first transaction may end.
+        store.ingest_reached().await;
+        while committer.queue.capacity() + 9 - store.in_transaction() > QUEUE {
+            tokio::task::yield_now().await;
+        }
+        drop(gate);
+        for (agent, waiting) in (1..=9u64).zip(waiting) {
+            let receipt = waiting.await.unwrap().unwrap();
+            assert_eq!(receipt.verdicts.len(), 1);
+            assert_eq!(receipt.verdicts[0].0.0, agent, "each gets its own receipt");
+        }
+        assert!(store.transactions() <= 2, "{} transactions", store.transactions());
+        drop(committer);
+        task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn one_refused_delivery_does_not_take_others_with_it() {
+        let store = Arc::new(Memory::default());
+        store.refuse_agent(2);
+        let (committer, task) = committer(&store);
+        // Handed in before the task runs, so that they are one group.
+        let mut waiting: Vec<_> =
+            (1..=3).map(|agent| Box::pin(committer.commit(delivery(agent, &[1])))).collect();
+        for one in &mut waiting {
+            assert!(futures::poll!(one.as_mut()).is_pending());
+        }
+        let task = tokio::spawn(task);
+        let mut kinds = Vec::new();
+        for one in waiting {
+            kinds.push(one.await.map(|receipt| receipt.verdicts.len()).map_err(|problem| problem.kind));
+        }
+        assert_eq!(kinds, [Ok(1), Err(Kind::StoreRefuses), Ok(1)]);
+        drop(committer);
+        task.await.unwrap();
+    }
+}

@@ -1,0 +1,312 @@
+//! A store in a few maps, exactly-once per batch like the real ones, that can be away, be slow or
+//! refuse an agent on command.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use forebay_protocols::reading::PointId;
+use forebay_protocols::sync::batch::{Epoch, Sequence};
+use forebay_protocols::sync::wire::{self, sync_answer::Verdict};
+use tokio::sync::{Notify, OwnedMutexGuard};
+
+use crate::store::*;
+
+#[derive(Default)]
+pub(crate) struct Memory {
+    inner: Mutex<Inner>,
+    gate: Arc<tokio::sync::Mutex<()>>,
+    reached: Notify,
+}
+
+#[derive(Default)]
+struct Inner {
+    away: bool,
+    refused: Option<AgentKey>,
+    transactions: u64,
+    in_transaction: usize,
+    standing_queries: u64,
+    agents: BTreeMap<i64, Agent>,
+    tokens: HashMap<[u8; 32], NewToken>,
+    epochs: HashMap<(AgentKey, Epoch), Books>,
+}
+
+struct Agent {
+    site: String,
+    gateway: String,
+    certificate: ([u8; 32], Micros),
+    revoked: bool,
+}
+
+#[derive(Clone, Default)]
+struct Books {
+    dictionary: u32,
+    gaps: u64,
+    committed: BTreeSet<u64>,
+    readings: Vec<Timed>,
+    set_aside: BTreeMap<u64, Bytes>,
+}
+
+/// A delivery of empty batches with these sequences, for tests below the wire.
+pub(crate) fn delivery(agent: i64, sequences: &[u64]) -> Delivery {
+    let arrived = |sequence: &u64| Arrived {
+        sequence: Sequence(*sequence),
+        dictionary_revision: PointId(0),
+        content: Content::Readings(Arc::default()),
+    };
+    Delivery {
+        agent: AgentKey(agent),
+        epoch: Epoch([1; 16]),
+        dictionary: vec![],
+        batches: sequences.iter().map(arrived).collect(),
+        gaps: vec![],
+        report: None,
+        received: 0,
+    }
+}
+
+impl Memory {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap()
+    }
+
+    /// The books, unless the store is away.
+    fn ask(&self) -> Result<MutexGuard<'_, Inner>, StoreError> {
+        let inner = self.lock();
+        if inner.away { Err(StoreError::Away("secret-host does not answer".into())) } else { Ok(inner) }
+    }
+
+    pub(crate) fn enrol(&self, site: &str, gateway: &str, fingerprint: [u8; 32], until: Micros) -> AgentKey {
+        self.lock().enrol(site, gateway, fingerprint, until)
+    }
+
+    pub(crate) fn set_away(&self, away: bool) {
+        self.lock().away = away;
+    }
+
+    pub(crate) fn refuse_agent(&self, agent: i64) {
+        self.lock().refused = Some(AgentKey(agent));
+    }
+
+    pub(crate) fn expire_certificates(&self) {
+        self.lock().agents.values_mut().for_each(|agent| agent.certificate.1 = 1);
+    }
+
+    /// Transactions wait until the guard is dropped.
+    pub(crate) fn hold_ingest(&self) -> OwnedMutexGuard<()> {
+        self.gate.clone().try_lock_owned().unwrap()
+    }
+
+    /// Returns when a transaction has begun.
+    pub(crate) async fn ingest_reached(&self) {
+        self.reached.notified().await;
+    }
+
+    pub(crate) fn transactions(&self) -> u64 {
+        self.lock().transactions
+    }
+
+    pub(crate) fn in_transaction(&self) -> usize {
+        self.lock().in_transaction
+    }
+
+    pub(crate) fn standing_queries(&self) -> u64 {
+        self.lock().standing_queries
+    }
+
+    pub(crate) fn readings(&self) -> usize {
+        self.times().len()
+    }
+
+    pub(crate) fn times(&self) -> Vec<Micros> {
+        self.lock().epochs.values().flat_map(|books| &books.readings).map(|reading| reading.time).collect()
+    }
+
+    pub(crate) fn set_aside(&self, sequence: u64) -> Option<Bytes> {
+        self.lock().epochs.values().find_map(|books| books.set_aside.get(&sequence).cloned())
+    }
+}
+
+impl Inner {
+    fn enrol(&mut self, site: &str, gateway: &str, fingerprint: [u8; 32], until: Micros) -> AgentKey {
+        let known = self.agents.iter().find(|(_, agent)| agent.site == site && agent.gateway == gateway);
+        let key = known.map_or(self.agents.len() as i64 + 1, |(key, _)| *key);
+        let certificate = (fingerprint, until);
+        self.agents
+            .insert(key, Agent { site: site.into(), gateway: gateway.into(), certificate, revoked: false });
+        AgentKey(key)
+    }
+
+    fn verdict(&self, hash: [u8; 32], now: Micros) -> TokenVerdict {
+        match self.tokens.get(&hash) {
+            None => TokenVerdict::Unknown,
+            Some(token) if token.expires <= now => TokenVerdict::Expired,
+            Some(token) if token.uses == 0 => TokenVerdict::UsedUp,
+            Some(_) => TokenVerdict::Valid,
+        }
+    }
+}
+
+impl Books {
+    fn take(&mut self, delivery: &Delivery) -> Receipt {
+        if let Some((first, last)) = delivery.dictionary.first().zip(delivery.dictionary.last())
+            && first.0.0 <= self.dictionary + 1
+        {
+            self.dictionary = self.dictionary.max(last.0.0);
+        }
+        self.gaps = delivery.gaps.iter().map(|gap| gap.number).fold(self.gaps, u64::max);
+        let missing = delivery.batches.iter().any(|batch| batch.dictionary_revision.0 > self.dictionary);
+        let mut receipt = Receipt {
+            dictionary_revision: self.dictionary,
+            gaps_known: self.gaps,
+            dictionary_missing: missing,
+            ..Default::default()
+        };
+        if missing {
+            return receipt;
+        }
+        for Arrived { sequence, content, .. } in &delivery.batches {
+            let verdict = match content {
+                _ if !self.committed.insert(sequence.0) => Verdict::Duplicate,
+                Content::Readings(readings) => {
+                    self.readings.extend_from_slice(readings);
+                    Verdict::Committed
+                }
+                Content::SetAside { bytes, .. } => {
+                    self.set_aside.insert(sequence.0, bytes.clone());
+                    Verdict::SetAside
+                }
+            };
+            receipt.verdicts.push((*sequence, verdict));
+        }
+        receipt.points = (1..=self.dictionary).map(|n| (PointId(n), PointKey(i64::from(n)))).collect();
+        receipt
+    }
+}
+
+#[async_trait]
+impl Store for Memory {
+    fn describe(&self) -> String {
+        "memory".into()
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        self.ask().map(|_| ())
+    }
+
+    async fn ingest(&self, deliveries: Vec<Delivery>) -> Result<Vec<Receipt>, StoreError> {
+        self.lock().in_transaction = deliveries.len();
+        self.reached.notify_one();
+        let _open = self.gate.lock().await;
+        let mut inner = self.ask()?;
+        inner.in_transaction = 0;
+        inner.transactions += 1;
+        if deliveries.iter().any(|delivery| Some(delivery.agent) == inner.refused) {
+            return Err(StoreError::Refused("an agent it does not like".into()));
+        }
+        let receipts = deliveries.iter();
+        Ok(receipts
+            .map(|delivery| inner.epochs.entry((delivery.agent, delivery.epoch)).or_default().take(delivery))
+            .collect())
+    }
+
+    async fn fleet(&self) -> Result<Vec<AgentRow>, StoreError> {
+        Ok(self.ask()?.agents.iter().map(|(key, agent)| row(*key, agent)).collect())
+    }
+
+    async fn points(
+        &self,
+        _: Option<AgentKey>,
+        _: &str,
+        _: Option<PointKey>,
+        _: usize,
+    ) -> Result<Vec<PointRow>, StoreError> {
+        Ok(vec![])
+    }
+
+    async fn query(&self, _: &Query) -> Result<Vec<(PointKey, Vec<Bucket>)>, StoreError> {
+        Ok(vec![])
+    }
+
+    async fn gaps(
+        &self,
+        _: Option<AgentKey>,
+        _: Micros,
+        _: Micros,
+        _: usize,
+    ) -> Result<Vec<(AgentKey, wire::Gap)>, StoreError> {
+        Ok(vec![])
+    }
+
+    async fn add_token(&self, token: NewToken) -> Result<(), StoreError> {
+        self.ask()?.tokens.insert(token.secret_hash, token);
+        Ok(())
+    }
+
+    async fn join(
+        &self,
+        secret_hash: [u8; 32],
+        site: &str,
+        gateway: &str,
+        certificate: [u8; 32],
+        valid_until: Micros,
+        now: Micros,
+    ) -> Result<(TokenVerdict, Option<AgentKey>), StoreError> {
+        let mut inner = self.ask()?;
+        let verdict = inner.verdict(secret_hash, now);
+        if verdict != TokenVerdict::Valid {
+            return Ok((verdict, None));
+        }
+        if let Some(token) = inner.tokens.get_mut(&secret_hash) {
+            token.uses -= 1;
+        }
+        Ok((verdict, Some(inner.enrol(site, gateway, certificate, valid_until))))
+    }
+
+    async fn token(&self, secret_hash: [u8; 32], now: Micros) -> Result<TokenVerdict, StoreError> {
+        Ok(self.ask()?.verdict(secret_hash, now))
+    }
+
+    async fn renew(&self, agent: AgentKey, certificate: [u8; 32], until: Micros) -> Result<(), StoreError> {
+        if let Some(agent) = self.ask()?.agents.get_mut(&agent.0) {
+            agent.certificate = (certificate, until);
+        }
+        Ok(())
+    }
+
+    async fn standing(&self, certificate: [u8; 32]) -> Result<Standing, StoreError> {
+        let mut inner = self.ask()?;
+        inner.standing_queries += 1;
+        let found = inner.agents.iter().find(|(_, agent)| agent.certificate.0 == certificate);
+        Ok(match found {
+            None => Standing::Unknown,
+            Some((key, agent)) if agent.revoked => Standing::Revoked(row(*key, agent)),
+            Some((key, agent)) => Standing::Known(row(*key, agent)),
+        })
+    }
+
+    async fn revoke(&self, agent: AgentKey) -> Result<(), StoreError> {
+        if let Some(agent) = self.ask()?.agents.get_mut(&agent.0) {
+            agent.revoked = true;
+        }
+        Ok(())
+    }
+}
+
+fn row(key: i64, agent: &Agent) -> AgentRow {
+    AgentRow {
+        key: AgentKey(key),
+        site: agent.site.clone(),
+        gateway: agent.gateway.clone(),
+        joined: 0,
+        last_seen: None,
+        revoked: agent.revoked,
+        certificate: Some(agent.certificate),
+        report: None,
+        stored: 0,
+        committed_batches: 0,
+        set_aside: 0,
+        epoch: None,
+    }
+}

@@ -1,0 +1,261 @@
+//! Where agents connect: TCP, TLS, HTTP/1.1 or HTTP/2, and a time limit on each of them.
+//!
+//! - A handshake runs in its connection's own task: a peer that connects and says nothing costs a
+//!   task and a socket for [`Limits::handshake`], and nobody waits for it.
+//! - The connection's task ends when the peer is silent after its handshake, idles too long or
+//!   when the server stops; requests under way at that moment get [`Limits::drain`] to finish.
+//! - At [`Limits::connections`] open connections new ones are closed at once, and counted.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use forebay_protocols::sync::tls;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+use tracing::{debug, error, warn};
+
+use crate::telemetry::Telemetry;
+
+/// The peer of a connection; handlers find it among a request's extensions.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer {
+    /// Where it connects from (or the balancer before it).
+    pub address: SocketAddr,
+    /// SHA-256 of the client certificate it showed and proved to hold the key of.
+    pub certificate: Option<[u8; 32]>,
+}
+
+/// How long and how much.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// For the TLS handshake.
+    pub handshake: Duration,
+    /// From the handshake to the first whole request head.
+    pub first_request: Duration,
+    /// Between requests, and for the head of each.
+    pub idle: Duration,
+    /// For all a peer without a certificate has to say: a request to join.
+    pub stranger: Duration,
+    /// For requests under way when the server stops.
+    pub drain: Duration,
+    /// Connections open at once, those in their handshake included.
+    pub connections: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            handshake: Duration::from_secs(10),
+            first_request: Duration::from_secs(20),
+            // Agents report every few seconds; this spares them a handshake each time.
+            idle: Duration::from_secs(90),
+            stranger: Duration::from_secs(120),
+            drain: Duration::from_secs(10),
+            connections: 8192,
+        }
+    }
+}
+
+/// A bound socket, and what is needed to serve it.
+#[derive(Debug)]
+pub struct Listener {
+    tcp: TcpListener,
+    /// Replaced by `identity::keep_fresh`; each handshake takes the newest.
+    tls: watch::Receiver<Arc<ServerConfig>>,
+    limits: Limits,
+    telemetry: Arc<Telemetry>,
+}
+
+impl Listener {
+    /// A listener over a bound socket.
+    pub fn new(
+        tcp: TcpListener,
+        tls: watch::Receiver<Arc<ServerConfig>>,
+        limits: Limits,
+        telemetry: Arc<Telemetry>,
+    ) -> Self {
+        Self { tcp, tls, limits, telemetry }
+    }
+
+    /// Accepts and serves until `stop`, then drains. Owns every connection's task.
+    pub async fn run(self, router: Router, stop: CancellationToken) {
+        let Self { tcp, tls, limits, telemetry } = self;
+        let room = Arc::new(Semaphore::new(limits.connections));
+        let graceful = GracefulShutdown::new();
+        let mut tasks = JoinSet::new();
+        loop {
+            // Cancel-safe: accept() and join_next() lose nothing when another arm is first.
+            let accepted = tokio::select! {
+                () = stop.cancelled() => break,
+                Some(ended) = tasks.join_next() => {
+                    note(ended);
+                    continue;
+                }
+                accepted = tcp.accept() => accepted,
+            };
+            let (stream, address) = match accepted {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    // Out of file descriptors, most likely: wait for some to come free.
+                    warn!(%error, "Cannot accept connections.");
+                    let _ = timeout(Duration::from_millis(200), stop.cancelled()).await;
+                    continue;
+                }
+            };
+            let Ok(permit) = room.clone().try_acquire_owned() else {
+                telemetry.connections_refused.increment(1);
+                continue;
+            };
+            let connection = Connection {
+                address,
+                limits,
+                telemetry: telemetry.clone(),
+                watcher: graceful.watcher(),
+                stop: stop.clone(),
+                _permit: permit,
+            };
+            let acceptor = TlsAcceptor::from(tls.borrow().clone());
+            tasks.spawn(connection.run(stream, acceptor, router.clone()));
+        }
+        drop(tcp);
+        if timeout(limits.drain, graceful.shutdown()).await.is_err() {
+            debug!(open = tasks.len(), "Closing connections that did not finish in time.");
+        }
+        tasks.abort_all();
+        while let Some(ended) = tasks.join_next().await {
+            note(ended);
+        }
+    }
+}
+
+/// A panic in a handler ends its connection only, but never unseen.
+fn note(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        error!(%error, "A connection's task panicked; this is a bug, please report it.");
+    }
+}
+
+/// One connection, from its handshake to its end.
+struct Connection {
+    address: SocketAddr,
+    limits: Limits,
+    telemetry: Arc<Telemetry>,
+    watcher: Watcher,
+    stop: CancellationToken,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    async fn run(self, stream: TcpStream, acceptor: TlsAcceptor, router: Router) {
+        self.telemetry.connections.increment(1);
+        let telemetry = self.telemetry.clone();
+        let _open = OnDrop(|| telemetry.connections.decrement(1));
+        // Small answers must not wait for more to say.
+        let _ = stream.set_nodelay(true);
+        let handshake = timeout(self.limits.handshake, acceptor.accept(stream));
+        // A handshake cut short by the stop costs nobody anything: no request was made yet.
+        let shaken = tokio::select! {
+            shaken = handshake => shaken,
+            () = self.stop.cancelled() => return,
+        };
+        let stream = match shaken {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                self.telemetry.handshakes_failed.increment(1);
+                debug!(peer = %self.address, %error, "A TLS handshake failed.");
+                return;
+            }
+            Err(_) => {
+                self.telemetry.handshakes_failed.increment(1);
+                debug!(peer = %self.address, "A peer was silent during its TLS handshake.");
+                return;
+            }
+        };
+        self.serve(stream, router).await;
+    }
+
+    async fn serve(self, stream: TlsStream<TcpStream>, router: Router) {
+        let Self { address, limits, watcher, .. } = self;
+        let (_, session) = stream.get_ref();
+        let own = session.peer_certificates().and_then(|chain| chain.first());
+        let peer = Peer { address, certificate: own.map(|der| tls::fingerprint(der)) };
+        let builder = http_builder(session.alpn_protocol() == Some(tls::ALPN[0]), limits);
+        let asked = Arc::new(AtomicBool::new(false));
+        let heard = asked.clone();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            heard.store(true, Ordering::Relaxed);
+            request.extensions_mut().insert(peer);
+            let router = router.clone();
+            async move { Ok::<_, Infallible>(answer(router, request).await) }
+        });
+        let http = builder.serve_connection(TokioIo::new(stream), service).into_owned();
+        let mut http = pin!(watcher.watch(http));
+        let outcome = match timeout(limits.first_request, &mut http).await {
+            Ok(outcome) => outcome,
+            // hyper has no limit of its own on the first bytes of a connection.
+            Err(_) if !asked.load(Ordering::Relaxed) => {
+                return debug!(peer = %address, "A peer was silent after its TLS handshake.");
+            }
+            Err(_) if peer.certificate.is_none() => match timeout(limits.stranger, &mut http).await {
+                Ok(outcome) => outcome,
+                Err(_) => return debug!(peer = %address, "A peer without a certificate stayed too long."),
+            },
+            Err(_) => http.await,
+        };
+        if let Err(error) = outcome {
+            debug!(peer = %address, %error, "A connection ended with an error.");
+        }
+    }
+}
+
+async fn answer(router: Router, request: Request<Incoming>) -> http::Response<axum::body::Body> {
+    match router.oneshot(request).await {
+        Ok(response) => response,
+        Err(impossible) => match impossible {},
+    }
+}
+
+/// The version is the one agreed on in the handshake: hyper's own detection waits for the first
+/// bytes without a limit.
+fn http_builder(http2: bool, limits: Limits) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    // Without a timer hyper's limits and keep-alives do nothing.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.idle);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(limits.idle / 3)
+        .keep_alive_timeout(limits.idle / 3)
+        .max_concurrent_streams(16)
+        .max_header_list_size(16 << 10);
+    if http2 { builder.http2_only() } else { builder.http1_only() }
+}
+
+/// Runs when dropped, whichever way its owner ends.
+struct OnDrop<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnDrop<F> {
+    fn drop(&mut self) {
+        (self.0)();
+    }
+}

@@ -1,0 +1,64 @@
+//! What was just committed, for whoever is looking now. Not a way to keep data: a subscriber that
+//! falls behind loses the oldest and is told so, and asks the store for the rest.
+
+use std::sync::Arc;
+
+use forebay_protocols::reading::PointId;
+use tokio::sync::broadcast;
+
+use crate::store::{AgentKey, PointKey, Timed};
+
+/// Batches a slow subscriber may be behind. Bounds the memory of the feed: at most this many
+/// batches are kept for its sake.
+const DEPTH: usize = 128;
+
+/// One committed batch.
+#[derive(Debug)]
+pub struct Committed {
+    /// Whose.
+    pub agent: AgentKey,
+    /// What the dictionary numbers in `readings` mean (and maybe some more).
+    pub points: Vec<(PointId, PointKey)>,
+    /// Sorted by (point, time).
+    pub readings: Arc<Vec<Timed>>,
+    /// Older than the agent's live lane.
+    pub backlog: bool,
+}
+
+/// What a subscriber reads from.
+pub type Subscription = broadcast::Receiver<Arc<Committed>>;
+
+/// The feed: cheap to clone, shared by ingest (publishes) and the API (subscribes).
+#[derive(Clone, Debug)]
+pub struct Feed {
+    sender: broadcast::Sender<Arc<Committed>>,
+}
+
+impl Feed {
+    /// A feed nobody looks at yet.
+    pub fn new() -> Self {
+        Self { sender: broadcast::Sender::new(DEPTH) }
+    }
+
+    /// Is anybody looking? While nobody is, publishing costs nothing.
+    pub fn watched(&self) -> bool {
+        self.sender.receiver_count() > 0
+    }
+
+    /// Shows a batch to all subscribers. Call it after the commit, never before.
+    pub fn publish(&self, committed: Committed) {
+        // An error means that nobody is looking.
+        let _ = self.sender.send(Arc::new(committed));
+    }
+
+    /// Everything committed from now on.
+    pub fn subscribe(&self) -> Subscription {
+        self.sender.subscribe()
+    }
+}
+
+impl Default for Feed {
+    fn default() -> Self {
+        Self::new()
+    }
+}

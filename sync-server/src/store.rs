@@ -1,0 +1,360 @@
+//! Where the server keeps everything: one trait, two backends (`sqlite`, `timescale`), one
+//! conformance suite (`tests/store_conformance.rs`). It promises that a batch is stored exactly once,
+//! that what `ingest` returned survives a power cut, and that both backends answer alike.
+//!
+//! Exactly-once is kept per batch, not per reading: each epoch has the set of its committed
+//! sequences, updated in the transaction that stores the readings.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use forebay_protocols::reading::{DataType, Point, PointId, PointKind, Quality, Value};
+use forebay_protocols::sync::batch::{Epoch, Sequence};
+use forebay_protocols::sync::wire;
+
+mod buckets;
+mod plan;
+mod ranges;
+mod sieve;
+mod sqlite;
+mod timescale;
+mod words;
+
+/// Opens the configured store, makes or migrates its schema, and leaves it ready.
+///
+/// Several servers may open one database at once. [`StoreError::Away`] means that the database
+/// cannot be reached now: try again later.
+pub async fn open(config: &forebay_config::server::Store) -> Result<Arc<dyn Store>, StoreError> {
+    match config {
+        forebay_config::server::Store::Sqlite { path } => Ok(Arc::new(sqlite::Sqlite::open(path).await?)),
+        forebay_config::server::Store::Postgres { url, connections } => {
+            Ok(Arc::new(timescale::Timescale::open(url, *connections).await?))
+        }
+    }
+}
+
+/// What the server needs of a database.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// "SQLite 3.50 at /path", "TimescaleDB 2.19 (Apache edition) on PostgreSQL 17": for people.
+    fn describe(&self) -> String;
+
+    /// Is the database there and answering?
+    async fn ready(&self) -> Result<(), StoreError>;
+
+    /// All deliveries in ONE transaction; on error none of them happened. Same order back.
+    ///
+    /// A batch that the database refuses for its content is set aside alone, and does not hinder the
+    /// others. Readings before 2000 or ten years ahead of `received` count as stored and are kept in
+    /// quarantine, where queries do not look. NUL in text is kept as U+FFFD.
+    async fn ingest(&self, deliveries: Vec<Delivery>) -> Result<Vec<Receipt>, StoreError>;
+
+    /// All agents, by site and gateway.
+    async fn fleet(&self) -> Result<Vec<AgentRow>, StoreError>;
+
+    /// Points by key, ascending, at most `most` above `after`. `search` is a part of
+    /// "device/name unit" in any case; empty finds all.
+    async fn points(
+        &self,
+        agent: Option<AgentKey>,
+        search: &str,
+        after: Option<PointKey>,
+        most: usize,
+    ) -> Result<Vec<PointRow>, StoreError>;
+
+    /// By points, in the order asked; buckets aligned to multiples of step since 1970.
+    async fn query(&self, query: &Query) -> Result<Vec<(PointKey, Vec<Bucket>)>, StoreError>;
+
+    /// Gaps that touch `from..to`, by beginning. `Gap::point` holds the point's *key* here (0: the
+    /// whole gateway), because dictionary numbers mean nothing outside their epoch.
+    async fn gaps(
+        &self,
+        agent: Option<AgentKey>,
+        from: Micros,
+        to: Micros,
+        most: usize,
+    ) -> Result<Vec<(AgentKey, wire::Gap)>, StoreError>;
+
+    /// Keeps a new join token.
+    async fn add_token(&self, token: NewToken) -> Result<(), StoreError>;
+
+    /// Uses the token up by one if it is valid, in the same transaction that makes or finds the agent
+    /// and stores its certificate. An agent that was revoked is welcome again with this certificate;
+    /// its earlier ones stay revoked.
+    async fn join(
+        &self,
+        secret_hash: [u8; 32],
+        site: &str,
+        gateway: &str,
+        certificate: [u8; 32],
+        valid_until: Micros,
+        now: Micros,
+    ) -> Result<(TokenVerdict, Option<AgentKey>), StoreError>;
+
+    /// A look without use: lets the server refuse before it signs.
+    async fn token(&self, secret_hash: [u8; 32], now: Micros) -> Result<TokenVerdict, StoreError>;
+
+    /// Adds a certificate. The ones before stay good until they expire: the agent may never get the
+    /// answer that holds the new one. Refused for an agent that is unknown or revoked.
+    async fn renew(
+        &self,
+        agent: AgentKey,
+        certificate: [u8; 32],
+        valid_until: Micros,
+    ) -> Result<(), StoreError>;
+
+    /// Whose certificate this is (SHA-256 of its DER). Says nothing of its dates.
+    async fn standing(&self, certificate: [u8; 32]) -> Result<Standing, StoreError>;
+
+    /// Revokes the agent with all the certificates it has now.
+    async fn revoke(&self, agent: AgentKey) -> Result<(), StoreError>;
+}
+
+/// Why a store did not do what it was asked, by what the caller can do.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Out of reach for now: answer 503, try again.
+    #[error("the database is out of reach: {0}")]
+    Away(String),
+    /// The database refused: a person must look.
+    #[error("the database refused: {0}")]
+    Refused(String),
+}
+
+/// The store's number of an agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct AgentKey(pub i64);
+
+/// The store's number of a point (of its path).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PointKey(pub i64);
+
+/// Microseconds since 1970 UTC.
+pub type Micros = i64;
+
+/// One agent's request, decoded, ready for one transaction.
+#[derive(Clone, Debug)]
+pub struct Delivery {
+    /// Who sent it.
+    pub agent: AgentKey,
+    /// The life of the buffer it comes from.
+    pub epoch: Epoch,
+    /// New dictionary entries, ascending, without holes.
+    pub dictionary: Vec<(PointId, Arc<Point>)>,
+    /// The batches, in any order.
+    pub batches: Vec<Arrived>,
+    /// Gap records; known ones are skipped by their number.
+    pub gaps: Vec<wire::Gap>,
+    /// How the gateway is.
+    pub report: Option<wire::Report>,
+    /// The server's time.
+    pub received: Micros,
+}
+
+/// One batch of a delivery.
+#[derive(Clone, Debug)]
+pub struct Arrived {
+    /// Its number in the epoch.
+    pub sequence: Sequence,
+    /// The highest point number its readings may use.
+    pub dictionary_revision: PointId,
+    /// What is in it.
+    pub content: Content,
+}
+
+/// What a batch turned out to be.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// Sorted by (point, time). Shared with the live feed.
+    Readings(Arc<Vec<Timed>>),
+    /// Did not decode: bytes kept aside with the reason.
+    SetAside {
+        /// The batch as it arrived.
+        bytes: Bytes,
+        /// Plain words.
+        why: String,
+    },
+}
+
+/// A reading in wall time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Timed {
+    /// The point's number in the epoch's dictionary.
+    pub point: PointId,
+    /// When it was taken.
+    pub time: Micros,
+    /// What was measured.
+    pub value: Option<Value>,
+    /// How far to trust it.
+    pub quality: Quality,
+}
+
+/// What the transaction did with one delivery.
+#[derive(Clone, Debug, Default)]
+pub struct Receipt {
+    /// (sequence, verdict), verdict = COMMITTED | DUPLICATE | SET_ASIDE. Empty when `dictionary_missing`.
+    pub verdicts: Vec<(Sequence, wire::sync_answer::Verdict)>,
+    /// Highest dictionary number known without a hole, after this delivery.
+    pub dictionary_revision: u32,
+    /// True: a batch needs more dictionary than known; nothing of this delivery's batches was taken.
+    pub dictionary_missing: bool,
+    /// Highest gap number the store has.
+    pub gaps_known: u64,
+    /// Keys of the points used by this delivery's committed batches: (dictionary number, key).
+    pub points: Vec<(PointId, PointKey)>,
+}
+
+/// An agent as the fleet page shows it.
+#[derive(Clone, Debug)]
+pub struct AgentRow {
+    /// The store's number of it.
+    pub key: AgentKey,
+    /// Where it stands.
+    pub site: String,
+    /// Its name there.
+    pub gateway: String,
+    /// When it first joined.
+    pub joined: Micros,
+    /// When its last delivery was received.
+    pub last_seen: Option<Micros>,
+    /// Was it revoked, and has not joined again since?
+    pub revoked: bool,
+    /// SHA-256 of the current certificate's DER; until when it is valid.
+    pub certificate: Option<([u8; 32], Micros)>,
+    /// The last report.
+    pub report: Option<wire::Report>,
+    /// Readings stored since the agent joined.
+    pub stored: u64,
+    /// Batches committed since the agent joined.
+    pub committed_batches: u64,
+    /// Batches set aside since the agent joined.
+    pub set_aside: u64,
+    /// The epoch of the last delivery.
+    pub epoch: Option<Epoch>,
+}
+
+/// A point with its newest reading.
+#[derive(Clone, Debug)]
+pub struct PointRow {
+    /// The store's number of it.
+    pub key: PointKey,
+    /// Whose it is.
+    pub agent: AgentKey,
+    /// The agent's site.
+    pub site: String,
+    /// The agent's gateway.
+    pub gateway: String,
+    /// The device's name.
+    pub device: String,
+    /// The point's name.
+    pub name: String,
+    /// Unit of measure, or empty.
+    pub unit: String,
+    /// How values behave over time.
+    pub kind: PointKind,
+    /// What the values are.
+    pub data_type: DataType,
+    /// The newest reading.
+    pub latest: Option<Latest>,
+}
+
+/// The newest reading of a point, by its time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Latest {
+    /// When it was taken.
+    pub time: Micros,
+    /// What was measured.
+    pub value: Option<Value>,
+    /// How far to trust it.
+    pub quality: Quality,
+}
+
+/// What a chart asks for.
+#[derive(Clone, Debug)]
+pub struct Query {
+    /// The points, answered in this order.
+    pub points: Vec<PointKey>,
+    /// The first moment, inside.
+    pub from: Micros,
+    /// The last moment, outside.
+    pub to: Micros,
+    /// Length of a bucket. Zero: every reading.
+    pub step: Micros,
+    /// The most rows per point; the earliest are kept.
+    pub most: usize,
+}
+
+/// One row of an answer: a reading (count 1) or a bucket.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Bucket {
+    /// The reading's time, or the bucket's beginning.
+    pub time: Micros,
+    /// Readings inside, of any quality.
+    pub count: u64,
+    /// Readings of good quality inside.
+    pub good: u64,
+    /// Smallest number. Only finite numbers of good or uncertain quality count here.
+    pub min: Option<f64>,
+    /// Largest number, counted alike.
+    pub max: Option<f64>,
+    /// Mean number, counted alike.
+    pub mean: Option<f64>,
+    /// Of a bucket: the earliest value of good or uncertain quality. Of a reading: its value.
+    pub first: Option<Value>,
+    /// The latest value, counted alike.
+    pub last: Option<Value>,
+    /// The worst quality inside.
+    pub quality: Quality,
+}
+
+/// A join token to keep.
+#[derive(Clone, Debug)]
+pub struct NewToken {
+    /// SHA-256 of its secret.
+    pub secret_hash: [u8; 32],
+    /// The moment from which it is no longer good.
+    pub expires: Micros,
+    /// How often it may be used.
+    pub uses: u32,
+    /// What it was made for.
+    pub note: String,
+    /// When it was made.
+    pub created: Micros,
+}
+
+/// What a join token is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenVerdict {
+    /// Good for one join more, at least.
+    Valid,
+    /// Never heard of.
+    Unknown,
+    /// Too old.
+    Expired,
+    /// Used as often as it may be.
+    UsedUp,
+}
+
+impl TokenVerdict {
+    /// The verdict on a token as it is kept, or on none.
+    fn of(kept: Option<(Micros, i64)>, now: Micros) -> Self {
+        match kept {
+            None => Self::Unknown,
+            Some((expires, _)) if expires <= now => Self::Expired,
+            Some((_, uses_left)) if uses_left <= 0 => Self::UsedUp,
+            Some(_) => Self::Valid,
+        }
+    }
+}
+
+/// What a certificate says of its holder.
+#[derive(Clone, Debug)]
+pub enum Standing {
+    /// One of ours.
+    Known(AgentRow),
+    /// Was one of ours.
+    Revoked(AgentRow),
+    /// Never heard of.
+    Unknown,
+}

@@ -1,0 +1,261 @@
+//! The store in one SQLite file: the default, without anything to install. One thread writes and two
+//! read, each with its own connection; calls wait for them on bounded channels. Write-ahead log with
+//! `synchronous = full`: what was committed survives a power cut.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use forebay_protocols::sync::wire;
+use rusqlite::{Connection, ErrorCode};
+use tokio::sync::{mpsc, oneshot};
+
+use super::plan::Fault;
+use super::{
+    AgentKey, AgentRow, Bucket, Delivery, Micros, NewToken, PointKey, PointRow, Query, Receipt, Standing,
+    Store, StoreError, TokenVerdict,
+};
+
+mod identity;
+mod ingest;
+mod read;
+mod schema;
+mod values;
+
+/// Calls that may wait for a thread; the next one waits for a place.
+const WAITING: usize = 64;
+/// How long to wait for another process that is writing.
+const BUSY: Duration = Duration::from_secs(10);
+
+/// One file and the threads that own its connections.
+pub struct Sqlite {
+    path: PathBuf,
+    writer: Desk,
+    readers: Desk,
+}
+
+impl Sqlite {
+    /// Opens or makes the file, and brings its schema up to date.
+    pub async fn open(path: &Path) -> Result<Self, StoreError> {
+        let path = path.to_path_buf();
+        let (answer, opened) = oneshot::channel();
+        // Migrations may take long: not on a thread of the runtime.
+        let opening = thread::Builder::new()
+            .name("sqlite-open".into())
+            .spawn(move || {
+                // Nobody waits for the answer any more: then nobody needs the store.
+                let _ = answer.send(Self::open_here(path));
+            })
+            .map_err(|error| StoreError::Refused(format!("cannot start a thread: {error}")))?;
+        let opened = opened.await;
+        if opening.join().is_err() {
+            return Err(StoreError::Refused("opening SQLite panicked".into()));
+        }
+        opened.unwrap_or_else(|_| Err(StoreError::Refused("opening SQLite came to no end".into())))
+    }
+
+    fn open_here(path: PathBuf) -> Result<Self, StoreError> {
+        let named = |error: StoreError| match error {
+            StoreError::Away(words) => StoreError::Away(format!("{}: {words}", path.display())),
+            StoreError::Refused(words) => StoreError::Refused(format!("{}: {words}", path.display())),
+        };
+        schema::prepare(&path).map_err(named)?;
+        let connect = || connect(&path).map_err(named);
+        let writer = Desk::open("sqlite-writer", vec![connect()?])?;
+        let readers = Desk::open("sqlite-reader", vec![connect()?, connect()?])?;
+        Ok(Self { path, writer, readers })
+    }
+}
+
+/// A connection with the settings that hold for each.
+fn connect(path: &Path) -> Result<Connection, StoreError> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(BUSY)?;
+    connection.pragma_update(None, "journal_mode", "wal")?;
+    connection.pragma_update(None, "synchronous", "full")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "cache_size", -16_384)?;
+    connection.set_prepared_statement_cache_capacity(64);
+    Ok(connection)
+}
+
+/// Makes the file with a mode of its own before SQLite does it with the umask's, and makes its name
+/// durable: SQLite syncs the file, not the folder it is new in.
+fn make_file(path: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    if !path.exists() {
+        fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?.sync_all()?;
+        fs::File::open(folder)?.sync_all()?;
+    }
+    Ok(())
+}
+
+type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+
+/// Threads that take jobs from one queue. Dropping the desk ends them after the job in hand.
+struct Desk {
+    jobs: Option<mpsc::Sender<Job>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Desk {
+    fn open(name: &str, connections: Vec<Connection>) -> Result<Self, StoreError> {
+        let (jobs, queue) = mpsc::channel::<Job>(WAITING);
+        let queue = Arc::new(Mutex::new(queue));
+        let mut threads = Vec::new();
+        for mut connection in connections {
+            let queue = queue.clone();
+            let work = move || {
+                loop {
+                    // The lock is held while waiting for a job, not while doing it.
+                    let job = queue.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+                    let Some(job) = job else { break };
+                    job(&mut connection);
+                }
+            };
+            let thread = thread::Builder::new().name(name.into()).spawn(work);
+            threads.push(
+                thread.map_err(|error| StoreError::Refused(format!("cannot start a thread: {error}")))?,
+            );
+        }
+        Ok(Self { jobs: Some(jobs), threads })
+    }
+
+    /// Has `job` done on one of the threads. Dropped before it is answered, the job is done all the
+    /// same: a transaction that nobody heard of is a duplicate when it comes again.
+    async fn ask<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let ended = |_| StoreError::Refused("the thread of SQLite has ended; restart the server".into());
+        let (answer, answered) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            let _ = answer.send(job(connection));
+        });
+        let jobs = self.jobs.as_ref().ok_or(()).map_err(ended)?;
+        jobs.send(job).await.map_err(|_| ended(()))?;
+        answered.await.map_err(|_| ended(()))?
+    }
+}
+
+impl Drop for Desk {
+    fn drop(&mut self) {
+        self.jobs = None;
+        for thread in self.threads.drain(..) {
+            // One that panicked has nothing left to say.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Sqlite {
+    fn describe(&self) -> String {
+        format!("SQLite {} at {}", rusqlite::version(), self.path.display())
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        let ask = |on: &mut Connection| Ok(on.query_row("select count(*) from join_tokens", [], |_| Ok(()))?);
+        self.readers.ask(ask).await
+    }
+
+    async fn ingest(&self, deliveries: Vec<Delivery>) -> Result<Vec<Receipt>, StoreError> {
+        self.writer.ask(move |on| ingest::ingest(on, &deliveries)).await
+    }
+
+    async fn fleet(&self) -> Result<Vec<AgentRow>, StoreError> {
+        self.readers.ask(|on| read::fleet(on)).await
+    }
+
+    async fn points(
+        &self,
+        agent: Option<AgentKey>,
+        search: &str,
+        after: Option<PointKey>,
+        most: usize,
+    ) -> Result<Vec<PointRow>, StoreError> {
+        let search = search.to_string();
+        self.readers.ask(move |on| read::points(on, agent, &search, after, most)).await
+    }
+
+    async fn query(&self, query: &Query) -> Result<Vec<(PointKey, Vec<Bucket>)>, StoreError> {
+        let query = query.clone();
+        self.readers.ask(move |on| read::query(on, &query)).await
+    }
+
+    async fn gaps(
+        &self,
+        agent: Option<AgentKey>,
+        from: Micros,
+        to: Micros,
+        most: usize,
+    ) -> Result<Vec<(AgentKey, wire::Gap)>, StoreError> {
+        self.readers.ask(move |on| read::gaps(on, agent, from, to, most)).await
+    }
+
+    async fn add_token(&self, token: NewToken) -> Result<(), StoreError> {
+        self.writer.ask(move |on| identity::add_token(on, &token)).await
+    }
+
+    async fn join(
+        &self,
+        secret_hash: [u8; 32],
+        site: &str,
+        gateway: &str,
+        certificate: [u8; 32],
+        valid_until: Micros,
+        now: Micros,
+    ) -> Result<(TokenVerdict, Option<AgentKey>), StoreError> {
+        let (site, gateway) = (site.to_string(), gateway.to_string());
+        let joining = identity::Joining { secret_hash, site, gateway, certificate, valid_until, now };
+        self.writer.ask(move |on| identity::join(on, &joining)).await
+    }
+
+    async fn token(&self, secret_hash: [u8; 32], now: Micros) -> Result<TokenVerdict, StoreError> {
+        self.readers.ask(move |on| identity::token(on, secret_hash, now)).await
+    }
+
+    async fn renew(
+        &self,
+        agent: AgentKey,
+        certificate: [u8; 32],
+        valid_until: Micros,
+    ) -> Result<(), StoreError> {
+        self.writer.ask(move |on| identity::renew(on, agent, certificate, valid_until)).await
+    }
+
+    async fn standing(&self, certificate: [u8; 32]) -> Result<Standing, StoreError> {
+        self.readers.ask(move |on| identity::standing(on, certificate)).await
+    }
+
+    async fn revoke(&self, agent: AgentKey) -> Result<(), StoreError> {
+        self.writer.ask(move |on| identity::revoke(on, agent)).await
+    }
+}
+
+impl From<rusqlite::Error> for Fault {
+    fn from(error: rusqlite::Error) -> Self {
+        let words = error.to_string();
+        match error.sqlite_error_code() {
+            Some(ErrorCode::ConstraintViolation | ErrorCode::TooBig | ErrorCode::TypeMismatch) => {
+                Self::Content(words)
+            }
+            // Another process is writing for long, or the disk is full: both pass.
+            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::DiskFull) => {
+                Self::Store(StoreError::Away(words))
+            }
+            _ => Self::Store(StoreError::Refused(words)),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        Fault::from(error).into()
+    }
+}

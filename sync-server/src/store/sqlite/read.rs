@@ -1,0 +1,138 @@
+//! What people ask for: fleet, points, readings, gaps.
+
+use forebay_protocols::sync::batch::Epoch;
+use forebay_protocols::sync::wire;
+use prost::Message;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::super::buckets::Buckets;
+use super::super::{
+    AgentKey, AgentRow, Bucket, Latest, Micros, PointKey, PointRow, Query, StoreError, sieve, words,
+};
+use super::values::{quality, value};
+
+const AGENTS: &str = "select a.agent, site, gateway, joined, last_seen, a.revoked, \
+                      c.fingerprint, c.valid_until, \
+                      report, stored, committed_batches, set_aside, epoch from agents a \
+                      left join certificates c on c.certificate = \
+                      (select max(certificate) from certificates where agent = a.agent)";
+
+pub fn fleet(on: &Connection) -> Result<Vec<AgentRow>, StoreError> {
+    let mut statement = on.prepare_cached(&format!("{AGENTS} order by site, gateway, a.agent"))?;
+    let rows = statement.query_map([], agent_row)?.collect::<Result<_, _>>()?;
+    Ok(rows)
+}
+
+pub fn agent(on: &Connection, agent: AgentKey) -> Result<Option<AgentRow>, StoreError> {
+    let mut statement = on.prepare_cached(&format!("{AGENTS} where a.agent = ?"))?;
+    Ok(statement.query_row([agent.0], agent_row).optional()?)
+}
+
+fn agent_row(row: &Row<'_>) -> rusqlite::Result<AgentRow> {
+    let fingerprint: Option<Vec<u8>> = row.get(6)?;
+    let report: Option<Vec<u8>> = row.get(8)?;
+    let epoch: Option<Vec<u8>> = row.get(12)?;
+    Ok(AgentRow {
+        key: AgentKey(row.get(0)?),
+        site: row.get(1)?,
+        gateway: row.get(2)?,
+        joined: row.get(3)?,
+        last_seen: row.get(4)?,
+        revoked: row.get(5)?,
+        certificate: fingerprint.and_then(|bytes| bytes.try_into().ok()).zip(row.get(7)?),
+        // A report of a form we cannot read is as good as none.
+        report: report.and_then(|bytes| wire::Report::decode(bytes.as_slice()).ok()),
+        stored: row.get::<_, i64>(9)? as u64,
+        committed_batches: row.get::<_, i64>(10)? as u64,
+        set_aside: row.get::<_, i64>(11)? as u64,
+        epoch: epoch.and_then(|bytes| bytes.try_into().ok()).map(Epoch),
+    })
+}
+
+pub fn points(
+    on: &Connection,
+    agent: Option<AgentKey>,
+    search: &str,
+    after: Option<PointKey>,
+    most: usize,
+) -> Result<Vec<PointRow>, StoreError> {
+    let sql = "select p.point, p.agent, site, gateway, device, name, unit, kind, data_type, \
+               l.time, l.quality, l.value \
+               from points p join agents a on a.agent = p.agent left join latest l on l.point = p.point \
+               where (?1 is null or p.agent = ?1) and instr(p.search, ?2) > 0 and p.point > ?3 \
+               order by p.point limit ?4";
+    let search = sieve::text(search).to_lowercase();
+    let (agent, after) = (agent.map(|agent| agent.0), after.map_or(i64::MIN, |after| after.0));
+    let mut statement = on.prepare_cached(sql)?;
+    let rows = statement.query_map(params![agent, search, after, limit(most)], |row| {
+        let time: Option<Micros> = row.get(9)?;
+        let latest = match time {
+            Some(time) => {
+                Some(Latest { time, quality: quality(row.get(10)?), value: value(row.get_ref(11)?) })
+            }
+            None => None,
+        };
+        Ok(PointRow {
+            key: PointKey(row.get(0)?),
+            agent: AgentKey(row.get(1)?),
+            site: row.get(2)?,
+            gateway: row.get(3)?,
+            device: row.get(4)?,
+            name: row.get(5)?,
+            unit: row.get(6)?,
+            kind: words::kind(row.get_ref(7)?.as_str()?),
+            data_type: words::data_type(row.get_ref(8)?.as_str()?),
+            latest,
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+pub fn query(on: &Connection, query: &Query) -> Result<Vec<(PointKey, Vec<Bucket>)>, StoreError> {
+    let sql =
+        "select time, quality, value from readings where point = ? and time >= ? and time < ? order by time";
+    let mut statement = on.prepare_cached(sql)?;
+    let mut answer = Vec::with_capacity(query.points.len());
+    for &key in &query.points {
+        let mut buckets = Buckets::new(query.step, query.most);
+        let mut rows = statement.query(params![key.0, query.from, query.to])?;
+        while let Some(row) = rows.next()? {
+            if !buckets.add(row.get(0)?, value(row.get_ref(2)?), quality(row.get(1)?)) {
+                break;
+            }
+        }
+        answer.push((key, buckets.finish()));
+    }
+    Ok(answer)
+}
+
+pub fn gaps(
+    on: &Connection,
+    agent: Option<AgentKey>,
+    from: Micros,
+    to: Micros,
+    most: usize,
+) -> Result<Vec<(AgentKey, wire::Gap)>, StoreError> {
+    let sql = "select e.agent, g.number, coalesce(d.point, 0), from_time, to_time, count, reason from gaps g \
+               join epochs e on e.epoch_key = g.epoch_key \
+               left join dictionary d on d.epoch_key = g.epoch_key and d.number = g.entry \
+               where (?1 is null or e.agent = ?1) and from_time < ?3 and to_time >= ?2 \
+               order by from_time, e.agent, g.number limit ?4";
+    let mut statement = on.prepare_cached(sql)?;
+    let rows = statement.query_map(params![agent.map(|agent| agent.0), from, to, limit(most)], |row| {
+        let gap = wire::Gap {
+            number: row.get::<_, i64>(1)? as u64,
+            point: row.get(2)?,
+            from_us: row.get(3)?,
+            to_us: row.get(4)?,
+            count: row.get::<_, i64>(5)? as u64,
+            reason: row.get(6)?,
+        };
+        Ok((AgentKey(row.get(0)?), gap))
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn limit(most: usize) -> i64 {
+    i64::try_from(most).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,206 @@
+//! The store in PostgreSQL, with TimescaleDB where it can be had. Any number of servers may share one
+//! database: every writer of an agent's rows locks the agent first, in ascending order. Nothing is
+//! kept in memory between calls, so it recovers by itself when the database comes back.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use deadpool_postgres::{Client, Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod};
+use forebay_config::units::Secret;
+use forebay_protocols::sync::wire;
+use tokio::time::timeout;
+use tokio_postgres::error::SqlState;
+
+use super::plan::Fault;
+use super::{
+    AgentKey, AgentRow, Bucket, Delivery, Micros, NewToken, PointKey, PointRow, Query, Receipt, Standing,
+    Store, StoreError, TokenVerdict,
+};
+
+mod identity;
+mod ingest;
+mod read;
+mod schema;
+mod url;
+mod values;
+
+/// How long a connection, or a free place in the pool, may take.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long one call may take before the database counts as away.
+const CALL: Duration = Duration::from_secs(60);
+/// Told to every connection, so that the database gives up before we do and leaves no lock behind.
+const SESSION: &str = "set timezone = 'UTC'; set statement_timeout = '50s'; set lock_timeout = '20s'; \
+                       set idle_in_transaction_session_timeout = '50s'";
+
+/// A pool of connections to one database.
+pub struct Timescale {
+    pool: Pool,
+    words: String,
+}
+
+impl Timescale {
+    /// Connects, brings the schema up to date, and finds out what the database can do.
+    pub async fn open(url: &Secret, connections: usize) -> Result<Self, StoreError> {
+        let (mut config, tls) = url::parse(url)?;
+        config.connect_timeout(CONNECT).tcp_user_timeout(Duration::from_secs(30));
+        if config.get_application_name().is_none() {
+            config.application_name("forebay-server");
+        }
+        let recycling = ManagerConfig { recycling_method: RecyclingMethod::Verified };
+        let manager = match tls {
+            Some(tls) => Manager::from_config(config, tls, recycling),
+            None => Manager::from_config(config, tokio_postgres::NoTls, recycling),
+        };
+        let pool = Pool::builder(manager)
+            // Making the schema needs two at once.
+            .max_size(connections.max(2))
+            .runtime(deadpool_postgres::Runtime::Tokio1)
+            .wait_timeout(Some(CONNECT))
+            .create_timeout(Some(CONNECT))
+            .recycle_timeout(Some(CONNECT))
+            .post_create(Hook::async_fn(|client, _| {
+                Box::pin(async move { client.batch_execute(SESSION).await.map_err(HookError::Backend) })
+            }))
+            .build()
+            .map_err(|error| StoreError::Refused(format!("cannot make the connection pool: {error}")))?;
+        let words = limited(schema::prepare(&pool)).await?;
+        Ok(Self { pool, words })
+    }
+
+    async fn client(&self) -> Result<Client, StoreError> {
+        Ok(self.pool.get().await?)
+    }
+}
+
+/// Every wait has an end. A connection given up in the middle of an answer goes back to the pool, which
+/// verifies it within a time limit before anybody gets it.
+async fn limited<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    timeout(CALL, call)
+        .await
+        .unwrap_or_else(|_| Err(StoreError::Away(format!("no answer within {} s", CALL.as_secs()))))
+}
+
+#[async_trait]
+impl Store for Timescale {
+    fn describe(&self) -> String {
+        self.words.clone()
+    }
+
+    async fn ready(&self) -> Result<(), StoreError> {
+        limited(async { Ok(self.client().await?.batch_execute("select 1").await?) }).await
+    }
+
+    async fn ingest(&self, deliveries: Vec<Delivery>) -> Result<Vec<Receipt>, StoreError> {
+        limited(async { ingest::ingest(&mut self.client().await?, &deliveries).await }).await
+    }
+
+    async fn fleet(&self) -> Result<Vec<AgentRow>, StoreError> {
+        limited(async { read::fleet(&self.client().await?).await }).await
+    }
+
+    async fn points(
+        &self,
+        agent: Option<AgentKey>,
+        search: &str,
+        after: Option<PointKey>,
+        most: usize,
+    ) -> Result<Vec<PointRow>, StoreError> {
+        limited(async { read::points(&self.client().await?, agent, search, after, most).await }).await
+    }
+
+    async fn query(&self, query: &Query) -> Result<Vec<(PointKey, Vec<Bucket>)>, StoreError> {
+        limited(async { read::query(&self.client().await?, query).await }).await
+    }
+
+    async fn gaps(
+        &self,
+        agent: Option<AgentKey>,
+        from: Micros,
+        to: Micros,
+        most: usize,
+    ) -> Result<Vec<(AgentKey, wire::Gap)>, StoreError> {
+        limited(async { read::gaps(&self.client().await?, agent, from, to, most).await }).await
+    }
+
+    async fn add_token(&self, token: NewToken) -> Result<(), StoreError> {
+        limited(async { identity::add_token(&self.client().await?, token).await }).await
+    }
+
+    async fn join(
+        &self,
+        secret_hash: [u8; 32],
+        site: &str,
+        gateway: &str,
+        certificate: [u8; 32],
+        valid_until: Micros,
+        now: Micros,
+    ) -> Result<(TokenVerdict, Option<AgentKey>), StoreError> {
+        let joining = identity::Joining { secret_hash, site, gateway, certificate, valid_until, now };
+        limited(async { identity::join(&mut self.client().await?, joining).await }).await
+    }
+
+    async fn token(&self, secret_hash: [u8; 32], now: Micros) -> Result<TokenVerdict, StoreError> {
+        limited(async { identity::token(&self.client().await?, secret_hash, now).await }).await
+    }
+
+    async fn renew(
+        &self,
+        agent: AgentKey,
+        certificate: [u8; 32],
+        valid_until: Micros,
+    ) -> Result<(), StoreError> {
+        limited(async { identity::renew(&self.client().await?, agent, certificate, valid_until).await }).await
+    }
+
+    async fn standing(&self, certificate: [u8; 32]) -> Result<Standing, StoreError> {
+        limited(async { identity::standing(&self.client().await?, certificate).await }).await
+    }
+
+    async fn revoke(&self, agent: AgentKey) -> Result<(), StoreError> {
+        limited(async { identity::revoke(&mut self.client().await?, agent).await }).await
+    }
+}
+
+impl From<tokio_postgres::Error> for Fault {
+    fn from(error: tokio_postgres::Error) -> Self {
+        let Some(refusal) = error.as_db_error() else {
+            // Without a word from the database: the connection, unless it was our own mistake.
+            let source = std::error::Error::source(&error);
+            let words = source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+            return Self::Store(match error.is_closed() || source.is_none_or(|s| s.is::<std::io::Error>()) {
+                true => StoreError::Away(words),
+                false => StoreError::Refused(words),
+            });
+        };
+        let code = refusal.code();
+        let words = format!("{} (SQLSTATE {})", refusal.message(), code.code());
+        match code.code().get(..2) {
+            // Data exception, integrity, the same row twice, a limit of the program.
+            Some("22" | "23" | "21" | "54") => Self::Content(words),
+            // Connection, resources, the operator's or a deadlock's doing: it passes.
+            Some("08" | "53" | "57" | "40") => Self::Store(StoreError::Away(words)),
+            _ if *code == SqlState::LOCK_NOT_AVAILABLE
+                || *code == SqlState::READ_ONLY_SQL_TRANSACTION
+                || *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT =>
+            {
+                Self::Store(StoreError::Away(words))
+            }
+            _ => Self::Store(StoreError::Refused(words)),
+        }
+    }
+}
+
+impl From<tokio_postgres::Error> for StoreError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Fault::from(error).into()
+    }
+}
+
+impl From<PoolError> for StoreError {
+    fn from(error: PoolError) -> Self {
+        match error {
+            PoolError::Backend(error) | PoolError::PostCreateHook(HookError::Backend(error)) => error.into(),
+            error => Self::Away(error.to_string()),
+        }
+    }
+}

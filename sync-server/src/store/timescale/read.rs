@@ -1,0 +1,210 @@
+//! What people ask for: fleet, points, readings, gaps.
+
+use std::pin::pin;
+
+use deadpool_postgres::Client;
+use forebay_protocols::reading::Value;
+use forebay_protocols::sync::batch::Epoch;
+use forebay_protocols::sync::wire;
+use futures::TryStreamExt;
+use prost::Message;
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use super::super::buckets::Buckets;
+use super::super::plan::Fault;
+use super::super::{
+    AgentKey, AgentRow, Bucket, Latest, Micros, PointKey, PointRow, Query, StoreError, words,
+};
+use super::values::{Moment, quality, value};
+
+const AGENTS: &str = "select a.agent, site, gateway, joined, last_seen, a.revoked, \
+                      c.fingerprint, c.valid_until, \
+                      report, stored, committed_batches, set_aside, epoch from agents a \
+                      left join lateral (select fingerprint, valid_until from certificates c \
+                      where c.agent = a.agent order by certificate desc limit 1) c on true";
+
+pub async fn fleet(client: &Client) -> Result<Vec<AgentRow>, StoreError> {
+    let sql = format!("{AGENTS} order by site, gateway, a.agent");
+    client.query(&sql, &[]).await?.iter().map(agent_row).collect()
+}
+
+pub async fn agent(client: &Client, agent: AgentKey) -> Result<Option<AgentRow>, StoreError> {
+    let statement = client.prepare_cached(&format!("{AGENTS} where a.agent = $1")).await?;
+    client.query_opt(&statement, &[&agent.0]).await?.as_ref().map(agent_row).transpose()
+}
+
+fn agent_row(row: &Row) -> Result<AgentRow, StoreError> {
+    let fingerprint: Option<&[u8]> = row.try_get(6)?;
+    let until: Option<Moment> = row.try_get(7)?;
+    let report: Option<&[u8]> = row.try_get(8)?;
+    let epoch: Option<&[u8]> = row.try_get(12)?;
+    Ok(AgentRow {
+        key: AgentKey(row.try_get(0)?),
+        site: row.try_get(1)?,
+        gateway: row.try_get(2)?,
+        joined: row.try_get::<_, Moment>(3)?.0,
+        last_seen: row.try_get::<_, Option<Moment>>(4)?.map(|moment| moment.0),
+        revoked: row.try_get(5)?,
+        certificate: fingerprint.and_then(|bytes| bytes.try_into().ok()).zip(until.map(|until| until.0)),
+        // A report of a form we cannot read is as good as none.
+        report: report.and_then(|bytes| wire::Report::decode(bytes).ok()),
+        stored: row.try_get::<_, i64>(9)? as u64,
+        committed_batches: row.try_get::<_, i64>(10)? as u64,
+        set_aside: row.try_get::<_, i64>(11)? as u64,
+        epoch: epoch.and_then(|bytes| bytes.try_into().ok()).map(Epoch),
+    })
+}
+
+pub async fn points(
+    client: &Client,
+    agent: Option<AgentKey>,
+    search: &str,
+    after: Option<PointKey>,
+    most: usize,
+) -> Result<Vec<PointRow>, StoreError> {
+    let sql = "select p.point, p.agent, site, gateway, device, name, unit, kind, data_type, \
+               l.time, l.quality, l.value, l.whole, l.state, l.text \
+               from points p join agents a on a.agent = p.agent left join latest l on l.point = p.point \
+               where ($1::bigint is null or p.agent = $1) and strpos(p.search, $2) > 0 \
+               and p.point > $3::bigint order by p.point limit $4";
+    // No text holds a NUL, and PostgreSQL would refuse to look for one.
+    let search = super::super::sieve::text(search).to_lowercase();
+    let (agent, after, most) = (agent.map(|a| a.0), after.map_or(i64::MIN, |a| a.0), limit(most));
+    let mut points = Vec::new();
+    for row in client.query(sql, &[&agent, &search, &after, &most]).await? {
+        let time: Option<Moment> = row.try_get(9)?;
+        let latest = match time {
+            Some(Moment(time)) => {
+                Some(Latest { time, quality: quality(row.try_get(10)?), value: value(&row, 11)? })
+            }
+            None => None,
+        };
+        points.push(PointRow {
+            key: PointKey(row.try_get::<_, i32>(0)?.into()),
+            agent: AgentKey(row.try_get(1)?),
+            site: row.try_get(2)?,
+            gateway: row.try_get(3)?,
+            device: row.try_get(4)?,
+            name: row.try_get(5)?,
+            unit: row.try_get(6)?,
+            kind: words::kind(row.try_get(7)?),
+            data_type: words::data_type(row.try_get(8)?),
+            latest,
+        });
+    }
+    Ok(points)
+}
+
+pub async fn query(client: &Client, query: &Query) -> Result<Vec<(PointKey, Vec<Bucket>)>, StoreError> {
+    let mut answer = Vec::with_capacity(query.points.len());
+    for &key in &query.points {
+        let rows = match i32::try_from(key.0) {
+            Ok(point) if query.step > 0 => match buckets(client, point, query).await {
+                // A sum beyond the largest float: the long way has no such limit.
+                Err(Fault::Content(_)) => readings(client, point, query).await?,
+                rows => rows?,
+            },
+            Ok(point) => readings(client, point, query).await?,
+            Err(_) => Vec::new(),
+        };
+        answer.push((key, rows));
+    }
+    Ok(answer)
+}
+
+/// Reading by reading, without holding more than the answer.
+async fn readings(client: &Client, point: i32, query: &Query) -> Result<Vec<Bucket>, StoreError> {
+    let sql = "select time, quality, value, whole, state, text from readings \
+               where point = $1 and time >= $2 and time < $3 order by time limit $4";
+    let statement = client.prepare_cached(sql).await?;
+    let most = if query.step > 0 { i64::MAX } else { limit(query.most) };
+    let (from, to) = (Moment(query.from), Moment(query.to));
+    let with: [&(dyn ToSql + Sync); 4] = [&point, &from, &to, &most];
+    let mut rows = pin!(client.query_raw(&statement, with).await?);
+    let mut buckets = Buckets::new(query.step, query.most);
+    while let Some(row) = rows.try_next().await? {
+        if !buckets.add(row.try_get::<_, Moment>(0)?.0, value(&row, 2)?, quality(row.try_get(1)?)) {
+            break;
+        }
+    }
+    Ok(buckets.finish())
+}
+
+/// The same buckets as `Buckets` makes, made where the readings are. Of the first and last value only
+/// the time is gathered; the index then leads to the value.
+async fn buckets(client: &Client, point: i32, query: &Query) -> Result<Vec<Bucket>, Fault> {
+    let sql = "with reading as (select time, quality, \
+                 quality < 128 and num_nonnulls(value, whole, state, text) > 0 as usable, \
+                 coalesce(value, whole::float8, state::int::float8) as number \
+                 from readings where point = $1 and time >= $2 and time < $3), \
+               weighed as (select time, quality, usable, case when usable \
+                 and number between -1.7976931348623157e308 and 1.7976931348623157e308 \
+                 then number end as number \
+                 from reading), \
+               bucket as (select \
+                 date_bin($4::bigint * interval '1 microsecond', time, timestamptz 'epoch') as begin, \
+                 count(*) as count, count(*) filter (where quality < 64) as good, max(quality) as quality, \
+                 min(number) as min, max(number) as max, sum(number) / nullif(count(number), 0) as mean, \
+                 min(time) filter (where usable) as first, max(time) filter (where usable) as last \
+                 from weighed group by 1 order by 1 limit $5) \
+               select begin, count, good, b.quality, min, max, mean, \
+                 f.value, f.whole, f.state, f.text, l.value, l.whole, l.state, l.text from bucket b \
+               left join lateral (select value, whole, state, text from readings r \
+                 where r.point = $1 and r.time = b.first and quality < 128 \
+                 and num_nonnulls(value, whole, state, text) > 0 limit 1) f on true \
+               left join lateral (select value, whole, state, text from readings r \
+                 where r.point = $1 and r.time = b.last and quality < 128 \
+                 and num_nonnulls(value, whole, state, text) > 0 limit 1) l on true \
+               order by begin";
+    let statement = client.prepare_cached(sql).await?;
+    let (from, to, most) = (Moment(query.from), Moment(query.to), limit(query.most));
+    let mut buckets = Vec::new();
+    for row in client.query(&statement, &[&point, &from, &to, &query.step, &most]).await? {
+        let first: Option<Value> = value(&row, 7)?;
+        buckets.push(Bucket {
+            time: row.try_get::<_, Moment>(0)?.0,
+            count: row.try_get::<_, i64>(1)? as u64,
+            good: row.try_get::<_, i64>(2)? as u64,
+            quality: quality(row.try_get(3)?),
+            min: row.try_get(4)?,
+            max: row.try_get(5)?,
+            mean: row.try_get(6)?,
+            first,
+            last: value(&row, 11)?,
+        });
+    }
+    Ok(buckets)
+}
+
+pub async fn gaps(
+    client: &Client,
+    agent: Option<AgentKey>,
+    from: Micros,
+    to: Micros,
+    most: usize,
+) -> Result<Vec<(AgentKey, wire::Gap)>, StoreError> {
+    let sql = "select e.agent, g.number, coalesce(d.point, 0), from_time, to_time, count, reason from gaps g \
+               join epochs e on e.epoch_key = g.epoch_key \
+               left join dictionary d on d.epoch_key = g.epoch_key and d.number = g.entry \
+               where ($1::bigint is null or e.agent = $1) and from_time < $3 and to_time >= $2 \
+               order by from_time, e.agent, g.number limit $4";
+    let (agent, most) = (agent.map(|agent| agent.0), limit(most));
+    let mut gaps = Vec::new();
+    for row in client.query(sql, &[&agent, &Moment(from), &Moment(to), &most]).await? {
+        let gap = wire::Gap {
+            number: row.try_get::<_, i64>(1)? as u64,
+            point: row.try_get::<_, i32>(2)? as u32,
+            from_us: row.try_get::<_, Moment>(3)?.0,
+            to_us: row.try_get::<_, Moment>(4)?.0,
+            count: row.try_get::<_, i64>(5)? as u64,
+            reason: row.try_get(6)?,
+        };
+        gaps.push((AgentKey(row.try_get(0)?), gap));
+    }
+    Ok(gaps)
+}
+
+fn limit(most: usize) -> i64 {
+    i64::try_from(most).unwrap_or(i64::MAX)
+}

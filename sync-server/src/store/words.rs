@@ -1,0 +1,32 @@
+//! The words in which kinds and types stand in the database, read back. A word of a newer server
+//! reads as the widest meaning, so that an older one keeps working beside it.
+
+use forebay_protocols::reading::{DataType, PointKind};
+
+/// The kind of a word of [`PointKind::word`].
+pub fn kind(word: &str) -> PointKind {
+    [PointKind::Counter, PointKind::State].into_iter().find(|kind| kind.word() == word).unwrap_or_default()
+}
+
+/// The type of a word of [`DataType::word`].
+pub fn data_type(word: &str) -> DataType {
+    [DataType::Integer, DataType::Boolean, DataType::Text]
+        .into_iter()
+        .find(|data_type| data_type.word() == word)
+        .unwrap_or(DataType::Float)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_read_back_as_what_they_were_written_for() {
+        for of in [PointKind::Gauge, PointKind::Counter, PointKind::State] {
+            assert_eq!(kind(of.word()), of);
+        }
+        for of in [DataType::Float, DataType::Integer, DataType::Boolean, DataType::Text] {
+            assert_eq!(data_type(of.word()), of);
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! The server's metrics: their names, in one place, and the handles that count. Names are API.
+//!
+//! One [`Telemetry`] per server, passed to whoever counts; nothing global, so that several
+//! servers can live in one test process.
+
+use std::time::Duration;
+
+use forebay_protocols::sync::problem::Kind;
+use forebay_protocols::sync::wire::sync_answer::Verdict;
+use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
+
+const CONNECTIONS: &str = "forebay_server_connections";
+const CONNECTIONS_REFUSED: &str = "forebay_server_connections_refused_total";
+const HANDSHAKES_FAILED: &str = "forebay_server_handshakes_failed_total";
+const REQUESTS_REFUSED: &str = "forebay_server_requests_refused_total";
+const BATCHES: &str = "forebay_server_batches_total";
+const READINGS_STORED: &str = "forebay_server_readings_stored_total";
+const COMMIT_SECONDS: &str = "forebay_server_commit_seconds";
+const COMMIT_DELIVERIES: &str = "forebay_server_commit_deliveries";
+const JOINS: &str = "forebay_server_joins_total";
+const READY: &str = "forebay_server_store_ready";
+
+const METADATA: Metadata<'_> = Metadata::new("forebay", Level::INFO, None);
+
+/// Everything the server counts.
+pub struct Telemetry {
+    recorder: PrometheusRecorder,
+    /// Agent connections open now.
+    pub connections: Gauge,
+    /// Connections closed at once because too many were open.
+    pub connections_refused: Counter,
+    /// TLS handshakes that failed or took too long.
+    pub handshakes_failed: Counter,
+    /// Readings committed to the database.
+    pub readings_stored: Counter,
+    /// Gateways that joined or renewed.
+    pub joins: Counter,
+    /// Deliveries that shared one transaction.
+    commit_deliveries: Histogram,
+    commit_seconds: Histogram,
+    ready: Gauge,
+}
+
+impl Telemetry {
+    /// Fresh counters, all at zero.
+    pub fn new() -> Self {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let counter = |name: &'static str, words: &'static str| {
+            recorder.describe_counter(name.into(), Some(Unit::Count), words.into());
+            recorder.register_counter(&Key::from_static_name(name), &METADATA)
+        };
+        let gauge = |name: &'static str, words: &'static str| {
+            recorder.describe_gauge(name.into(), None, words.into());
+            recorder.register_gauge(&Key::from_static_name(name), &METADATA)
+        };
+        let histogram = |name: &'static str, words: &'static str| {
+            recorder.describe_histogram(name.into(), None, words.into());
+            recorder.register_histogram(&Key::from_static_name(name), &METADATA)
+        };
+        recorder.describe_counter(
+            REQUESTS_REFUSED.into(),
+            None,
+            "Requests refused, by kind of problem.".into(),
+        );
+        recorder.describe_counter(BATCHES.into(), None, "Batches answered, by verdict.".into());
+        Self {
+            connections: gauge(CONNECTIONS, "Agent connections open now."),
+            connections_refused: counter(
+                CONNECTIONS_REFUSED,
+                "Connections closed at once because too many were open.",
+            ),
+            handshakes_failed: counter(HANDSHAKES_FAILED, "TLS handshakes that failed or took too long."),
+            readings_stored: counter(READINGS_STORED, "Readings committed to the database."),
+            joins: counter(JOINS, "Certificates given to gateways that joined or renewed."),
+            commit_deliveries: histogram(COMMIT_DELIVERIES, "Deliveries that shared one transaction."),
+            commit_seconds: histogram(COMMIT_SECONDS, "Seconds a transaction took."),
+            ready: gauge(READY, "1 while the database answers, 0 while it does not."),
+            recorder,
+        }
+    }
+
+    /// A request was answered with a problem.
+    pub fn refused(&self, kind: Kind) {
+        self.labelled(REQUESTS_REFUSED, "kind", kind.slug()).increment(1);
+    }
+
+    /// A batch got its verdict.
+    pub fn verdict(&self, verdict: Verdict) {
+        let word = match verdict {
+            Verdict::Committed => "committed",
+            Verdict::Duplicate => "duplicate",
+            Verdict::SetAside => "set_aside",
+            Verdict::Retry | Verdict::Unspecified => "retry",
+        };
+        self.labelled(BATCHES, "verdict", word).increment(1);
+    }
+
+    /// A transaction of so many deliveries ended, well or not.
+    pub fn transaction(&self, deliveries: usize, took: Duration) {
+        self.commit_deliveries.record(deliveries as f64);
+        self.commit_seconds.record(took.as_secs_f64());
+    }
+
+    /// The database answers, or does not.
+    pub fn store_ready(&self, ready: bool) {
+        self.ready.set(if ready { 1.0 } else { 0.0 });
+    }
+
+    /// All metrics in Prometheus' text format.
+    pub fn render(&self) -> String {
+        let handle = self.recorder.handle();
+        // Histograms pile up raw values between upkeeps.
+        handle.run_upkeep();
+        handle.render()
+    }
+
+    /// To be called now and then when nobody scrapes, so that histograms stay small.
+    pub fn upkeep(&self) {
+        self.recorder.handle().run_upkeep();
+    }
+
+    fn labelled(&self, name: &'static str, label: &'static str, value: &'static str) -> Counter {
+        let key = Key::from_parts(name, vec![Label::from_static_parts(label, value)]);
+        self.recorder.register_counter(&key, &METADATA)
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl std::fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Telemetry")
+    }
+}

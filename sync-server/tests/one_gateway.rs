@@ -1,0 +1,174 @@
+//! One gateway's way through the whole server, with the real codec and a real SQLite file: a join
+//! string is made, a gateway joins with it, its batches are in the database, once.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on must stop there")]
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use forebay_config::agent::Log;
+use forebay_config::server::{Server, Store as StoreConfig, Sync, Web};
+use forebay_protocols::boot_time::{BootTime, wall_micros, wall_offset_micros};
+use forebay_protocols::reading::{DataType, Point, PointId, PointKind, Quality, Reading, Stamp, Value};
+use forebay_protocols::sync::batch::{Boot, Encoder, Epoch, Head, Sequence};
+use forebay_protocols::sync::join::{JoinString, TokenSecret};
+use forebay_protocols::sync::tls::{self, FreshKey, Identity};
+use forebay_protocols::sync::wire::{self, sync_answer::Verdict};
+use forebay_server::app::App;
+use forebay_server::store::{self, NewToken, Query, Store};
+use http::{Request, header};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use prost::Message;
+use rustls::ClientConfig;
+use rustls::pki_types::CertificateDer;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+
+const EPOCH: Epoch = Epoch([42; 16]);
+
+fn config(state: &Path) -> Server {
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    Server {
+        state_dir: state.to_owned(),
+        store: StoreConfig::Sqlite { path: state.join("forebay.db") },
+        sync: Sync { listen, ..Sync::default() },
+        web: Web { listen },
+        log: Log::default(),
+    }
+}
+
+async fn post(tls: Arc<ClientConfig>, server: &str, path: &str, message: &impl Message) -> (u16, Bytes) {
+    let tcp = TcpStream::connect(server).await.unwrap();
+    let stream = TlsConnector::from(tls).connect(tls::server_name(server).unwrap(), tcp).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let body = Full::new(Bytes::from(message.encode_to_vec()));
+    let request = Request::post(path).header(header::HOST, server).body(body).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    let said = (response.status().as_u16(), response.into_body().collect().await.unwrap().to_bytes());
+    connection.abort();
+    said
+}
+
+/// A plain HTTP/1.1 configuration for this test's client.
+fn http1(tls: Arc<ClientConfig>) -> Arc<ClientConfig> {
+    let mut tls = ClientConfig::clone(&tls);
+    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Arc::new(tls)
+}
+
+async fn join(string: &JoinString) -> Identity {
+    let key = FreshKey::generate().unwrap();
+    let request = wire::JoinRequest {
+        secret: string.secret.to_text(),
+        site: "north".into(),
+        gateway: "gw-1".into(),
+        csr: key.request("north/gw-1").unwrap().into(),
+        version: "test".into(),
+    };
+    let tls = tls::pinned_client_config(string.ca_pin, tls::EARLIEST_TIME).unwrap();
+    let (status, body) = post(tls, &string.address, "/v1/join", &request).await;
+    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+    let answer = wire::JoinAnswer::decode(body).unwrap();
+    let mut chain: Vec<_> = answer.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+    let ca = chain.pop().unwrap();
+    Identity { server: string.address.clone(), ca, chain, key: key.into_der() }
+}
+
+/// Ten readings of one point, a second apart.
+fn batch(sequence: u64) -> Bytes {
+    let now = BootTime::now().0;
+    let mut readings: Vec<Reading> = (0..10)
+        .map(|n| Reading {
+            point: PointId(1),
+            stamp: Stamp::boot(BootTime(now - n * 1_000_000)),
+            value: Some(Value::Float(20.5 + n as f64)),
+            quality: Quality::Good,
+        })
+        .collect();
+    let boot = Boot { counter: 1, id: [1; 8], wall_offset_us: wall_offset_micros(), synchronised: true };
+    Encoder::new().encode(&Head { epoch: EPOCH, sequence: Sequence(sequence), boot }, &mut readings).bytes
+}
+
+fn request(sequences: &[u64]) -> wire::SyncRequest {
+    let point = Point {
+        device: "boiler".into(),
+        name: "temperature".into(),
+        unit: "°C".into(),
+        kind: PointKind::Gauge,
+        data_type: DataType::Float,
+    };
+    wire::SyncRequest {
+        epoch: Bytes::copy_from_slice(&EPOCH.0),
+        dictionary: vec![wire::DictionaryEntry::new(PointId(1), &point)],
+        batches: sequences
+            .iter()
+            .map(|sequence| wire::SentBatch { batch: batch(*sequence), ..Default::default() })
+            .collect(),
+        report: Some(wire::Report { version: "test".into(), wall_us: wall_micros(), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+async fn sync(identity: &Identity, request: &wire::SyncRequest) -> Vec<(u64, Verdict)> {
+    let tls = http1(tls::client_config(identity, tls::EARLIEST_TIME).unwrap());
+    let (status, body) = post(tls, &identity.server, "/v1/batches", request).await;
+    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
+    let answer = wire::SyncAnswer::decode(body).unwrap();
+    answer.outcomes.iter().map(|outcome| (outcome.sequence, outcome.verdict())).collect()
+}
+
+async fn stored(store: &dyn Store) -> usize {
+    let points = store.points(None, "", None, 10).await.unwrap();
+    let points = points.iter().map(|point| point.key).collect();
+    let now = wall_micros();
+    let query = Query { points, from: now - 3_600_000_000, to: now + 60_000_000, step: 0, most: 1_000 };
+    store.query(&query).await.unwrap().iter().map(|(_, rows)| rows.len()).sum()
+}
+
+#[tokio::test]
+async fn a_gateways_readings_are_in_the_database_once() {
+    tls::install_provider();
+    let state = tempfile::tempdir().unwrap();
+    let config = config(state.path());
+    let store = store::open(&config.store).await.unwrap();
+    let app = App::build(config, store.clone(), forebay_server::ingest::decoder).await.unwrap();
+    let secret = TokenSecret::random().unwrap();
+    let (created, secret_hash) = (wall_micros(), secret.hash());
+    let expires = created + 60_000_000;
+    store.add_token(NewToken { secret_hash, expires, uses: 1, note: "".into(), created }).await.unwrap();
+    let address = app.sync_address().unwrap().to_string();
+    let string = JoinString { address, ca_pin: app.authority().pin(), secret };
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(app.run(stop.clone()));
+
+    let identity = join(&string).await;
+    let committed = |sequence| (sequence, Verdict::Committed);
+    assert_eq!(sync(&identity, &request(&[1, 2])).await, [committed(1), committed(2)]);
+    // The answer was lost: sent again, together with something new.
+    assert_eq!(sync(&identity, &request(&[2, 3])).await, [(2, Verdict::Duplicate), committed(3)]);
+    assert_eq!(stored(&*store).await, 30);
+
+    // Renewed: the new certificate works.
+    let key = FreshKey::generate().unwrap();
+    let renewal = wire::JoinRequest { csr: key.request("gw").unwrap().into(), ..Default::default() };
+    let tls = http1(tls::client_config(&identity, tls::EARLIEST_TIME).unwrap());
+    let (status, body) = post(tls, &identity.server, "/v1/renew", &renewal).await;
+    assert_eq!(status, 200);
+    let own = CertificateDer::from(wire::JoinAnswer::decode(body).unwrap().chain[0].to_vec());
+    let renewed = Identity { chain: vec![own], key: key.into_der(), ..identity.clone() };
+    assert_eq!(sync(&renewed, &request(&[4])).await, [committed(4)]);
+    // So does the former one: had the answer been lost, the gateway would hold nothing else.
+    assert_eq!(sync(&identity, &request(&[5])).await, [committed(5)]);
+
+    let fleet = store.fleet().await.unwrap();
+    assert_eq!((fleet.len(), fleet[0].stored, fleet[0].gateway.as_str()), (1, 50, "gw-1"));
+    stop.cancel();
+    timeout(Duration::from_secs(20), running).await.unwrap().unwrap().unwrap();
+}
