@@ -1,1 +1,14 @@
-//! x
+//! A plant on a desk: simulated devices with scriptable faults, a lossy link, and our own programs
+//! run on them. The demo and the system tests use the same parts.
+
+pub mod http;
+pub mod ledger;
+pub mod lossy_link;
+pub mod modbus;
+pub mod mqtt;
+pub mod opcua;
+pub mod plant;
+pub mod process;
+pub mod pty;
+pub mod signals;
+pub mod site;

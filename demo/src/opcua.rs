@@ -1,0 +1,252 @@
+//! A simulated OPC UA server: sixty signals of twelve machines that move each second.
+//!
+//! Speaks without security and with Basic256Sha256 (SignAndEncrypt), lets in anybody or the user
+//! `demo` with the password `demo`. What real servers do to a client can be asked of it: another
+//! place for its namespace after a restart, a host name that nobody can resolve, few sessions.
+
+mod signals;
+
+use std::fmt::Write as _;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, anyhow};
+use opcua::crypto::SecurityPolicy;
+use opcua::server::address_space::VariableBuilder;
+use opcua::server::diagnostics::NamespaceMetadata;
+use opcua::server::node_manager::memory::{SimpleNodeManager, simple_node_manager};
+use opcua::server::{ANONYMOUS_USER_TOKEN_ID, ServerBuilder, ServerHandle, ServerUserToken};
+use opcua::types::{DataValue, MessageSecurityMode, NodeId};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+
+use self::signals::{MACHINES, Signal};
+
+/// The namespace of the plant's nodes.
+pub const NAMESPACE: &str = "urn:forebay:demo:plant";
+/// User name and password that are let in, besides anonymous clients.
+pub const USER: (&str, &str) = ("demo", "demo");
+
+/// How the server is to behave.
+#[derive(Clone, Debug)]
+pub struct PlantOptions {
+    /// Where to listen. Port 0, the default, is any free port of loopback.
+    pub address: SocketAddr,
+    /// Folder of the server's key and certificate, made there if missing (so start the first
+    /// plant of a folder alone). Default: a new one that goes with the plant.
+    pub pki_dir: Option<PathBuf>,
+    /// The host name in the server's endpoints. Default: the address.
+    pub advertised_host: Option<String>,
+    /// Foreign namespaces before the plant's own: its index moves by as many.
+    pub namespaces_before: usize,
+    /// The most sessions at a time. Default 20.
+    pub max_sessions: usize,
+    /// Time between two updates of the values. Default 1 s.
+    pub tick: Duration,
+}
+
+impl Default for PlantOptions {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            pki_dir: None,
+            advertised_host: None,
+            namespaces_before: 0,
+            max_sessions: 20,
+            tick: Duration::from_secs(1),
+        }
+    }
+}
+
+/// A running server. Dropped, it ends at once, like a server that loses power.
+pub struct OpcUaPlant {
+    address: SocketAddr,
+    nodes: Arc<SimpleNodeManager>,
+    namespace: u16,
+    shutdown: CancellationToken,
+    /// The server and its signals: end on `shutdown`, or with this value.
+    tasks: JoinSet<()>,
+    _pki: Option<tempfile::TempDir>,
+}
+
+impl OpcUaPlant {
+    /// Starts a server; when this returns it can be connected to. Without a key in `pki_dir` one
+    /// is made first, which takes a second or two.
+    pub async fn start(options: PlantOptions) -> Result<Self> {
+        let listener = TcpListener::bind(options.address).await.context("listen for OPC UA clients")?;
+        let address = listener.local_addr().context("listen for OPC UA clients")?;
+        let own_pki = match options.pki_dir {
+            Some(_) => None,
+            None => Some(tempfile::tempdir().context("make a folder for the server's key")?),
+        };
+        let pki_dir = match (&options.pki_dir, &own_pki) {
+            (Some(path), _) => path.clone(),
+            (None, Some(folder)) => folder.path().to_owned(),
+            (None, None) => return Err(anyhow!("no folder for the server's key")),
+        };
+        let shutdown = CancellationToken::new();
+        let (token, tick) = (shutdown.clone(), options.tick);
+        // Making an RSA key is no work for a task among others.
+        let build = move || builder(&options, address, pki_dir).token(token).build();
+        let (server, handle) = tokio::task::spawn_blocking(build)
+            .await
+            .context("set up the OPC UA server")?
+            .map_err(|why| anyhow!("set up the OPC UA server: {why}"))?;
+        let plant = Plant::build(handle)?;
+
+        let (nodes, namespace) = (plant.nodes.clone(), plant.namespace);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            if let Err(why) = server.run_with(listener).await {
+                tracing::error!(why, "The OPC UA server ended.");
+            }
+        });
+        tasks.spawn(plant.run(tick, shutdown.clone()));
+        Ok(Self { address, nodes, namespace, shutdown, tasks, _pki: own_pki })
+    }
+
+    /// `opc.tcp://127.0.0.1:PORT/`.
+    pub fn endpoint(&self) -> String {
+        format!("opc.tcp://{}/", self.address)
+    }
+
+    /// Where the server listens: to start another one in its place.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Configuration of a link named `name` that reads every signal, without security.
+    pub fn link_toml(&self, name: &str) -> String {
+        let mut toml = format!("[link.{name}]\n[link.{name}.opcua]\nendpoint = \"{}\"\n", self.endpoint());
+        for machine in MACHINES {
+            let _ = writeln!(toml, "\n[link.{name}.device.{}.points]", machine.name);
+            for (signal, movement, unit) in machine.signals {
+                let (data_type, kind) = movement.type_and_kind();
+                let _ = writeln!(
+                    toml,
+                    "\"{signal}\" = {{ node = \"nsu={NAMESPACE};s={}.{signal}\", type = \"{data_type}\", \
+                     kind = \"{kind}\", unit = \"{unit}\" }}",
+                    machine.name
+                );
+            }
+        }
+        toml
+    }
+
+    /// Adds a node `s=name` to the plant's namespace while it runs, as engineers do.
+    pub fn add_node(&self, name: &str, value: f64) {
+        let node = NodeId::new(self.namespace, name);
+        VariableBuilder::new(&node, name, name)
+            .data_type(opcua::types::DataTypeId::Double)
+            .value(value)
+            .organized_by(NodeId::objects_folder_id())
+            .insert(&mut *self.nodes.address_space().write());
+    }
+
+    /// Closes all connections and ends.
+    pub async fn shutdown(mut self) {
+        self.shutdown.cancel();
+        let ended = async { while self.tasks.join_next().await.is_some() {} };
+        // A client that does not go is cut off when the tasks are dropped.
+        let _ = timeout(Duration::from_secs(5), ended).await;
+    }
+}
+
+fn builder(options: &PlantOptions, address: SocketAddr, pki_dir: PathBuf) -> ServerBuilder {
+    let host = options.advertised_host.clone().unwrap_or_else(|| address.ip().to_string());
+    let users = [ANONYMOUS_USER_TOKEN_ID, USER.0];
+    let mut builder = ServerBuilder::new()
+        .application_name("Forebay demo plant")
+        .application_uri("urn:forebay:demo")
+        .product_uri("urn:forebay:demo")
+        .host(host)
+        .port(address.port())
+        .pki_dir(pki_dir)
+        .create_sample_keypair(true)
+        .trust_client_certs(true)
+        .max_sessions(options.max_sessions)
+        .subscription_poll_interval_ms(50)
+        .discovery_urls(vec!["/".to_owned()])
+        .add_user_token(USER.0, ServerUserToken::user_pass(USER.0, USER.1))
+        .add_endpoint("none", ("/", SecurityPolicy::None, MessageSecurityMode::None, &users as &[&str]))
+        .add_endpoint(
+            "secure",
+            ("/", SecurityPolicy::Basic256Sha256, MessageSecurityMode::SignAndEncrypt, &users as &[&str]),
+        );
+    for index in 0..options.namespaces_before {
+        builder = builder.with_node_manager(namespace(&format!("urn:forebay:demo:other:{index}")));
+    }
+    builder.with_node_manager(namespace(NAMESPACE))
+}
+
+fn namespace(uri: &str) -> impl opcua::server::node_manager::NodeManagerBuilder + 'static {
+    let metadata = NamespaceMetadata { namespace_uri: uri.to_owned(), ..NamespaceMetadata::default() };
+    simple_node_manager(metadata, uri)
+}
+
+/// The plant's nodes in the server.
+struct Plant {
+    handle: ServerHandle,
+    nodes: Arc<SimpleNodeManager>,
+    namespace: u16,
+    signals: Vec<(NodeId, Signal)>,
+}
+
+impl Plant {
+    fn build(handle: ServerHandle) -> Result<Self> {
+        let namespace = handle.get_namespace_index(NAMESPACE).context("find the plant's namespace")?;
+        let nodes = handle
+            .node_managers()
+            .get_by_name::<SimpleNodeManager>(NAMESPACE)
+            .context("find the plant's nodes")?;
+        let mut plant = Self { handle, nodes, namespace, signals: Vec::new() };
+        let space = plant.nodes.address_space().clone();
+        let mut space = space.write();
+        let seconds = seconds();
+        for machine in MACHINES {
+            let folder = NodeId::new(namespace, machine.name);
+            space.add_folder(&folder, machine.name, machine.name, &NodeId::objects_folder_id());
+            for (name, signal, _) in machine.signals {
+                let node = NodeId::new(namespace, format!("{}.{name}", machine.name));
+                let seed = plant.signals.len() as u64;
+                VariableBuilder::new(&node, *name, *name)
+                    .data_type(signal.data_type())
+                    .value(signal.at(seconds, seed))
+                    .organized_by(&folder)
+                    .insert(&mut *space);
+                plant.signals.push((node, *signal));
+            }
+        }
+        drop(space);
+        Ok(plant)
+    }
+
+    async fn run(self, tick: Duration, shutdown: CancellationToken) {
+        let mut ticks = interval(tick);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = shutdown.cancelled() => return,
+            }
+            let seconds = seconds();
+            let values = self.signals.iter().enumerate().map(|(seed, (node, signal))| {
+                (node, None, DataValue::new_now(signal.at(seconds, seed as u64)))
+            });
+            if let Err(status) = self.nodes.set_values(self.handle.subscriptions(), values) {
+                tracing::error!(%status, "The plant's values cannot be set.");
+                return;
+            }
+        }
+    }
+}
+
+/// Seconds since midnight of some day: small enough for floats, and the same after a restart.
+fn seconds() -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since.as_secs_f64() % 86_400.0
+}

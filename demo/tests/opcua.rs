@@ -1,0 +1,385 @@
+//! The OPC UA driver against the simulated server, over loopback.
+
+#![expect(clippy::unwrap_used, clippy::panic, reason = "in a test file a panic is a failed test")]
+
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use forebay_config::field::{
+    DataType, Link, OpcUa, OpcUaDevice, OpcUaPoint, OpcUaSecurity, PointKind, PointMeta, Protocol, Timestamp,
+};
+use forebay_config::units::{Name, Secret};
+use forebay_demo::opcua::{NAMESPACE, OpcUaPlant, PlantOptions, USER};
+use forebay_protocols::field::opcua::{Application, OpcUaSource};
+use forebay_protocols::field::source::{LinkFault, Sample, Source};
+use forebay_protocols::reading::{Clock, Fault, Quality, Value};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::OnceCell;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+/// Nothing here takes nearly as long, unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Keys of the server, and of us, made once for all tests of this file: RSA is slow unoptimised.
+fn keys(of: &str) -> PathBuf {
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    FOLDER.get_or_init(|| tempfile::tempdir().unwrap()).path().join(of)
+}
+
+async fn plant(change: impl FnOnce(&mut PlantOptions)) -> OpcUaPlant {
+    static KEYS_ARE_MADE: OnceCell<()> = OnceCell::const_new();
+    let make = || async {
+        let options = PlantOptions { pki_dir: Some(keys("server")), ..PlantOptions::default() };
+        OpcUaPlant::start(options).await.unwrap().shutdown().await;
+    };
+    KEYS_ARE_MADE.get_or_init(make).await;
+    let mut options = PlantOptions {
+        pki_dir: Some(keys("server")),
+        tick: Duration::from_millis(100),
+        ..PlantOptions::default()
+    };
+    change(&mut options);
+    OpcUaPlant::start(options).await.unwrap()
+}
+
+fn point(name: &str, node: &str, data_type: DataType) -> OpcUaPoint {
+    OpcUaPoint {
+        meta: PointMeta {
+            name: Name::new(name).unwrap(),
+            unit: String::new(),
+            kind: PointKind::Gauge,
+            scale: None,
+            offset: None,
+        },
+        node: node.into(),
+        data_type,
+        sampling_interval: Duration::from_millis(50),
+    }
+}
+
+fn link(endpoint: &str, change: impl FnOnce(&mut OpcUa)) -> Link {
+    let of_plant = |name: &str| format!("nsu={NAMESPACE};s={name}");
+    let mut opcua = OpcUa {
+        endpoint: endpoint.into(),
+        security: OpcUaSecurity::None,
+        user: None,
+        server_certificate: None,
+        publishing_interval: Duration::from_millis(100),
+        sampling_interval: Duration::from_millis(50),
+        queue_size: 10,
+        timestamp: Timestamp::Agent,
+        devices: vec![OpcUaDevice {
+            name: Name::new("press").unwrap(),
+            points: vec![
+                point("temp", &of_plant("Press.Temp"), DataType::Float),
+                point("strokes", &of_plant("Press.Strokes"), DataType::Integer),
+                point("guard", &of_plant("Press.Guard"), DataType::Boolean),
+                point("mode", &of_plant("Press.Mode"), DataType::Text),
+            ],
+        }],
+    };
+    change(&mut opcua);
+    Link {
+        name: Name::new("hall").unwrap(),
+        interval: Duration::from_secs(1),
+        timeout: Duration::from_secs(20),
+        backoff_max: Duration::from_millis(300),
+        protocol: Protocol::OpcUa(opcua),
+    }
+}
+
+fn source(pki_dir: &Path, link: &Link) -> OpcUaSource {
+    let application = Application {
+        pki_dir: pki_dir.to_owned(),
+        name: "Forebay test".into(),
+        uri: "urn:forebay:test:gateway".into(),
+    };
+    OpcUaSource::new(link, application).unwrap()
+}
+
+/// What arrives until every point has a sample that `enough` accepts: the last one of each point.
+async fn gather(source: &mut OpcUaSource, enough: impl Fn(&Sample) -> bool) -> Vec<Sample> {
+    let mut latest: Vec<Option<Sample>> = vec![None; source.points().len()];
+    while latest.iter().any(|sample| !sample.as_ref().is_some_and(&enough)) {
+        let harvest = timeout(PATIENCE, source.next()).await.expect("no sample came").unwrap();
+        for sample in harvest.samples {
+            let slot = sample.slot;
+            latest[slot] = Some(sample);
+        }
+    }
+    latest.into_iter().flatten().collect()
+}
+
+fn is_good(sample: &Sample) -> bool {
+    sample.quality == Quality::Good
+}
+
+fn refusal(outcome: Result<(), LinkFault>) -> String {
+    match outcome {
+        Err(LinkFault::Refused { why, .. }) => why,
+        other => panic!("expected a refusal, got {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_server_is_read_in_the_configured_types() {
+    let plant = plant(|_| {}).await;
+    let link = link(&plant.endpoint(), |_| {});
+    let mut source = source(&keys("client"), &link);
+    source.connect().await.unwrap();
+    let samples = gather(&mut source, is_good).await;
+    assert!(matches!(samples[0].value, Some(Value::Float(v)) if (50.0..80.0).contains(&v)), "{samples:?}");
+    assert!(matches!(samples[1].value, Some(Value::Integer(v)) if v >= 0), "{samples:?}");
+    assert!(matches!(samples[2].value, Some(Value::Boolean(_))), "{samples:?}");
+    assert!(matches!(&samples[3].value, Some(Value::Text(v)) if !v.is_empty()), "{samples:?}");
+    assert!(samples.iter().all(|sample| sample.stamp.clock == Clock::Boot));
+
+    // It goes on: the temperature has noise and moves with the ticks.
+    let first = samples[0].value.clone();
+    loop {
+        let harvest = timeout(PATIENCE, source.next()).await.unwrap().unwrap();
+        if harvest.samples.iter().any(|sample| sample.slot == 0 && sample.value != first) {
+            break;
+        }
+    }
+    source.close().await;
+    plant.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secured_server_lets_the_right_user_in_and_its_certificate_is_pinned() {
+    let client = tempfile::tempdir().unwrap();
+    // Its own name resolves nowhere: the address in the configuration is what counts.
+    let first = plant(|o| o.advertised_host = Some("plant.invalid".into())).await;
+    let address = first.address();
+    let secured = |o: &mut OpcUa| {
+        o.security = OpcUaSecurity::Basic256Sha256;
+        o.user = Some((USER.0.into(), Secret::new(USER.1)));
+        o.timestamp = Timestamp::Source;
+    };
+    let link = link(&first.endpoint(), secured);
+    let mut source = source(client.path(), &link);
+    source.connect().await.unwrap();
+    let samples = gather(&mut source, is_good).await;
+    let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    for sample in &samples {
+        assert_eq!(sample.stamp.clock, Clock::Device, "{sample:?}");
+        let age = wall.as_micros() as i64 - sample.stamp.micros;
+        assert!(age.abs() < 300_000_000, "{age} µs old");
+    }
+    source.close().await;
+    source.connect().await.expect("the remembered certificate is known");
+    source.close().await;
+    first.shutdown().await;
+
+    // Another server in the same place, with another key.
+    let second = plant(|o| {
+        o.address = address;
+        o.pki_dir = Some(keys("impostor"));
+    })
+    .await;
+    let why = refusal(source.connect().await);
+    assert!(why.contains("changed since the first contact") && why.contains("delete"), "{why}");
+    second.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_is_a_refusal_and_costs_the_server_no_session() {
+    let plant = plant(|o| o.max_sessions = 2).await;
+    let wrong = link(&plant.endpoint(), |o| o.user = Some((USER.0.into(), Secret::new("guess"))));
+    let mut intruder = source(&keys("client"), &wrong);
+    for _ in 0..5 {
+        let why = refusal(intruder.connect().await);
+        assert!(why.contains("`username` and `password`"), "{why}");
+        assert!(!why.contains("guess"), "{why}");
+    }
+    let right = link(&plant.endpoint(), |_| {});
+    let mut source = source(&keys("client"), &right);
+    for _ in 0..5 {
+        source.connect().await.unwrap();
+        gather(&mut source, is_good).await;
+        source.close().await;
+    }
+    plant.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_without_a_free_session_says_so() {
+    let plant = plant(|o| o.max_sessions = 1).await;
+    let link = link(&plant.endpoint(), |_| {});
+    let (mut first, mut second) = (source(&keys("client"), &link), source(&keys("client"), &link));
+    first.connect().await.unwrap();
+    let why = refusal(second.connect().await);
+    assert!(why.contains("BadTooManySessions"), "{why}");
+    first.close().await;
+    second.connect().await.unwrap();
+    second.close().await;
+    plant.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_missing_concerns_its_own_point_only() {
+    let plant = plant(|_| {}).await;
+    let link = link(&plant.endpoint(), |o| {
+        let points = &mut o.devices[0].points;
+        points.insert(0, point("gone", &format!("nsu={NAMESPACE};s=No.Such"), DataType::Float));
+        points.insert(2, point("elsewhere", "nsu=urn:nobody;s=Temp", DataType::Float));
+        points.push(point("array", "i=2255", DataType::Text));
+        points.push(point("wrong", &format!("nsu={NAMESPACE};s=Press.Mode"), DataType::Float));
+    });
+    let mut source = source(&keys("client"), &link);
+    source.connect().await.unwrap();
+    let samples = gather(&mut source, |_| true).await;
+    for (slot, quality) in [
+        (0, Quality::Bad(Fault::NotFound)),
+        (1, Quality::Good),
+        (2, Quality::Bad(Fault::NotFound)),
+        (3, Quality::Good),
+        (6, Quality::Bad(Fault::WrongType)),
+        (7, Quality::Bad(Fault::WrongType)),
+    ] {
+        assert_eq!(samples[slot].quality, quality, "slot {slot}: {samples:?}");
+    }
+    // It is asked for again from time to time (`backoff_max` is 0.3 s here): what was told stays
+    // told, until the node is there.
+    plant.add_node("No.Such", 4.5);
+    'there: loop {
+        let harvest = timeout(PATIENCE, source.next()).await.expect("the new node was not found").unwrap();
+        for sample in harvest.samples {
+            assert_ne!(sample.slot, 2, "told twice: {sample:?}");
+            if sample.slot == 0 {
+                assert_eq!((sample.value, sample.quality), (Some(Value::Float(4.5)), Quality::Good));
+                break 'there;
+            }
+        }
+    }
+    source.close().await;
+    plant.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_restart_with_other_namespace_numbers_readings_go_on() {
+    let first = plant(|_| {}).await;
+    let address = first.address();
+    let link = link(&first.endpoint(), |_| {});
+    let mut source = source(&keys("client"), &link);
+    source.connect().await.unwrap();
+    gather(&mut source, is_good).await;
+    first.shutdown().await;
+    let fault = loop {
+        match timeout(PATIENCE, source.next()).await.expect("the loss was not noticed") {
+            Ok(_) => {}
+            Err(fault) => break fault,
+        }
+    };
+    assert!(matches!(fault, LinkFault::Lost { .. }), "{fault:?}");
+    let fault = source.connect().await.unwrap_err();
+    assert!(matches!(fault, LinkFault::Unreachable { .. }), "{fault:?}");
+
+    let second = plant(|o| {
+        o.address = address;
+        o.namespaces_before = 3;
+    })
+    .await;
+    source.connect().await.unwrap();
+    gather(&mut source, is_good).await;
+    source.close().await;
+    second.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_plants_own_configuration_names_sixty_nodes_that_exist() {
+    let plant = plant(|_| {}).await;
+    let toml = plant.link_toml("hall");
+    assert!(toml.contains(&format!("endpoint = \"{}\"", plant.endpoint())));
+    let nodes: Vec<&str> =
+        toml.lines().filter_map(|line| line.split("node = \"").nth(1)?.split('"').next()).collect();
+    assert_eq!(nodes.len(), 60);
+    let link = link(&plant.endpoint(), |o| {
+        o.devices[0].points = nodes
+            .iter()
+            .enumerate()
+            .map(|(index, node)| point(&format!("p{index}"), node, DataType::Text))
+            .collect();
+    });
+    let mut source = source(&keys("client"), &link);
+    source.connect().await.unwrap();
+    gather(&mut source, is_good).await;
+    source.close().await;
+    plant.shutdown().await;
+}
+
+/// A TCP relay that can be told to stop relaying without closing anything, like a switch that
+/// lost its uplink.
+struct Relay {
+    endpoint: String,
+    stalled: tokio::sync::watch::Sender<bool>,
+    _tasks: JoinSet<()>,
+}
+
+impl Relay {
+    async fn before(plant: &OpcUaPlant) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("opc.tcp://{}/", listener.local_addr().unwrap());
+        let (stalled, told) = tokio::sync::watch::channel(false);
+        let target = plant.address();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((mut near, _)) = listener.accept().await {
+                let mut told = told.clone();
+                connections.spawn(async move {
+                    let mut far = TcpStream::connect(target).await.unwrap();
+                    tokio::select! {
+                        _ = copy_bidirectional(&mut near, &mut far) => {}
+                        () = async { drop(told.wait_for(|stalled| *stalled).await) } => std::future::pending().await,
+                    }
+                });
+            }
+        });
+        Self { endpoint, stalled, _tasks: tasks }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_falls_silent_without_closing_is_noticed() {
+    let plant = plant(|_| {}).await;
+    let relay = Relay::before(&plant).await;
+    let mut link = link(&relay.endpoint, |_| {});
+    link.timeout = Duration::from_secs(5);
+    let mut source = source(&keys("client"), &link);
+    source.connect().await.unwrap();
+    gather(&mut source, is_good).await;
+    relay.stalled.send(true).unwrap();
+    let fault = loop {
+        match timeout(PATIENCE, source.next()).await.expect("the silence was not noticed") {
+            Ok(_) => {}
+            Err(fault) => break fault,
+        }
+    };
+    assert!(matches!(fault, LinkFault::Lost { .. }), "{fault:?}");
+    // And it does not hang in the silence when it tries again.
+    let fault = timeout(PATIENCE, source.connect()).await.unwrap().unwrap_err();
+    assert!(matches!(fault, LinkFault::Unreachable { .. }), "{fault:?}");
+    plant.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_is_no_opcua_server_is_unreachable_and_nothing_worse() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let link = link(&format!("opc.tcp://{}/", listener.local_addr().unwrap()), |_| {});
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move {
+        while let Ok((mut socket, _)) = listener.accept().await {
+            let mut hello = [0; 64];
+            let _ = socket.read(&mut hello).await;
+            let _ = socket.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
+        }
+    });
+    let mut source = source(&keys("client"), &link);
+    let fault = timeout(PATIENCE, source.connect()).await.unwrap().unwrap_err();
+    assert!(matches!(fault, LinkFault::Unreachable { .. }), "{fault:?}");
+}
