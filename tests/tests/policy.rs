@@ -8,7 +8,10 @@ use std::process::Command;
 use serde_json::Value;
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the tests crate stands in the workspace").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the tests crate stands in the workspace")
+        .to_owned()
 }
 
 /// Every package of the lock file, with its licence.
@@ -21,11 +24,17 @@ fn packages() -> Vec<(String, String)> {
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let metadata: Value = serde_json::from_slice(&out.stdout).expect("JSON");
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    metadata["packages"].as_array().expect("packages").iter().map(|p| (text(&p["name"]), text(&p["license"]))).collect()
+    metadata["packages"]
+        .as_array()
+        .expect("packages")
+        .iter()
+        .map(|p| (text(&p["name"]), text(&p["license"])))
+        .collect()
 }
 
 fn policy(section: &str, key: &str) -> BTreeSet<String> {
-    let deny: toml::Table = std::fs::read_to_string(root().join("deny.toml")).expect("deny.toml").parse().expect("TOML");
+    let deny: toml::Table =
+        std::fs::read_to_string(root().join("deny.toml")).expect("deny.toml").parse().expect("TOML");
     let name = |entry: &toml::Value| entry.get("name").unwrap_or(entry).as_str().expect("a name").to_owned();
     deny[section][key].as_array().expect("a list").iter().map(name).collect()
 }
@@ -71,11 +80,14 @@ fn systemd_accepts_the_units() {
     for name in ["forebay-agent.service", "forebay-server.service"] {
         let unit = std::fs::read_to_string(root().join("systemd").join(name)).expect("the unit");
         // The programs are not installed here; everything else stands as it ships.
-        let unit = unit.replace("/usr/bin/forebay-agent", "/bin/true").replace("/usr/bin/forebay-server", "/bin/true");
+        let unit = unit
+            .replace("/usr/bin/forebay-agent", "/bin/true")
+            .replace("/usr/bin/forebay-server", "/bin/true");
         std::fs::write(folder.path().join(name), unit).expect("write");
         units.push(folder.path().join(name));
     }
-    let out = Command::new("systemd-analyze").arg("verify").args(&units).output().expect("systemd-analyze runs");
+    let out =
+        Command::new("systemd-analyze").arg("verify").args(&units).output().expect("systemd-analyze runs");
     let words = String::from_utf8_lossy(&out.stderr);
     let ours: Vec<&str> = words.lines().filter(|line| line.contains("forebay")).collect();
     assert!(out.status.success() && ours.is_empty(), "{words}");

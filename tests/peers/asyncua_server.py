@@ -1,0 +1,154 @@
+"""An OPC UA server that nobody here wrote (asyncua), for the driver to be tried against.
+
+    asyncua_server.py PORT DIR
+
+Listens on 127.0.0.1:PORT (0: any free port) without security and with Basic256Sha256, lets in
+anybody and the user `test` with the password `secret`, prints its endpoint when it is ready, and
+ends when its standard input does. DIR takes its key and certificate.
+"""
+
+import asyncio
+import datetime
+import ipaddress
+import pathlib
+import socket
+import sys
+import uuid
+
+from asyncua import Server, ua
+from asyncua.crypto.permission_rules import User, UserRole
+from asyncua.server.user_managers import UserManager
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+NAMESPACE = "urn:forebay:test"
+APPLICATION = "urn:forebay:test:asyncua"
+
+# One scalar of each type, as `s=NAME`. What cannot be a reading is here, too.
+NODES = [
+    ("Boolean", True, ua.VariantType.Boolean),
+    ("SByte", -8, ua.VariantType.SByte),
+    ("Byte", 200, ua.VariantType.Byte),
+    ("Int16", -1600, ua.VariantType.Int16),
+    ("UInt16", 65535, ua.VariantType.UInt16),
+    ("Int32", -2147483648, ua.VariantType.Int32),
+    ("UInt32", 4294967295, ua.VariantType.UInt32),
+    ("Int64", -9007199254740993, ua.VariantType.Int64),
+    ("UInt64", 9007199254740993, ua.VariantType.UInt64),
+    ("Float", 0.1, ua.VariantType.Float),
+    ("Double", 21.3, ua.VariantType.Double),
+    ("String", "Kessel läuft", ua.VariantType.String),
+    ("LocalizedText", ua.LocalizedText("Halt", "de"), ua.VariantType.LocalizedText),
+    ("Guid", uuid.UUID("72962b91-fa75-4ae6-8d28-b404dc7daf63"), ua.VariantType.Guid),
+    ("Array", [1.0, 2.0], ua.VariantType.Double),
+]
+
+
+class Users(UserManager):
+    def get_user(self, iserver, username=None, password=None, certificate=None):
+        if username is None or (username == "test" and password == "secret"):
+            return User(role=UserRole.User, name=username or "anonymous")
+        return None
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def make_certificate(folder):
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "asyncua for tests")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=30))
+        .add_extension(
+            x509.SubjectAlternativeName(
+                [
+                    x509.UniformResourceIdentifier(APPLICATION),
+                    x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+                ]
+            ),
+            critical=False,
+        )
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(
+            x509.KeyUsage(
+                digital_signature=True,
+                content_commitment=True,
+                key_encipherment=True,
+                data_encipherment=True,
+                key_agreement=False,
+                key_cert_sign=False,
+                crl_sign=False,
+                encipher_only=False,
+                decipher_only=False,
+            ),
+            critical=True,
+        )
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    key_path, certificate_path = folder / "server-key.pem", folder / "server-cert.der"
+    key_path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    certificate_path.write_bytes(certificate.public_bytes(serialization.Encoding.DER))
+    return key_path, certificate_path
+
+
+async def main():
+    port, folder = int(sys.argv[1]) or free_port(), pathlib.Path(sys.argv[2])
+    key_path, certificate_path = make_certificate(folder)
+    server = Server(user_manager=Users())
+    await server.init()
+    endpoint = f"opc.tcp://127.0.0.1:{port}/plant"
+    server.set_endpoint(endpoint)
+    await server.set_application_uri(APPLICATION)
+    await server.load_certificate(str(certificate_path))
+    await server.load_private_key(str(key_path))
+    server.set_security_policy(
+        [ua.SecurityPolicyType.NoSecurity, ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt]
+    )
+    index = await server.register_namespace(NAMESPACE)
+    folder_node = await server.nodes.objects.add_folder(index, "Scalars")
+    for name, value, kind in NODES:
+        await folder_node.add_variable(
+            ua.NodeId(name, index), ua.QualifiedName(name, index), ua.Variant(value, kind)
+        )
+    ticks = await folder_node.add_variable(
+        ua.NodeId("Ticks", index), ua.QualifiedName("Ticks", index), ua.Variant(0, ua.VariantType.UInt32)
+    )
+    sick = await folder_node.add_variable(
+        ua.NodeId("Sick", index), ua.QualifiedName("Sick", index), ua.Variant(1.5, ua.VariantType.Double)
+    )
+    await sick.write_value(
+        ua.DataValue(
+            ua.Variant(1.5, ua.VariantType.Double), ua.StatusCode(ua.StatusCodes.BadSensorFailure)
+        )
+    )
+    async with server:
+        print(endpoint, flush=True)
+        ended = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+        count = 0
+        while not ended.done():
+            await asyncio.wait({ended}, timeout=0.1)
+            count += 1
+            await ticks.write_value(ua.Variant(count, ua.VariantType.UInt32))
+
+
+asyncio.run(main())

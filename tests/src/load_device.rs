@@ -1,0 +1,79 @@
+//! A Modbus TCP device with as many registers as wanted, for load: every answer carries the number
+//! of the request, so that no two polls read the same.
+
+use std::fmt::Write as _;
+use std::net::SocketAddr;
+
+use anyhow::Result;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
+
+/// Answers function 3 for every unit and address. Ends when dropped.
+pub struct LoadDevice {
+    address: SocketAddr,
+    serving: JoinHandle<()>,
+}
+
+impl LoadDevice {
+    /// Listens on a free loopback port.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub async fn start() -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let serving = tokio::spawn(async move {
+            let mut peers = JoinSet::new();
+            while let Ok((peer, _)) = listener.accept().await {
+                peers.spawn(serve(peer));
+            }
+        });
+        Ok(Self { address, serving })
+    }
+
+    /// The `[link.load]` section for `points` registers read every `interval`, 100 to a unit.
+    pub fn link_toml(&self, points: usize, interval: &str) -> String {
+        let mut text = format!(
+            "[link.load]\ninterval = \"{interval}\"\n[link.load.modbus-tcp]\naddress = \"{}\"\n",
+            self.address
+        );
+        for unit in 0..points.div_ceil(100) {
+            let _ = write!(
+                text,
+                "[link.load.device.d{unit}]\nunit_id = {}\n[link.load.device.d{unit}.points]\n",
+                unit + 1
+            );
+            for register in 0..(points - unit * 100).min(100) {
+                let _ = writeln!(text, "p{register} = {{ address = {register} }}");
+            }
+        }
+        text
+    }
+}
+
+impl Drop for LoadDevice {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+/// Modbus Messaging on TCP/IP V1.0b, 3.1: transaction, protocol, length, unit; then function,
+/// address, count.
+async fn serve(mut peer: TcpStream) -> std::io::Result<()> {
+    let mut request = [0; 12];
+    let mut number: u16 = 0;
+    loop {
+        peer.read_exact(&mut request).await?;
+        number = number.wrapping_add(1);
+        let count = u16::from_be_bytes([request[10], request[11]]);
+        let mut answer = Vec::with_capacity(9 + 2 * usize::from(count));
+        answer.extend_from_slice(&request[..4]);
+        answer.extend_from_slice(&(3 + 2 * count).to_be_bytes());
+        answer.extend_from_slice(&[request[6], request[7], (2 * count) as u8]);
+        for register in 0..count {
+            answer.extend_from_slice(&number.wrapping_add(register).to_be_bytes());
+        }
+        peer.write_all(&answer).await?;
+    }
+}

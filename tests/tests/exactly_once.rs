@@ -1,0 +1,175 @@
+//! Promise 1 from outside: what the agent says it has reaches the database exactly once, whatever
+//! is killed or cut, on both stores.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use forebay_demo::ledger::{self, Kept, Stored};
+use forebay_demo::lossy_link::Road;
+use forebay_demo::process::Process;
+use forebay_demo::site::Site;
+use forebay_tests::load_device::LoadDevice;
+use forebay_tests::{TestDatabase, programs};
+
+/// Ends all and closes the books: the agent's own counters against rows counted in SQL.
+async fn close(site: &Site, agent: Process, server: Process) -> Result<(Kept, Stored)> {
+    drained(site, Duration::from_secs(120)).await?;
+    agent.terminate(Duration::from_secs(60)).await?;
+    server.terminate(Duration::from_secs(60)).await?;
+    let kept = ledger::kept(&site.agent_state()).await?;
+    let stored = site.database().count().await?;
+    println!("{kept:?} {stored:?}");
+    Ok((kept, stored))
+}
+
+/// Waits until hardly anything waits in the buffer.
+async fn drained(site: &Site, patience: Duration) -> Result<()> {
+    let started = Instant::now();
+    loop {
+        let backlog = site.agent_metric("forebay_agent_backlog_readings").await?;
+        if backlog < 3_000.0 {
+            return Ok(());
+        }
+        ensure!(
+            started.elapsed() < patience,
+            "{backlog} readings still wait after {patience:?}:\n{}",
+            site.log_tails()
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+fn assert_exactly_once(kept: Kept, stored: Stored) {
+    assert_eq!((kept.backlog, kept.dropped), (0, 0), "the buffer is empty and dropped nothing");
+    assert_eq!((stored.rows, stored.twice), (kept.appended, 0), "every appended reading stands once");
+}
+
+/// Random pauses from a seed that is printed and can be given again.
+struct Dice(u64);
+
+impl Dice {
+    fn new() -> Self {
+        let seed = match std::env::var("FOREBAY_TEST_SEED") {
+            Ok(text) => text.parse().expect("FOREBAY_TEST_SEED is a number"),
+            Err(_) => getrandom::u64().expect("random numbers") | 1,
+        };
+        println!("FOREBAY_TEST_SEED={seed}");
+        Self(seed)
+    }
+
+    /// xorshift64
+    fn roll(&mut self, from: u64, to: u64) -> Duration {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        Duration::from_millis(from + self.0 % (to - from))
+    }
+}
+
+/// Agent and server are killed ten times each under 2,000 readings/s.
+async fn survives_twenty_kills(store: Option<&str>) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let device = LoadDevice::start().await?;
+    let site = Site::new(folder.path(), programs()?, store, 0).await?;
+    site.configure_agent(
+        "t",
+        "kills",
+        &device.link_toml(1_000, "500ms"),
+        "[buffer]\ndurability_window = \"100ms\"",
+    )?;
+    let mut server = site.start_server().await?;
+    site.join().await?;
+    let mut agent = site.start_agent().await?;
+    let mut dice = Dice::new();
+    let mut said = 0.0_f64;
+    for kill in 0..20 {
+        tokio::time::sleep(dice.roll(200, 2_500)).await;
+        if kill % 2 == 0 {
+            let appended = site.agent_metric("forebay_agent_readings_appended_total").await?;
+            ensure!(appended >= said, "the agent said {said} were appended, and after a kill {appended}");
+            said = appended;
+            agent.kill().await.context("kill the agent")?;
+            agent = site.start_agent().await.with_context(|| format!("after kill {kill}"))?;
+        } else {
+            server.kill().await.context("kill the server")?;
+            server = site.start_server().await.with_context(|| format!("after kill {kill}"))?;
+        }
+    }
+    let (kept, stored) = close(&site, agent, server).await?;
+    assert!(kept.appended as f64 >= said, "what was said to be appended is there");
+    assert!(kept.appended > 10_000, "there was load: {kept:?}");
+    assert_exactly_once(kept, stored);
+    Ok(())
+}
+
+#[tokio::test]
+async fn twenty_kills_lose_nothing_and_double_nothing_on_sqlite() -> Result<()> {
+    survives_twenty_kills(None).await
+}
+
+#[tokio::test]
+async fn twenty_kills_lose_nothing_and_double_nothing_on_timescale() -> Result<()> {
+    let database = TestDatabase::create().await?;
+    survives_twenty_kills(Some(&database.url)).await?;
+    database.drop().await
+}
+
+/// 1,000 readings/s go on while the uplink is away; then all of it arrives, in less time than the
+/// outage lasted. `FOREBAY_TEST_OUTAGE` is its length in seconds.
+#[tokio::test]
+async fn an_outage_is_made_up_for_in_less_time_than_it_lasted() -> Result<()> {
+    let length = match std::env::var("FOREBAY_TEST_OUTAGE") {
+        Ok(seconds) => {
+            Duration::from_secs(seconds.parse().context("FOREBAY_TEST_OUTAGE is a number of seconds")?)
+        }
+        Err(_) => Duration::from_secs(30),
+    };
+    let folder = tempfile::tempdir()?;
+    let device = LoadDevice::start().await?;
+    let site = Site::new(folder.path(), programs()?, None, 0).await?;
+    site.configure_agent("t", "outage", &device.link_toml(1_000, "1s"), "[uplink]\nbackoff_max = \"5s\"")?;
+    let server = site.start_server().await?;
+    site.join().await?;
+    let agent = site.start_agent().await?;
+    drained(&site, Duration::from_secs(20)).await?;
+
+    site.road().set(Road::Cut);
+    tokio::time::sleep(length).await;
+    let backlog = site.agent_metric("forebay_agent_backlog_readings").await?;
+    ensure!(
+        backlog >= 900.0 * (length.as_secs_f64() - 3.0),
+        "the devices were read on: {backlog} readings wait"
+    );
+    let back = Instant::now();
+    site.road().set(Road::Open);
+    drained(&site, length).await?;
+    println!("outage {length:?}, backlog {backlog}, made up for in {:?}", back.elapsed());
+    println!("agent VmHWM {:?} bytes", agent.peak_memory());
+    let (kept, stored) = close(&site, agent, server).await?;
+    assert_exactly_once(kept, stored);
+    Ok(())
+}
+
+/// The server commits and its answer never arrives: the batches come again and must not stand twice.
+#[tokio::test]
+async fn swallowed_acknowledgements_double_nothing() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let device = LoadDevice::start().await?;
+    let site = Site::new(folder.path(), programs()?, None, 0).await?;
+    let extra =
+        "[uplink]\nrequest_timeout = \"1s\"\nbackoff_max = \"1s\"\n[buffer]\ndurability_window = \"200ms\"";
+    site.configure_agent("t", "swallow", &device.link_toml(200, "200ms"), extra)?;
+    let server = site.start_server().await?;
+    site.join().await?;
+    let agent = site.start_agent().await?;
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        site.road().set(Road::SwallowsAnswers);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        site.road().set(Road::Open);
+    }
+    let (kept, stored) = close(&site, agent, server).await?;
+    assert!(kept.appended > 5_000, "there was load: {kept:?}");
+    assert_exactly_once(kept, stored);
+    Ok(())
+}
