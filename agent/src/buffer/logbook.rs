@@ -290,8 +290,6 @@ impl Logbook {
     }
 
     fn write_anew(&mut self, disk: &dyn Disk, epoch: Epoch, entries: Vec<Entry>) -> io::Result<()> {
-        // Segments deleted so far must stay deleted: the new book does not know them.
-        disk.sync_folder()?;
         let head = FileFacts { segment: false, epoch, number: 0, first: 0, appended_before: 0 };
         let mut bytes = head.encode();
         for some in entries.chunks(64) {

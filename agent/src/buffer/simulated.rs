@@ -26,6 +26,8 @@ struct Platter {
     changes: u64,
     /// The power goes off at this one, halfway through.
     cut_at: Option<u64>,
+    /// This one fails, halfway through, and those after it work again.
+    fail_at: Option<u64>,
     /// Every change is refused with this.
     refusal: Option<ErrorKind>,
     capacity: Option<u64>,
@@ -89,6 +91,18 @@ impl Simulated {
         platter.cut_at.is_some_and(|at| platter.changes >= at)
     }
 
+    /// The `change`th change from now on fails.
+    pub fn fail_at(&self, change: u64) {
+        let mut platter = self.platter();
+        platter.fail_at = Some(platter.changes + change);
+    }
+
+    /// Did the change that was to fail come?
+    pub fn has_failed(&self) -> bool {
+        let platter = self.platter();
+        platter.fail_at.is_some_and(|at| platter.changes >= at)
+    }
+
     /// From now on every change is refused so, or none.
     pub fn refuse(&self, with: Option<ErrorKind>) {
         self.platter().refusal = with;
@@ -126,6 +140,9 @@ impl Platter {
             return Err(kind.into());
         }
         self.changes += 1;
+        if self.fail_at == Some(self.changes) {
+            return Ok(false);
+        }
         match self.cut_at {
             Some(at) if self.changes > at => Err(io::Error::other("the power is off")),
             Some(at) => Ok(self.changes < at),

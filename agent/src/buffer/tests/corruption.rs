@@ -108,6 +108,18 @@ fn a_cut_tail_costs_the_batches_in_it() {
 }
 
 #[test]
+fn a_disk_that_lost_the_newest_batch_in_silence_does_not_make_us_give_its_sequence_twice() {
+    let damaged = Damaged::killed();
+    let file = fs::OpenOptions::new().write(true).open(damaged.file(&file_name(3))).unwrap();
+    file.set_len(file.metadata().unwrap().len() - 20_076).unwrap();
+    fs::remove_dir_all(damaged.file("catalogue")).unwrap();
+    let disk = Arc::new(Flash::new(damaged.dir.path()));
+    let (mut store, _) = Store::open(disk, ROOMY, NEXT_BOOT).unwrap();
+    assert_eq!(alive(&mut store).into_keys().next_back(), Some(59));
+    assert!(store.next_sequence().0 > 60, "the server may have batch 60");
+}
+
+#[test]
 fn a_cut_tail_of_a_sealed_segment_costs_the_batches_in_it() {
     let damaged = Damaged::closed();
     let file = fs::OpenOptions::new().write(true).open(damaged.file(&file_name(1))).unwrap();

@@ -139,7 +139,8 @@ fn a_read_only_disk_costs_nothing_and_work_goes_on_when_it_is_writable_again() {
     disk.refuse(Some(ErrorKind::ReadOnlyFilesystem));
     let next = store.next_sequence().0;
     for _ in 0..20 {
-        let refused = store.append(&[batch(next, 4000)]).unwrap_err();
+        // Larger than a segment, so that something would have to give way.
+        let refused = store.append(&[batch(next, 30_000)]).unwrap_err();
         assert!(matches!(refused, BufferError::Disk(_)), "{refused}");
     }
     assert_eq!(alive(&mut store), before, "dropping would have made no room");
@@ -200,4 +201,59 @@ fn memory_for_a_refusing_disk_is_bounded() {
     let (mut store, _) = open(&disk, TIGHT);
     let gaps = store.gaps(0, usize::MAX);
     assert_eq!((gaps.len(), gaps.last().unwrap().number), (4096, 20_000));
+}
+
+#[test]
+fn an_acknowledgement_is_durable_on_a_full_disk_too() {
+    let disk = Simulated::default();
+    let (mut store, _) = open(&disk, TIGHT);
+    append(&mut store, 3, 4000);
+    store.tick();
+    disk.set_quota(disk.used());
+    store.acknowledge(&[1..=1]);
+    store.tick();
+    assert_eq!(store.fault(), None, "the ballast makes room for the logbook");
+    drop(store);
+    let (mut store, _) = open(&disk, TIGHT);
+    assert_eq!(alive(&mut store).into_keys().collect::<Vec<_>>(), [2, 3]);
+}
+
+#[test]
+fn a_large_catalogue_is_part_of_the_budget() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = open_dir(dir.path());
+    for round in 0..50u64 {
+        let next = store.next_sequence().0;
+        let batches: Vec<_> = (next..next + 800).map(|sequence| batch(sequence, 200)).collect();
+        store.append(&batches).unwrap();
+        store.tick();
+        let used = super::super::catalogue::bytes_below(dir.path());
+        assert!(used <= ROOMY.limit, "{used} bytes on disk in round {round}");
+        assert!(store.status().disk_bytes.abs_diff(used) < 1 << 20, "{used}: {:?}", store.status());
+    }
+    assert!(store.status().counts.dropped > 0, "{:?}", store.status());
+}
+
+#[test]
+fn after_a_failed_append_nothing_was_appended_and_the_same_batches_may_be_tried_again() {
+    for (change, again) in (1..).flat_map(|change| [(change, false), (change, true)]) {
+        let disk = Simulated::default();
+        let (mut store, _) = open(&disk, TIGHT);
+        append(&mut store, 2, 9000);
+        store.define(&[point("flow")]);
+        disk.fail_at(change);
+        let result = store.append(&[batch(3, 3000), batch(4, 300)]);
+        if !disk.has_failed() {
+            assert!(change > 6, "the append made only {change} changes");
+            break;
+        }
+        let appended = result.is_ok() || (again && store.append(&[batch(3, 3000), batch(4, 300)]).is_ok());
+        drop(store);
+        let (mut store, opening) = open(&disk, TIGHT);
+        let found: Vec<u64> = alive(&mut store).into_keys().collect();
+        let expected: &[u64] = if appended { &[1, 2, 3, 4] } else { &[1, 2] };
+        assert_eq!(found, expected, "change {change}, tried again: {again}; {opening:?}");
+        assert!(appended || !again, "change {change}: the second attempt failed too");
+        assert_books_balance(&mut store);
+    }
 }
