@@ -92,7 +92,7 @@ impl App {
         });
         let listener = Listener::new(sync, newest_tls, Limits::default(), telemetry.clone());
         let router = health::router(Health { store: store.clone(), telemetry: telemetry.clone() })
-            .merge(api::router(Api { store, feed }))
+            .merge(api::router(Api { store, feed, stop: stop.clone() }))
             .merge(ui::router());
 
         // The doors hold the only ways to the committer; it ends when they have.

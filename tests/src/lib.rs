@@ -1,6 +1,7 @@
 //! What the system tests share: where the programs are, peers that nobody here wrote, databases of
 //! their own. What is missing fails with the way out; nothing is skipped.
 
+pub mod browser;
 pub mod load_device;
 
 use std::io::{BufRead, BufReader};

@@ -3,9 +3,11 @@
 use axum::Json;
 use axum::extract::State;
 use forebay_protocols::sync::wire;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Api;
+use super::parameters::Parameters;
 use super::problem::Problem;
 use super::words::{agent_name, now, time};
 use crate::store::{AgentRow, Micros};
@@ -13,7 +15,15 @@ use crate::store::{AgentRow, Micros};
 /// An agent that sends nothing for so long is called silent: a heartbeat comes every 60 s by default.
 const SILENT_AFTER: Micros = 150_000_000;
 
-pub(super) async fn fleet(State(api): State<Api>) -> Result<Json<Value>, Problem> {
+/// No parameters, and none are overlooked.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wanted {}
+
+pub(super) async fn fleet(
+    State(api): State<Api>,
+    Parameters(Wanted {}): Parameters<Wanted>,
+) -> Result<Json<Value>, Problem> {
     let agents = api.store.fleet().await?;
     let now = now();
     let agents: Vec<Value> = agents.iter().map(|row| agent(row, now)).collect();
@@ -21,9 +31,10 @@ pub(super) async fn fleet(State(api): State<Api>) -> Result<Json<Value>, Problem
 }
 
 fn agent(row: &AgentRow, now: Micros) -> Value {
-    let report = row.report.clone().unwrap_or_default();
-    let devices: Vec<Value> = report.devices.iter().map(device).collect();
-    let offset = row.last_seen.filter(|_| report.wall_us != 0).map(|seen| (report.wall_us - seen) / 1000);
+    let report = row.report.as_ref();
+    // What no report told is unknown, and must not look like a zero.
+    let told = |count: fn(&wire::Report) -> u64| report.map(count);
+    let devices: Vec<Value> = report.map_or(&[][..], |report| &report.devices).iter().map(device).collect();
     json!({
         "agent": agent_name(row),
         "site": row.site,
@@ -31,14 +42,27 @@ fn agent(row: &AgentRow, now: Micros) -> Value {
         "state": state(row, now),
         "joined": time(row.joined),
         "last_seen": row.last_seen.map(time),
-        "version": report.version,
-        "uptime_s": report.uptime_s,
-        "clock": { "synchronised": report.synchronised, "offset_ms": offset },
+        "version": report.map(|report| &report.version),
+        "uptime_s": told(|report| report.uptime_s),
+        "clock": {
+            "synchronised": report.map(|report| report.synchronised),
+            "offset_ms": offset_ms(row),
+        },
         "certificate_valid_until": row.certificate.map(|(_, until)| time(until)),
-        "backlog": { "batches": report.backlog_batches, "readings": report.backlog_readings, "bytes": report.backlog_bytes },
+        "backlog": {
+            "batches": told(|report| report.backlog_batches),
+            "readings": told(|report| report.backlog_readings),
+            "bytes": told(|report| report.backlog_bytes),
+            "limit_bytes": told(|report| report.buffer_limit_bytes),
+        },
         "ledger": {
-            "produced": report.produced, "filtered": report.filtered, "appended": report.appended,
-            "dropped": report.dropped, "acknowledged": report.acknowledged, "stored": row.stored,
+            "produced": told(|report| report.produced),
+            "filtered": told(|report| report.filtered),
+            "in_hand": told(|report| report.in_hand),
+            "appended": told(|report| report.appended),
+            "dropped": told(|report| report.dropped),
+            "acknowledged": told(|report| report.acknowledged),
+            "stored": row.stored,
         },
         "batches": { "committed": row.committed_batches, "set_aside": row.set_aside },
         "devices": devices,
@@ -49,12 +73,18 @@ fn device(device: &wire::report::Device) -> Value {
     json!({ "link": device.link, "device": device.device, "answers": device.answers, "words": device.words })
 }
 
+/// The gateway's clock less ours. A gateway may believe in any moment at all.
+fn offset_ms(row: &AgentRow) -> Option<i64> {
+    let told = row.report.as_ref().map(|report| report.wall_us).filter(|&wall| wall != 0)?;
+    row.last_seen.map(|seen| told.saturating_sub(seen) / 1_000)
+}
+
 /// "never seen" is not "silent": nobody knows yet.
 fn state(row: &AgentRow, now: Micros) -> &'static str {
     match row.last_seen {
         _ if row.revoked => "revoked",
         None => "never seen",
-        Some(seen) if now - seen > SILENT_AFTER => "silent",
+        Some(seen) if now.saturating_sub(seen) > SILENT_AFTER => "silent",
         Some(_) => "online",
     }
 }

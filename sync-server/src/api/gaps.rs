@@ -1,16 +1,21 @@
 //! `/gaps`: where readings are missing, and why.
 
+use std::collections::HashMap;
+
 use axum::Json;
-use axum::extract::{Query, State};
-use forebay_protocols::sync::wire::gap::Reason;
+use axum::extract::State;
+use forebay_protocols::sync::wire::{self, gap::Reason};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Api;
+use super::parameters::{Parameters, range, within};
 use super::problem::Problem;
-use super::words::{agent_named, now, parse_time, time};
+use super::words::{agent_in, agent_name, now, time};
+use crate::store::AgentKey;
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
     /// `site/gateway`.
     agent: Option<String>,
@@ -23,30 +28,31 @@ pub(super) struct Wanted {
 
 pub(super) async fn gaps(
     State(api): State<Api>,
-    Query(wanted): Query<Wanted>,
+    Parameters(wanted): Parameters<Wanted>,
 ) -> Result<Json<Value>, Problem> {
-    let now = now();
-    let from = parse_time("from", wanted.from.as_deref().unwrap_or("-1d"), now)?;
-    let to = parse_time("to", wanted.to.as_deref().unwrap_or("now"), now)?;
-    let agent = match &wanted.agent {
-        Some(name) => Some(agent_named(api.store.as_ref(), name).await?),
-        None => None,
-    };
-    let rows = api.store.gaps(agent, from, to, wanted.limit.unwrap_or(200).clamp(1, 1_000)).await?;
-    let gaps: Vec<Value> = rows
-        .iter()
-        .map(|(agent, gap)| {
-            json!({
-                "agent_key": agent.0,
-                "point": (gap.point != 0).then_some(gap.point),
-                "from": time(gap.from_us),
-                "to": time(gap.to_us),
-                "count": gap.count,
-                "reason": reason(gap.reason()),
-            })
-        })
-        .collect();
-    Ok(Json(json!({ "gaps": gaps })))
+    let Wanted { agent, from, to, limit } = wanted;
+    let (from, to) = range(from.as_deref().unwrap_or("-1d"), to.as_deref().unwrap_or("now"), now())?;
+    let limit = within("limit", limit, 200, 1..=1_000)?;
+    let fleet = api.store.fleet().await?;
+    let agent = agent.map(|name| agent_in(&fleet, &name)).transpose()?;
+    let names: HashMap<AgentKey, String> = fleet.iter().map(|row| (row.key, agent_name(row))).collect();
+    // One more than asked for tells whether that was all.
+    let mut rows = api.store.gaps(agent, from, to, limit + 1).await?;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let gaps: Vec<Value> = rows.iter().map(|(agent, row)| gap(names.get(agent), row)).collect();
+    Ok(Json(json!({ "gaps": gaps, "more": more })))
+}
+
+fn gap(agent: Option<&String>, gap: &wire::Gap) -> Value {
+    json!({
+        "agent": agent,
+        "point": (gap.point != 0).then_some(gap.point),
+        "from": time(gap.from_us),
+        "to": time(gap.to_us),
+        "count": (gap.count != 0).then_some(gap.count),
+        "reason": reason(gap.reason()),
+    })
 }
 
 fn reason(reason: Reason) -> &'static str {

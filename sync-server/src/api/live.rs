@@ -1,31 +1,37 @@
 //! `/live`: server-sent events with the newest value of each point, a few times a second. A slow
-//! reader gets newer values, never a longer queue.
+//! reader gets newer values, never a longer queue: while its connection takes nothing, nothing is
+//! gathered for it, and the feed forgets what it did not fetch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Query, State};
-use axum::response::Sse;
+use axum::extract::State;
+use axum::http::HeaderName;
 use axum::response::sse::{Event, KeepAlive};
-use futures::stream::{self, Stream};
+use axum::response::{IntoResponse, Sse};
+use futures::stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use super::Api;
+use super::parameters::Parameters;
 use super::problem::Problem;
-use super::words::{agent_named, millis, quality_class, value};
-use crate::live::Committed;
+use super::words::{agent_in, millis, value};
+use crate::live::{Committed, Subscription};
 use crate::store::{AgentKey, PointKey, Timed};
 
 /// How long values are gathered before they are sent.
 const PACE: Duration = Duration::from_millis(250);
 
+/// Tells proxies to pass events on as they come (nginx).
+const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-accel-buffering"), "no");
+
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
     /// `site/gateway`; without it, the whole fleet.
     agent: Option<String>,
@@ -33,79 +39,92 @@ pub(super) struct Wanted {
 
 pub(super) async fn live(
     State(api): State<Api>,
-    Query(wanted): Query<Wanted>,
-) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, Problem> {
+    Parameters(wanted): Parameters<Wanted>,
+) -> Result<impl IntoResponse, Problem> {
     let agent = match &wanted.agent {
-        Some(name) => Some(agent_named(api.store.as_ref(), name).await?),
+        Some(name) => Some(agent_in(&api.store.fleet().await?, name)?),
         None => None,
     };
-    let reader = Reader { subscription: api.feed.subscribe(), agent, number: 0 };
+    // From here on nothing is missed, and the answer's head tells the reader so.
+    let reader = Reader {
+        subscription: api.feed.subscribe(),
+        stop: api.stop.clone(),
+        agent,
+        newest: BTreeMap::new(),
+        due: None,
+    };
     let events = stream::unfold(reader, |mut reader| async {
-        let newest = reader.gather().await?;
-        Some((Ok(reader.event(&newest)), reader))
+        let event = reader.next().await?;
+        Some((Ok::<_, Infallible>(event), reader))
     });
-    Ok(Sse::new(events).keep_alive(KeepAlive::default()))
+    Ok(([UNBUFFERED], Sse::new(events).keep_alive(KeepAlive::default())))
 }
 
 struct Reader {
-    subscription: broadcast::Receiver<Arc<Committed>>,
+    subscription: Subscription,
+    stop: CancellationToken,
     agent: Option<AgentKey>,
-    number: u64,
+    /// What the next event will tell. Bounded by the number of points.
+    newest: BTreeMap<PointKey, Timed>,
+    /// When to tell it. Set with the first value.
+    due: Option<Instant>,
 }
 
 impl Reader {
-    /// Waits for something to say, then gathers for one pace. `None` once the server stops.
-    async fn gather(&mut self) -> Option<BTreeMap<PointKey, Timed>> {
-        let mut newest = BTreeMap::new();
-        let mut until: Option<Instant> = None;
+    /// The next event, as soon as there is something to say. `None` once the server stops.
+    async fn next(&mut self) -> Option<Event> {
         loop {
-            let received = match until {
-                None => self.subscription.recv().await,
-                Some(deadline) => match timeout_at(deadline, self.subscription.recv()).await {
-                    Ok(received) => received,
-                    Err(_) => return Some(newest),
-                },
+            // Dropping any of these loses nothing: `recv` takes a message only when it returns it.
+            let received = tokio::select! {
+                () = self.stop.cancelled() => return None,
+                () = until(self.due) => return Some(self.tell()),
+                received = self.subscription.recv() => received,
             };
             match received {
-                Ok(committed) => self.keep_newest(&committed, &mut newest),
-                // Skipped messages are older than what comes next.
-                Err(RecvError::Lagged(_)) => {}
+                Ok(committed) => self.keep_newest(&committed),
+                Err(RecvError::Lagged(batches)) => {
+                    return Some(Event::default().event("missed").data(batches.to_string()));
+                }
                 Err(RecvError::Closed) => return None,
             }
-            if until.is_none() && !newest.is_empty() {
-                until = Some(Instant::now() + PACE);
+            if self.due.is_none() && !self.newest.is_empty() {
+                self.due = Some(Instant::now() + PACE);
             }
         }
     }
 
-    fn keep_newest(&self, committed: &Committed, newest: &mut BTreeMap<PointKey, Timed>) {
+    fn keep_newest(&mut self, committed: &Committed) {
         // A backlog is history: its newest value is older than what is shown.
         if committed.backlog || self.agent.is_some_and(|agent| agent != committed.agent) {
             return;
         }
-        let keys: BTreeMap<_, _> = committed.points.iter().copied().collect();
-        for reading in committed.readings.iter() {
+        let keys: HashMap<_, _> = committed.points.iter().copied().collect();
+        // Sorted by (point, time): the last of each run is its newest.
+        for run in committed.readings.chunk_by(|a, b| a.point == b.point) {
+            let Some(reading) = run.last() else { continue };
             let Some(key) = keys.get(&reading.point) else { continue };
-            let is_newer = newest.get(key).is_none_or(|known| known.time <= reading.time);
-            if is_newer {
-                newest.insert(*key, reading.clone());
+            if self.newest.get(key).is_none_or(|known| known.time <= reading.time) {
+                self.newest.insert(*key, reading.clone());
             }
         }
     }
 
-    fn event(&mut self, newest: &BTreeMap<PointKey, Timed>) -> Event {
-        self.number += 1;
-        let rows: Vec<Value> = newest
+    fn tell(&mut self) -> Event {
+        self.due = None;
+        let rows: Vec<Value> = std::mem::take(&mut self.newest)
             .iter()
             .map(|(key, reading)| {
-                json!([
-                    key.0,
-                    millis(reading.time),
-                    value(reading.value.as_ref()),
-                    quality_class(reading.quality)
-                ])
+                json!([key.0, millis(reading.time), value(reading.value.as_ref()), reading.quality.words()])
             })
             .collect();
-        Event::default().event("readings").id(self.number.to_string()).data(json!(rows).to_string())
+        Event::default().event("readings").data(json!(rows).to_string())
+    }
+}
+
+/// Waits for the moment, or for ever.
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }

@@ -1,18 +1,18 @@
 //! `/points`: what is measured, with the latest reading of each.
 
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Api;
+use super::parameters::{Parameters, within};
 use super::problem::Problem;
-use super::words::{agent_named, quality_class, time, value};
+use super::words::{agent_in, quality_class, time, value};
 use crate::store::{PointKey, PointRow};
 
-const MOST: usize = 1_000;
-
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
     /// `site/gateway`.
     agent: Option<String>,
@@ -26,19 +26,22 @@ pub(super) struct Wanted {
 
 pub(super) async fn points(
     State(api): State<Api>,
-    Query(wanted): Query<Wanted>,
+    Parameters(wanted): Parameters<Wanted>,
 ) -> Result<Json<Value>, Problem> {
-    let agent = match &wanted.agent {
-        Some(name) => Some(agent_named(api.store.as_ref(), name).await?),
+    let Wanted { agent, search, after, limit } = wanted;
+    let limit = within("limit", limit, 200, 1..=1_000)?;
+    let agent = match &agent {
+        Some(name) => Some(agent_in(&api.store.fleet().await?, name)?),
         None => None,
     };
-    let limit = wanted.limit.unwrap_or(200).clamp(1, MOST);
-    let rows = api.store.points(agent, &wanted.search, wanted.after.map(PointKey), limit).await?;
-    let next = (rows.len() == limit).then(|| rows.last().map(|row| row.key.0)).flatten();
+    // One more than asked for tells whether there is a next page.
+    let mut rows = api.store.points(agent, &search, after.map(PointKey), limit + 1).await?;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().filter(|_| more).map(|row| row.key.0);
     Ok(Json(json!({ "points": rows.iter().map(point).collect::<Vec<_>>(), "next": next })))
 }
 
-/// One point as JSON; also what the live feed names it by.
 fn point(row: &PointRow) -> Value {
     json!({
         "id": row.key.0,

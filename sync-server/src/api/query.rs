@@ -2,19 +2,20 @@
 //! gathered into buckets that keep minimum and maximum, so that spikes stay visible.
 
 use axum::Json;
-use axum::extract::{Query as Parameters, State};
+use axum::extract::State;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Api;
+use super::parameters::{Parameters, range, within};
 use super::problem::Problem;
-use super::words::{millis, now, parse_time, quality_class, time, value};
+use super::words::{millis, now, quality_class, time, value};
 use crate::store::{Bucket, Micros, PointKey, Query};
 
 const MOST_SERIES: usize = 50;
-const MOST_POINTS: usize = 10_000;
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
     /// Ids of points, separated by commas.
     points: String,
@@ -22,7 +23,7 @@ pub(super) struct Wanted {
     from: Option<String>,
     /// Default `now`.
     to: Option<String>,
-    /// At most so many rows a point. Default 500.
+    /// At most so many rows a point.
     max_points: Option<usize>,
 }
 
@@ -30,17 +31,13 @@ pub(super) async fn query(
     State(api): State<Api>,
     Parameters(wanted): Parameters<Wanted>,
 ) -> Result<Json<Value>, Problem> {
-    let now = now();
-    let from = parse_time("from", wanted.from.as_deref().unwrap_or("-1h"), now)?;
-    let to = parse_time("to", wanted.to.as_deref().unwrap_or("now"), now)?;
-    if from >= to {
-        return Err(Problem::BadRequest("`from` must lie before `to`".into()));
-    }
-    let most = wanted.max_points.unwrap_or(500).clamp(2, MOST_POINTS);
-    let points = ids(&wanted.points)?;
+    let Wanted { points, from, to, max_points } = wanted;
+    let (from, to) = range(from.as_deref().unwrap_or("-1h"), to.as_deref().unwrap_or("now"), now())?;
+    let most = within("max_points", max_points, 500, 2..=10_000)?;
+    let points = ids(&points)?;
 
     // One more than asked for tells whether everything fits.
-    let raw = Query { points: points.clone(), from, to, step: 0, most: most + 1 };
+    let raw = Query { points, from, to, step: 0, most: most + 1 };
     let mut series = api.store.query(&raw).await?;
     let mut step = 0;
     if series.iter().any(|(_, rows)| rows.len() > most) {
@@ -53,7 +50,7 @@ pub(super) async fn query(
         .collect();
     Ok(Json(json!({
         "from": time(from), "to": time(to), "step_ms": millis(step),
-        "columns": ["time_ms", "mean", "min", "max", "count", "quality", "last"],
+        "columns": ["time_ms", "mean", "min", "max", "count", "quality", "last", "good"],
         "series": series,
     })))
 }
@@ -67,6 +64,7 @@ fn row(bucket: &Bucket) -> Value {
         bucket.count,
         quality_class(bucket.quality),
         value(bucket.last.as_ref()),
+        bucket.good,
     ])
 }
 
@@ -75,10 +73,14 @@ fn ids(text: &str) -> Result<Vec<PointKey>, Problem> {
     match found {
         Ok(ids) if ids.len() <= MOST_SERIES => Ok(ids),
         Ok(ids) => {
-            Err(Problem::BadRequest(format!("{} points in one query; the most is {MOST_SERIES}", ids.len())))
+            let words = format!(
+                "points: {} are more than one query takes; ask for {MOST_SERIES} at a time",
+                ids.len()
+            );
+            Err(Problem::BadRequest(words))
         }
         Err(_) => Err(Problem::BadRequest(format!(
-            "points: `{text}` are not ids of points, separated by commas; see /api/v1/points"
+            "points: `{text}` is not a list of ids, separated by commas; /api/v1/points tells the ids"
         ))),
     }
 }
@@ -124,16 +126,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn steps_never_give_more_buckets_than_asked_for() {
+    fn a_range_never_touches_more_buckets_than_asked_for() {
         for range in [1, 999, 1_000_000, 3_600_000_000, 86_400_000_000 * 400, i64::MAX / 4] {
             for most in [2, 3, 500, 10_000] {
                 let step = nice_step(range, most);
-                // Wherever the range begins, it touches at most range / step + 1 buckets, rounded up.
-                let touched = range / step + 1 + i64::from(range % step != 0);
-                assert!(
-                    touched <= most as i64 + 1 && range / step < most as i64,
-                    "{range} / {step} for {most}"
-                );
+                // It touches the most when it begins with the last microsecond of a bucket.
+                let touched = (step - 1 + range - 1) / step + 1;
+                assert!(touched <= most as i64, "{range} by {step} touches {touched} of {most}");
             }
         }
     }

@@ -1,11 +1,13 @@
 //! Stored values as JSON, and times as people and programs write them.
 
+use std::ops::RangeInclusive;
+
 use forebay_protocols::boot_time::wall_micros;
 use forebay_protocols::reading::{Quality, Value};
 use serde_json::{Value as Json, json};
 
 use super::problem::Problem;
-use crate::store::{AgentKey, AgentRow, Micros, Store};
+use crate::store::{AgentKey, AgentRow, Micros};
 
 /// A number, boolean or text; `null` where there is none. JSON has no NaN and no infinities:
 /// they are the strings "NaN", "inf" and "-inf".
@@ -39,22 +41,28 @@ pub(super) fn millis(at: Micros) -> f64 {
     at as f64 / 1000.0
 }
 
+/// The moments a request may name: years 1 to 9999. Their differences fit, and every one can be written.
+const CALENDAR: RangeInclusive<Micros> = -62_135_596_800_000_000..=253_402_207_200_000_000;
+
 /// `now`, `-90m`, RFC 3339, or milliseconds since 1970.
 pub(super) fn parse_time(key: &str, text: &str, now: Micros) -> Result<Micros, Problem> {
     let text = text.trim();
-    if text == "now" {
-        return Ok(now);
-    }
-    if let Some(back) = text.strip_prefix('-').and_then(span) {
-        return Ok(now - back);
-    }
-    if let Ok(stamp) = text.parse::<jiff::Timestamp>() {
-        return Ok(stamp.as_microsecond());
-    }
-    match text.parse::<f64>() {
-        Ok(ms) if ms.is_finite() && ms.abs() < 9e15 => Ok((ms * 1000.0) as Micros),
-        _ => Err(Problem::BadRequest(format!(
-            "{key}: `{text}` is not a time: write `now`, `-1h`, `2026-11-21T08:00:00Z` or milliseconds since 1970"
+    let moment = if text == "now" {
+        Some(now)
+    } else if let Some(back) = text.strip_prefix('-').and_then(span) {
+        Some(now.saturating_sub(back))
+    } else if let Ok(stamp) = text.parse::<jiff::Timestamp>() {
+        Some(stamp.as_microsecond())
+    } else {
+        // The cast keeps to the bounds of i64, which lie outside the calendar.
+        text.parse::<f64>().ok().filter(|ms| ms.is_finite()).map(|ms| (ms * 1_000.0) as Micros)
+    };
+    match moment {
+        Some(moment) if CALENDAR.contains(&moment) => Ok(moment),
+        Some(_) => Err(Problem::BadRequest(format!("{key}: `{text}` lies outside the years 1 to 9999"))),
+        None => Err(Problem::BadRequest(format!(
+            "{key}: `{text}` is not a time: write `now`, `-90s`, `-15m`, `-6h`, `-7d`, `2026-11-21T08:00:00Z`, \
+             or milliseconds since 1970"
         ))),
     }
 }
@@ -80,10 +88,12 @@ pub(super) fn now() -> Micros {
 }
 
 /// The agent named `site/gateway`.
-pub(super) async fn agent_named(store: &dyn Store, name: &str) -> Result<AgentKey, Problem> {
-    let fleet = store.fleet().await?;
-    fleet.iter().find(|agent| agent_name(agent) == name).map(|agent| agent.key).ok_or_else(|| {
-        Problem::NotFound(format!("no agent is named `{name}`; names are site/gateway, see /api/v1/fleet"))
+pub(super) fn agent_in(fleet: &[AgentRow], name: &str) -> Result<AgentKey, Problem> {
+    let found = fleet.iter().find(|agent| agent_name(agent) == name);
+    found.map(|agent| agent.key).ok_or_else(|| {
+        Problem::NotFound(format!(
+            "no agent is named `{name}`; names are site/gateway, /api/v1/fleet tells them"
+        ))
     })
 }
 
@@ -104,7 +114,9 @@ mod tests {
         assert_eq!(read("-90m"), now - 5_400_000_000);
         assert_eq!(read("2001-09-09T01:46:40Z"), now);
         assert_eq!(read("1000000000000"), now);
-        for bad in ["", "yesterday", "-1y", "NaN", "1e300", "-99999999999999w"] {
+        assert_eq!(read("0001-01-01T00:00:00Z"), *CALENDAR.start());
+        let outside = ["1e300", "-1e18", "-99999999w", "-99999999999999w", "-000001-01-01T00:00:00Z", "9e15"];
+        for bad in ["", "yesterday", "-1y", "-", "--1h", "1h", "NaN", "inf"].iter().chain(&outside) {
             assert!(parse_time("from", bad, now).is_err(), "{bad}");
         }
     }

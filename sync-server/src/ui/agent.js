@@ -1,98 +1,123 @@
-// One agent: how it is, its devices in plain words, its points live, and the last hour of one of them.
-import { ago, bytes, el, get, number, problem, quality, state } from "/ui/dom.js";
-import { spark, trend } from "/ui/trend.js";
+// One agent: how it is, what is wrong in plain words, its points live, the course of one of them,
+// where readings are missing, and the ledger that accounts for every reading.
+import { again, el, fill, get, head, say } from "/ui/dom.js";
+import { watch } from "/ui/feed.js";
+import { pointsTable } from "/ui/points.js";
+import { status } from "/ui/status.js";
+import { trendPanel } from "/ui/trend.js";
+import { ago, bytes, clock, count, number, NOTHING, off, span, state } from "/ui/words.js";
 
 const REFRESH_MS = 3000;
 
-export function agentView(main, name, feed) {
-  let open = true;
-  const points = new Map(); // id -> { cells, history }
+export function agentView(main, name, signal) {
+  const standing = el("span", { class: "standing" });
+  const alarms = el("div", { role: "alert" });
   const facts = el("dl");
+  const missing = el("div");
+  const ledger = el("div");
   const devices = el("div");
-  const chart = el("div");
-  const body = el("tbody");
-  const filter = el("input", { type: "search", placeholder: "Filter points", "aria-label": "Filter points", input: applyFilter });
-  main.replaceChildren(el("h1", {}, name), facts, devices, chart, el("h2", {}, "Points "), filter,
+  const trend = trendPanel(name, signal);
+  const points = pointsTable(name, (point) => trend.show(point), signal);
+  main.replaceChildren(el("h1", {}, name, " ", standing), alarms, facts, trend.node, points.node,
+    el("h2", {}, "Missing readings, last day"), missing,
+    el("h2", {}, "Ledger"), ledger,
+    el("h2", {}, "Devices"), devices);
+
+  again(async () => {
+    try {
+      const agent = (await get("/api/v1/fleet", signal)).agents.find((one) => one.agent === name);
+      if (!agent) return strange(main, name);
+      const { gaps, more } = await get(`/api/v1/gaps?${new URLSearchParams({ agent: name })}`, signal);
+      fill(standing, agent.state, () => state(agent.state));
+      showAlarms(alarms, agent);
+      showFacts(facts, agent);
+      fill(missing, [gaps, points.names()], () => gapTable(gaps, more, points.names()));
+      fill(ledger, [agent.ledger, agent.backlog.readings], () => ledgerTable(agent));
+      fill(devices, [agent.state, agent.devices], () => deviceTable(agent));
+    } catch (error) {
+      status.lost(error);
+    }
+  }, REFRESH_MS, signal);
+
+  watch(name, {
+    readings: points.readings,
+    fresh: points.load,
+    live: (is) => (is ? status.good("live") : status.lost()),
+  }, signal);
+}
+
+function strange(main, name) {
+  main.replaceChildren(el("h1", {}, name),
+    el("p", {}, "No agent of this name has joined. ", el("a", { href: "#/" }, "The fleet"), " shows all that have."));
+}
+
+function showAlarms(node, agent) {
+  const words = [];
+  if (agent.state === "silent") words.push(`Silent since ${clock(agent.last_seen)}: the values below are the last known. What the gateway reads meanwhile waits in its buffer.`);
+  if (agent.state === "never seen") words.push("Joined, and has sent nothing yet. Is the agent running? `forebay-agent status` on the gateway tells.");
+  if (agent.state === "revoked") words.push("Revoked: the server takes nothing more from this agent until it joins again.");
+  // What a device was when its gateway was last heard of is not what it is.
+  if (agent.state === "online") for (const device of agent.devices) if (!device.answers) words.push(`${device.device} on ${device.link}: ${device.words || "does not answer"}`);
+  const kind = agent.state === "never seen" || agent.state === "revoked" ? "odd" : "bad";
+  fill(node, [words, kind], () => words.map((text) => el("p", { class: kind }, `▲ ${text}`)));
+}
+
+function showFacts(node, agent) {
+  const { backlog, clock: own, batches } = agent;
+  const limit = backlog.limit_bytes ? ` of ${bytes(backlog.limit_bytes)}` : "";
+  const offset = own.offset_ms === null ? NOTHING : Math.abs(own.offset_ms) < 1000 ? "right" : off(own.offset_ms);
+  const running = agent.uptime_s === null ? "" : `, running for ${span(agent.uptime_s)}`;
+  const all = {
+    "Last seen": ago(agent.last_seen),
+    Backlog: backlog.readings === null ? NOTHING : `${count(backlog.readings, "reading")}, ${bytes(backlog.bytes)}${limit}`,
+    Clock: own.synchronised === false ? `${offset}, not synchronised` : offset,
+    Agent: agent.version ? agent.version + running : NOTHING,
+    "Certificate until": agent.certificate_valid_until?.slice(0, 10) ?? NOTHING,
+    "Batches set aside": number(batches.set_aside),
+  };
+  if (!node.children.length) node.append(...Object.keys(all).map((title) => el("div", {}, el("dt", {}, title), el("dd"))));
+  Object.values(all).forEach((words, place) => say(node.children[place].lastChild, words));
+}
+
+function gapTable(gaps, more, names) {
+  if (!gaps.length) return el("p", { class: "quiet" }, "None.");
+  const row = (gap) => el("tr", {},
+    el("td", { class: "steady" }, clock(gap.from)), el("td", { class: "steady" }, span((Date.parse(gap.to) - Date.parse(gap.from)) / 1000)),
+    el("td", {}, gap.reason), el("td", {}, gap.point === null ? "all points" : names[gap.point] ?? `point ${gap.point}`),
+    el("td", { class: "number" }, number(gap.count)));
+  // Latest first: that is what the reader came for.
+  return [
     el("div", { class: "wide" }, el("table", {},
-      el("thead", {}, el("tr", {}, ...["Device", "Point"].map((head) => el("th", { scope: "col" }, head)),
-        el("th", { scope: "col", class: "number" }, "Value"), ...["Unit", "Trend", "Quality", "Time"].map((head) => el("th", { scope: "col" }, head)))), body)));
+      el("thead", {}, el("tr", {}, head("From"), head("For"), head("Reason"), head("Of"), head("Readings", "number"))),
+      el("tbody", {}, ...gaps.map(row).reverse()))),
+    more ? el("p", { class: "quiet" }, "There are more; /api/v1/gaps gives them all.") : null,
+  ].filter(Boolean);
+}
 
-  const stop = feed.listen((rows) => {
-    for (const [id, time, value, word] of rows) {
-      const point = points.get(id);
-      if (point) show(point, { time: new Date(time).toISOString(), value, quality: word });
-    }
-  });
+/** Both equations must close; what is left over was lost or doubled, and somebody must look. */
+function ledgerTable({ ledger, backlog }) {
+  if (ledger.produced === null) return el("p", { class: "quiet" }, "Not reported yet.");
+  const equation = (sum, parts) => {
+    const open = sum[1] - parts.reduce((total, [, n]) => total + n, 0);
+    const cell = ([title, n]) => el("td", { class: "number" }, el("small", {}, title), number(n));
+    const verdict = open === 0 ? el("td", { class: "quiet" }, "closes") : el("td", { class: "bad" }, `▲ ${number(open)} unaccounted for`);
+    const signs = parts.flatMap((part, place) => [el("td", { class: "sign" }, place ? "+" : "="), cell(part)]);
+    return el("tr", {}, cell(sum), ...signs, verdict);
+  };
+  return [
+    el("div", { class: "wide" }, el("table", { class: "ledger" }, el("tbody", {},
+      equation(["produced", ledger.produced], [["filtered", ledger.filtered], ["in hand", ledger.in_hand], ["appended", ledger.appended]]),
+      equation(["appended", ledger.appended], [["dropped", ledger.dropped], ["acknowledged", ledger.acknowledged], ["backlog", backlog.readings]])))),
+    el("p", { class: "quiet" }, `Readings since the gateway's buffer began. Stored here since it joined: ${number(ledger.stored)}.`),
+  ];
+}
 
-  function show(point, latest) {
-    point.value.textContent = number(latest.value);
-    point.quality.replaceChildren(quality(latest.quality, latest.words));
-    point.time.replaceChildren(el("time", { datetime: latest.time }, new Date(latest.time).toLocaleTimeString()));
-    const plain = typeof latest.value === "boolean" ? Number(latest.value) : latest.value;
-    point.history.push(typeof plain === "number" ? plain : null);
-    if (point.history.length > 60) point.history.shift();
-    point.trend.replaceChildren(spark(point.history));
-  }
-
-  function applyFilter() {
-    const wanted = filter.value.toLowerCase();
-    for (const point of points.values()) point.row.hidden = !point.text.includes(wanted);
-  }
-
-  async function loadPoints() {
-    let after = null;
-    do {
-      const query = new URLSearchParams({ agent: name, limit: 1000, ...(after ? { after } : {}) });
-      const page = await get(`/api/v1/points?${query}`);
-      page.points.filter((found) => !points.has(found.id)).forEach(add);
-      after = page.next;
-    } while (after && open);
-    applyFilter();
-  }
-
-  function add(found) {
-    const point = { history: [], text: `${found.device} ${found.name} ${found.unit}`.toLowerCase(),
-      value: el("td", { class: "number" }, "–"), quality: el("td"), time: el("td", { class: "quiet" }), trend: el("td") };
-    point.row = el("tr", {}, el("td", {}, found.device),
-      el("td", {}, el("button", { type: "button", click: () => showTrend(found) }, found.name)),
-      point.value, el("td", { class: "quiet" }, found.unit), point.trend, point.quality, point.time);
-    points.set(found.id, point);
-    body.append(point.row);
-    if (found.latest) show(point, found.latest);
-  }
-
-  async function showTrend(found) {
-    try {
-      const answer = await get(`/api/v1/query?points=${found.id}&from=-1h&max_points=600`);
-      chart.replaceChildren(el("h2", {}, `${found.device} / ${found.name}, last hour${found.unit ? `, ${found.unit}` : ""}`), trend(answer));
-      chart.scrollIntoView({ block: "nearest" });
-    } catch (error) {
-      chart.replaceChildren(el("p", { class: "bad" }, error.message));
-    }
-  }
-
-  async function refresh() {
-    if (!open) return;
-    try {
-      const { agents } = await get("/api/v1/fleet");
-      const agent = agents.find((one) => one.agent === name);
-      if (!open) return;
-      if (!agent) throw new Error(`There is no agent named ${name}.`);
-      const fact = (title, value) => el("div", {}, el("dt", {}, title), el("dd", {}, value));
-      facts.replaceChildren(
-        fact("State", state(agent.state)), fact("Last seen", ago(agent.last_seen)),
-        fact("Backlog", `${number(agent.backlog.readings)} readings, ${bytes(agent.backlog.bytes)}`),
-        fact("Produced", number(agent.ledger.produced)), fact("Stored", number(agent.ledger.stored)), fact("Dropped", number(agent.ledger.dropped)),
-        fact("Batches set aside", number(agent.batches.set_aside)), fact("Certificate until", agent.certificate_valid_until?.slice(0, 10) ?? "–"));
-      const silent = agent.devices.filter((device) => !device.answers);
-      devices.replaceChildren(...silent.map((d) => el("p", { class: "bad" }, `▲ ${d.device} on ${d.link}: ${d.words}`)));
-      await loadPoints();
-    } catch (error) {
-      if (open) problem(main, error);
-      return;
-    }
-    setTimeout(refresh, REFRESH_MS);
-  }
-  refresh();
-  return { close() { open = false; stop(); } };
+function deviceTable({ state, devices }) {
+  if (!devices.length) return el("p", { class: "quiet" }, "None reported yet.");
+  const standing = (device) => (state !== "online" ? el("span", { class: "quiet" }, "○ unknown")
+    : device.answers ? "● answers" : el("span", { class: "bad" }, "▲ silent"));
+  const row = (device) => el("tr", {}, el("td", { class: "state" }, standing(device)),
+    el("td", {}, device.device), el("td", {}, device.link), el("td", { class: "quiet" }, device.words || NOTHING));
+  return el("div", { class: "wide" }, el("table", { class: "devices" },
+    el("thead", {}, el("tr", {}, head("State"), head("Device"), head("Link"), head("Words"))), el("tbody", {}, ...devices.map(row))));
 }

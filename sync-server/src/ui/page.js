@@ -1,28 +1,38 @@
-// The page: fleet, and one agent with its live values. Routes are hashes: #/ and #/agent/SITE/GATEWAY.
-// Everything is built with DOM calls, so that no name from a device can become markup.
-import { Feed } from "/ui/feed.js";
-import { fleetView } from "/ui/fleet.js";
+// The page: the fleet, or one agent with its live values. Routes are hashes: #/ and
+// #/agent/SITE/GATEWAY. Everything is built with DOM calls, so that no name from a device can become
+// markup. A view lives until its signal is aborted, and takes its timers and its feed with it.
 import { agentView } from "/ui/agent.js";
-import { el, get, problem } from "/ui/dom.js";
+import { el, get } from "/ui/dom.js";
+import { fleetView } from "/ui/fleet.js";
+import { status } from "/ui/status.js";
 
 const main = document.getElementById("main");
 const where = document.getElementById("where");
-const feed = new Feed(document.getElementById("feed"));
-let view = null;
+let view = new AbortController();
 
 function route() {
-  view?.close();
-  const parts = location.hash.replace(/^#\//, "").split("/").filter(Boolean).map(decodeURIComponent);
-  if (parts[0] === "agent" && parts.length === 3) {
-    const name = `${parts[1]}/${parts[2]}`;
-    where.replaceChildren(el("a", { href: "#/" }, "Fleet"), ` › ${name}`);
-    view = agentView(main, name, feed);
+  view.abort();
+  view = new AbortController();
+  const [place, site, gateway] = location.hash.replace(/^#\//, "").split("/").map(plain);
+  if (place === "agent" && site && gateway) {
+    const name = `${site}/${gateway}`;
+    document.title = `${name} · Forebay`;
+    where.replaceChildren(el("a", { href: "#/" }, "Fleet"), el("span", { class: "quiet" }, ` › ${name}`));
+    agentView(main, name, view.signal);
   } else {
+    document.title = "Fleet · Forebay";
     where.replaceChildren();
-    view = fleetView(main, feed);
+    fleetView(main, view.signal);
   }
+}
+
+/** A part of the address as it was before it was escaped; as it stands, if it never was. */
+function plain(part) {
+  try { return decodeURIComponent(part); } catch { return part; }
 }
 
 addEventListener("hashchange", route);
 route();
-get("/api/v1/fleet").then((fleet) => { document.getElementById("store").textContent = fleet.store; }, (error) => problem(main, error));
+get("/api/v1/fleet").then(
+  (fleet) => { document.getElementById("store").textContent = fleet.store; },
+  (error) => status.lost(error));

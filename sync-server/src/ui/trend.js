@@ -1,47 +1,197 @@
-// Lines: a spark beside a value, and the last hour of one point.
-import { el, number } from "/ui/dom.js";
+// The course of one point: a chart that keeps spikes (a band from minimum to maximum behind the
+// mean), shows bad readings and gaps as holes with their reason, and has a table behind it.
+import { again, el, get, head, say } from "/ui/dom.js";
+import { scale, course } from "/ui/spark.js";
+import { status } from "/ui/status.js";
+import { clock, count, number, span } from "/ui/words.js";
 
-/** `values` may hold nulls, which are holes. */
-export function spark(values) {
-  return el("svg", { class: "spark", viewBox: "0 0 110 22", "aria-hidden": "true" }, el("path", { d: line(values.map((v, x) => [x, v]), 110, 22, [0, 59]) }));
-}
+const REFRESH_MS = 5000;
+const RANGES = [["15 min", "-15m"], ["1 h", "-1h"], ["6 h", "-6h"], ["1 day", "-1d"], ["7 days", "-7d"], ["30 days", "-30d"]];
+const MOST = 600;
+const WIDTH = 1000;
+const HEIGHT = 200;
+// The columns of /api/v1/query.
+const [TIME, MEAN, MIN, MAX, COUNT, QUALITY, LAST] = [0, 1, 2, 3, 4, 5, 6];
 
-/** `answer` of /api/v1/query with one series. */
-export function trend(answer) {
-  const rows = answer.series[0]?.rows ?? [];
-  const numbers = rows.filter((row) => typeof row[1] === "number");
-  if (!numbers.length) return el("p", { class: "quiet" }, "No numbers in this hour.");
-  // A pause of several steps is a gap, drawn as a gap.
-  const step = answer.step_ms || median(rows.slice(1).map((row, i) => row[0] - rows[i][0]));
-  const points = [];
-  rows.forEach((row, i) => {
-    if (i && row[0] - rows[i - 1][0] > 3 * step) points.push([rows[i - 1][0] + step, null, null, null]);
-    points.push([row[0], row[5] === "bad" ? null : row[1], row[2], row[3]]);
-  });
-  const low = Math.min(...numbers.map((row) => row[2])), high = Math.max(...numbers.map((row) => row[3]));
-  const times = [rows[0][0], rows[rows.length - 1][0]];
-  const chart = el("svg", { class: "trend", viewBox: "0 0 1000 190", preserveAspectRatio: "none", role: "img",
-    "aria-label": `from ${number(low)} to ${number(high)}` }, el("path", { class: "mean", d: line(points, 1000, 186, times, [low, high]) }));
-  const last = numbers[numbers.length - 1];
-  return el("figure", {}, chart, el("figcaption", { class: "quiet" },
-    `minimum ${number(low)}, maximum ${number(high)}, last ${number(last[1])}; ${new Date(times[0]).toLocaleTimeString()} to ${new Date(times[1]).toLocaleTimeString()}, ${answer.step_ms ? `buckets of ${answer.step_ms / 1000} s` : "every reading"}`));
-}
+export function trendPanel(agent, signal) {
+  let point = null;
+  let range = "-1h";
+  let answer = null;
+  let cursor = null; // index of the row under the pointer
+  const title = el("h2", { id: "trend" }, "Trend");
+  const ranges = RANGES.map(([words, span]) => el("button", { type: "button", "aria-pressed": String(span === range), click: () => pick(span) }, words));
+  const [band, line, cross] = [el("path", { class: "band" }), el("path", { class: "mean" }), el("path", { class: "cross" })];
+  const [holes, grid, right, below] = [el("svg", layer("holes")), el("svg", layer("grid")), el("div", { class: "levels" }), el("div", { class: "times" })];
+  const plot = el("div", { class: "plot", tabindex: "0", role: "img", "aria-labelledby": "trend reading",
+    pointermove: point_at, pointerleave: () => look(null), keydown: step },
+    holes, grid, el("svg", layer("lines"), band, line, cross));
+  const reading = el("p", { id: "reading", class: "reading" }, " ");
+  const rows = el("tbody");
+  const table = el("details", { toggle: () => fillTable() }, el("summary", {}, "As a table"),
+    el("div", { class: "wide tall" }, el("table", {},
+      el("thead", {}, el("tr", {}, head("Time"), ...["Mean", "Minimum", "Maximum", "Last", "Readings"].map((words) => head(words, "number")), head("Quality"))), rows)));
+  const node = el("section", { class: "trend", "aria-labelledby": "trend" },
+    el("div", { class: "bar" }, title, el("div", { class: "ranges", role: "group", "aria-label": "Range" }, ...ranges)),
+    el("div", { class: "chart" }, plot, right, below), reading, table);
 
-function line(points, width, height, [from, to], range) {
-  const values = points.map((p) => p[1]).filter((v) => typeof v === "number");
-  const [low, high] = range ?? [Math.min(...values), Math.max(...values)];
-  const x = (t) => (to > from ? (t - from) / (to - from) : 0) * width;
-  const y = (v) => (high > low ? height - 2 - ((v - low) / (high - low)) * (height - 4) : height / 2);
-  let path = "", drawing = false;
-  for (const [t, v] of points) {
-    if (typeof v !== "number") { drawing = false; continue; }
-    path += `${drawing ? "L" : "M"}${x(t).toFixed(1)} ${y(v).toFixed(1)}`;
-    drawing = true;
+  function pick(wanted) {
+    range = wanted;
+    RANGES.forEach(([, span], place) => ranges[place].setAttribute("aria-pressed", String(span === range)));
+    load();
   }
-  return path;
+
+  async function load() {
+    const asked = [point, range];
+    if (!point) return;
+    try {
+      const found = await get(`/api/v1/query?points=${point.id}&from=${range}&max_points=${MOST}`, signal);
+      const { gaps } = await get(`/api/v1/gaps?${new URLSearchParams({ agent, from: range, limit: 1000 })}`, signal);
+      // Somebody may have picked another meanwhile.
+      if (asked[0] !== point || asked[1] !== range) return;
+      answer = { ...found, rows: found.series[0].rows, gaps: gaps.filter((gap) => gap.point === null || gap.point === point.id) };
+      cursor = null;
+      draw();
+      fillTable();
+    } catch (error) {
+      status.lost(error);
+    }
+  }
+
+  function draw() {
+    const [from, to] = [Date.parse(answer.from), Date.parse(answer.to)];
+    const numbers = answer.rows.filter((row) => row[MIN] !== null);
+    const [low, high, levels] = axis(numbers);
+    const x = scale(from, to, 0, WIDTH);
+    const y = scale(low, high, HEIGHT, 0);
+    const gaps = answer.gaps.map((gap) => [Date.parse(gap.from), Date.parse(gap.to)]);
+    const points = broken(answer.rows, gaps);
+    const steps = point.kind === "state" || point.type === "boolean";
+    line.setAttribute("d", course(points.map((row) => [x(row[TIME]), row[MEAN] === null ? null : y(row[MEAN])]), steps));
+    band.setAttribute("d", answer.step_ms ? area(points, x, y) : "");
+    holes.replaceChildren(...gaps.map(([begin, end]) => el("rect", { x: x(Math.max(begin, from)), y: 0,
+      width: Math.max(2, x(Math.min(end, to)) - x(Math.max(begin, from))), height: HEIGHT })));
+    grid.replaceChildren(...levels.map((level) => el("path", { d: `M0 ${y(level).toFixed(1)}H${WIDTH}` })));
+    right.replaceChildren(...levels.map((level) => placed("top", y(level) / HEIGHT, number(level))));
+    below.replaceChildren(...moments(from, to).map((moment) => placed("left", x(moment) / WIDTH, clock(moment, false))));
+    look(cursor);
+  }
+
+  /** What stands at the pointer; else what all of it comes to. */
+  function look(place) {
+    cursor = place;
+    const row = place === null ? null : answer?.rows[place];
+    if (row) {
+      const at = scale(Date.parse(answer.from), Date.parse(answer.to), 0, WIDTH)(row[TIME]).toFixed(1);
+      cross.setAttribute("d", `M${at} 0V${HEIGHT}`);
+      const inside = row[COUNT] > 1 ? `, ${number(row[MIN])} to ${number(row[MAX])} in ${count(row[COUNT], "reading")}` : "";
+      const doubt = row[QUALITY] === "good" ? "" : `, ${row[QUALITY]}`;
+      return say(reading, `${clock(row[TIME])}: ${number(row[MEAN] ?? row[LAST])} ${point.unit}${inside}${doubt}`);
+    }
+    cross.setAttribute("d", "");
+    if (!answer) return;
+    const numbers = answer.rows.filter((row) => row[MIN] !== null);
+    const each = answer.step_ms ? `one step is ${span(answer.step_ms / 1000)}` : "every reading";
+    const holes = answer.gaps.length ? `; ${count(answer.gaps.length, "gap")}: ${[...new Set(answer.gaps.map((gap) => gap.reason))].join(", ")}` : "";
+    say(reading, numbers.length
+      ? `Minimum ${number(Math.min(...numbers.map((row) => row[MIN])))}, maximum ${number(Math.max(...numbers.map((row) => row[MAX])))} ${point.unit}; ${each}${holes}`
+      : `${answer.rows.length ? "No numbers in this range: see the table" : "No readings in this range"}${holes}`);
+  }
+
+  function point_at(event) {
+    const box = plot.getBoundingClientRect();
+    if (!answer?.rows.length) return;
+    const time = scale(0, box.width, Date.parse(answer.from), Date.parse(answer.to))(event.clientX - box.left);
+    let best = 0;
+    answer.rows.forEach((row, place) => { if (Math.abs(row[TIME] - time) < Math.abs(answer.rows[best][TIME] - time)) best = place; });
+    look(best);
+  }
+
+  function step(event) {
+    const by = { ArrowLeft: -1, ArrowRight: 1, PageUp: -10, PageDown: 10, Home: -Infinity, End: Infinity }[event.key];
+    if (event.key === "Escape") return look(null);
+    if (!by || !answer?.rows.length) return;
+    event.preventDefault();
+    look(Math.max(0, Math.min(answer.rows.length - 1, (cursor ?? answer.rows.length) + by)));
+  }
+
+  function fillTable() {
+    if (!table.open || !answer) return;
+    const cell = (row, column) => el("td", { class: "number" }, number(row[column]));
+    rows.replaceChildren(...answer.rows.map((row) => el("tr", {}, el("td", { class: "steady" }, clock(row[TIME])),
+      cell(row, MEAN), cell(row, MIN), cell(row, MAX), cell(row, LAST), cell(row, COUNT), el("td", {}, row[QUALITY]))).reverse());
+  }
+
+  again(async () => { if (cursor === null) await load(); }, REFRESH_MS, signal);
+
+  return {
+    node,
+    show(chosen) {
+      point = chosen;
+      answer = null;
+      say(title, `${point.device} / ${point.name.textContent}${point.unit ? `, ${point.unit}` : ""}`);
+      load();
+    },
+  };
 }
 
-function median(values) {
-  const sorted = [...values].sort((a, b) => a - b);
-  return sorted[Math.floor(sorted.length / 2)] ?? 1000;
+function layer(kind) {
+  return { class: kind, viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" };
+}
+
+/** Words at a place, given as a part of the whole. */
+function placed(edge, part, words) {
+  const node = el("span", {}, words);
+  node.style[edge] = `${(part * 100).toFixed(2)}%`;
+  return node;
+}
+
+/** Rows with a hole wherever a gap lies between two of them. A bad reading is a hole by itself. */
+function broken(rows, gaps) {
+  const points = [];
+  rows.forEach((row, place) => {
+    const before = rows[place - 1];
+    if (before && gaps.some(([begin, end]) => begin < row[TIME] && end > before[TIME])) points.push([row[TIME], null, null, null]);
+    points.push(row);
+  });
+  return points;
+}
+
+/** From minimum to maximum, hole by hole. */
+function area(rows, x, y) {
+  const parts = [[]];
+  for (const row of rows) {
+    if (row[MIN] === null) parts.push([]);
+    else parts.at(-1).push(row);
+  }
+  return parts.filter((part) => part.length > 1).map((part) => {
+    const edge = (column) => part.map((row) => `${x(row[TIME]).toFixed(1)} ${y(row[column]).toFixed(1)}`);
+    return `M${edge(MAX).join("L")}L${edge(MIN).reverse().join("L")}Z`;
+  }).join("");
+}
+
+/** The lowest and highest level of the chart, and three to six round ones between. */
+function axis(numbers) {
+  if (!numbers.length) return [0, 1, []];
+  let [low, high] = [Math.min(...numbers.map((row) => row[MIN])), Math.max(...numbers.map((row) => row[MAX]))];
+  if (low === high) [low, high] = [low - Math.max(1, Math.abs(low) / 10), high + Math.max(1, Math.abs(high) / 10)];
+  const margin = (high - low) * 0.06;
+  [low, high] = [low - margin, high + margin];
+  const rough = (high - low) / 4;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const every = power * ([1, 2, 5].find((factor) => factor * power >= rough) ?? 10);
+  const levels = [];
+  for (let level = Math.ceil(low / every) * every; level <= high && levels.length < 10; level += every) levels.push(Number(level.toPrecision(12)));
+  return [low, high, levels];
+}
+
+/** Round moments of the local day between two. */
+function moments(from, to) {
+  const minute = 60e3, hour = 60 * minute;
+  const rough = (to - from) / 5;
+  const every = [minute, 2 * minute, 5 * minute, 10 * minute, 15 * minute, 30 * minute, hour, 2 * hour, 3 * hour, 6 * hour, 12 * hour, 24 * hour, 48 * hour, 168 * hour]
+    .find((step) => step >= rough) ?? 336 * hour;
+  const local = new Date(from).getTimezoneOffset() * minute;
+  const all = [];
+  for (let moment = Math.ceil((from - local) / every) * every + local; moment <= to; moment += every) all.push(moment);
+  return all;
 }

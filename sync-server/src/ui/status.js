@@ -1,0 +1,22 @@
+// The word at the top right: is what stands here up to date? Changes only when that changes, so that
+// a screen reader tells it once.
+import { say } from "/ui/dom.js";
+import { clock } from "/ui/words.js";
+
+const node = document.getElementById("status");
+let since = null;
+
+export const status = {
+  /** `words`: how it is kept up to date. */
+  good(words) {
+    since = null;
+    say(node, `● ${words}`, "quiet");
+  },
+  /** The server gave no answer, or a bad one: what is shown is from before. */
+  lost(error) {
+    if (error?.name === "AbortError") return;
+    since ??= new Date();
+    const why = error?.status ? error.message : "The server does not answer.";
+    say(node, `▲ Not up to date since ${clock(since)}. ${why} Trying again …`, "bad");
+  },
+};

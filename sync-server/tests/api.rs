@@ -1,0 +1,11 @@
+//! The query API, the live feed and the page as a client meets them: the real router over a real
+//! SQLite store, on a loopback port.
+
+#[path = "api/asking.rs"]
+mod asking;
+#[path = "api/house.rs"]
+mod house;
+#[path = "api/page.rs"]
+mod page;
+#[path = "api/watching.rs"]
+mod watching;

@@ -1,0 +1,156 @@
+//! A real browser, headless, asked over its debugging pipe. (`--dump-dom` would not do: it takes the
+//! page as it is when it has loaded, before it has fetched anything; and a live feed never ends, so
+//! the browser's virtual time never passes either.)
+
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+
+/// How long one answer of the browser may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A browser with one page. Killed when dropped.
+pub struct Browser {
+    /// Held for its life.
+    _process: Child,
+    questions: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    session: Option<String>,
+    asked: u64,
+    complaints: Vec<String>,
+    _profile: TempDir,
+}
+
+impl Browser {
+    /// Starts `FOREBAY_TEST_CHROMIUM`, or `chromium`, with an empty page of this width in pixels.
+    ///
+    /// # Errors
+    /// When there is none, with how to get one.
+    pub async fn start(width: u32) -> Result<Self> {
+        let program = std::env::var("FOREBAY_TEST_CHROMIUM").unwrap_or_else(|_| "chromium".into());
+        let profile = tempfile::tempdir()?;
+        // The pipe is file descriptors 3 (to the browser) and 4 (from it).
+        let mut process = Command::new("sh")
+            .args(["-c", "exec \"$0\" \"$@\" 3<&0 4>&1 1>&2", &program])
+            .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
+            .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
+            .args(["--remote-debugging-pipe", "about:blank"])
+            .arg(format!("--user-data-dir={}", profile.path().display()))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()
+            .context("start sh")?;
+        let questions = process.stdin.take().context("standard input is piped")?;
+        let answers = BufReader::new(process.stdout.take().context("standard output is piped")?);
+        let mut browser = Self {
+            _process: process,
+            questions,
+            answers,
+            session: None,
+            asked: 0,
+            complaints: Vec::new(),
+            _profile: profile,
+        };
+        browser.open_page(width).await.with_context(|| {
+            format!("start `{program}`: install Chromium, or set FOREBAY_TEST_CHROMIUM; `tests/run` does")
+        })?;
+        Ok(browser)
+    }
+
+    async fn open_page(&mut self, width: u32) -> Result<()> {
+        let page = self.ask("Target.createTarget", json!({ "url": "about:blank" })).await?;
+        let attach = json!({ "targetId": page["targetId"], "flatten": true });
+        let attached = self.ask("Target.attachToTarget", attach).await?;
+        self.session = attached["sessionId"].as_str().map(str::to_owned);
+        for domain in ["Runtime.enable", "Log.enable", "Page.enable"] {
+            self.ask(domain, json!({})).await?;
+        }
+        let size = json!({ "width": width, "height": 800, "deviceScaleFactor": 1, "mobile": false });
+        self.ask("Emulation.setDeviceMetricsOverride", size).await?;
+        Ok(())
+    }
+
+    /// Goes to an address.
+    ///
+    /// # Errors
+    /// When the browser cannot.
+    pub async fn go(&mut self, url: &str) -> Result<()> {
+        let gone = self.ask("Page.navigate", json!({ "url": url })).await?;
+        ensure!(gone["errorText"].is_null(), "{url}: {}", gone["errorText"]);
+        Ok(())
+    }
+
+    /// What a JavaScript expression comes to on the page.
+    ///
+    /// # Errors
+    /// When it throws.
+    pub async fn evaluate(&mut self, expression: &str) -> Result<Value> {
+        let question = json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
+        let answer = self.ask("Runtime.evaluate", question).await?;
+        ensure!(answer["exceptionDetails"].is_null(), "{expression}: {}", answer["exceptionDetails"]);
+        Ok(answer["result"]["value"].clone())
+    }
+
+    /// The text a person reads on the page.
+    ///
+    /// # Errors
+    /// When the browser does not answer.
+    pub async fn text(&mut self) -> Result<String> {
+        let text = self.evaluate("document.body.innerText").await?;
+        Ok(text.as_str().unwrap_or_default().to_owned())
+    }
+
+    /// Waits until an expression is true.
+    ///
+    /// # Errors
+    /// When it is not within half a minute; with what the page shows instead.
+    pub async fn until(&mut self, expression: &str) -> Result<()> {
+        let started = Instant::now();
+        while self.evaluate(expression).await? != json!(true) {
+            if started.elapsed() > PATIENCE {
+                bail!("not within {PATIENCE:?}: {expression}\n{}\n{:?}", self.text().await?, self.complaints);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    }
+
+    /// Exceptions, refused loads and warnings so far.
+    pub fn complaints(&self) -> &[String] {
+        &self.complaints
+    }
+
+    async fn ask(&mut self, method: &str, parameters: Value) -> Result<Value> {
+        self.asked += 1;
+        let mut question = json!({ "id": self.asked, "method": method, "params": parameters });
+        if let Some(session) = &self.session {
+            question["sessionId"] = json!(session);
+        }
+        let answer = async {
+            self.questions.write_all(question.to_string().as_bytes()).await?;
+            self.questions.write_all(b"\0").await?;
+            self.questions.flush().await?;
+            loop {
+                let mut message = Vec::new();
+                self.answers.read_until(0, &mut message).await?;
+                ensure!(message.pop() == Some(0), "the browser has ended");
+                let message: Value = serde_json::from_slice(&message)?;
+                if message["id"] == self.asked {
+                    ensure!(message["error"].is_null(), "{method}: {}", message["error"]);
+                    return Ok(message["result"].clone());
+                }
+                if let Some("Runtime.exceptionThrown" | "Log.entryAdded") = message["method"].as_str() {
+                    self.complaints.push(message["params"].to_string());
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, answer).await.with_context(|| format!("{method}: no answer"))?
+    }
+}
