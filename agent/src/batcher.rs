@@ -75,8 +75,8 @@ impl Flash for Appender {
 }
 
 /// Encodes the first [`Encoded::count`] readings, at least one, as `sync::batch::Encoder::encode` does.
-pub trait Encode: FnMut(&Head, &mut Vec<Reading>) -> Encoded + Send + 'static {}
-impl<F: FnMut(&Head, &mut Vec<Reading>) -> Encoded + Send + 'static> Encode for F {}
+pub trait Encode: FnMut(&Head, &mut [Reading]) -> Encoded + Send + 'static {}
+impl<F: FnMut(&Head, &mut [Reading]) -> Encoded + Send + 'static> Encode for F {}
 
 /// What the batcher works with.
 pub struct Batcher<F, E> {
@@ -218,9 +218,9 @@ impl<F: Flash, E: Encode> Batcher<F, E> {
             return Ok(());
         }
         let Collection { readings, receipts, .. } = collection;
-        let count = readings.len();
-        if count > 0 {
-            let batches = self.encode(readings);
+        let batches = self.encode(readings);
+        if !batches.is_empty() {
+            let count = batches.iter().map(|batch| batch.count as usize).sum();
             // The bytes are shared, not copied: a second attempt costs nothing.
             while let Err(error) = self.flash.append(batches.clone()).await {
                 self.wait_for_the_disk(error, count).await?;
@@ -241,9 +241,18 @@ impl<F: Flash, E: Encode> Batcher<F, E> {
         while !readings.is_empty() {
             let head = Head { epoch: self.epoch, sequence: Sequence(sequence), boot };
             let encoded = (self.encode)(&head, &mut readings);
-            // The codec always takes the first reading; without this a fault there would hang us.
-            let taken = (encoded.count as usize).clamp(1, readings.len());
-            readings.drain(..taken);
+            if encoded.count == 0 {
+                // The codec promises to take the first reading. Without this a fault there would
+                // hang us for ever.
+                let reading = readings.remove(0);
+                error!(
+                    point = reading.point.0,
+                    "A reading cannot be encoded and is left out; please report this."
+                );
+                self.books.left_out(1);
+                continue;
+            }
+            readings.drain(..readings.len().min(encoded.count as usize));
             batches.push(encoded);
             sequence += 1;
         }

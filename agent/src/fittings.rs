@@ -29,7 +29,7 @@ pub fn configuration(path: &Path) -> Result<Agent, String> {
 /// The batch codec.
 pub fn encoder() -> impl Encode {
     let mut encoder = Encoder::new();
-    move |head: &Head, readings: &mut Vec<Reading>| encoder.encode(head, readings)
+    move |head: &Head, readings: &mut [Reading]| encoder.encode(head, readings)
 }
 
 /// What drivers and uplink need to know of the gateway.

@@ -99,6 +99,13 @@ impl Books {
         entries.in_hand += produced.saturating_sub(filtered);
     }
 
+    /// `count` readings in hand will not be appended after all.
+    pub fn left_out(&self, count: u64) {
+        let mut entries = self.entries();
+        entries.in_hand = entries.in_hand.saturating_sub(count);
+        entries.filtered += count;
+    }
+
     /// `count` readings in hand are durable now.
     pub fn appended(&self, count: u64) {
         let mut entries = self.entries();

@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use forebay_config::units::ByteSize;
 use forebay_protocols::field::source::Receipt;
 use forebay_protocols::reading::{DataType, PointKind, Quality, Stamp, Value};
+use forebay_protocols::sync::batch::{Decoder, MAX_READINGS};
 use tokio::sync::Semaphore;
 
 use super::*;
 use crate::buffer::{Counts, Status};
+use crate::fittings;
 
 /// A disk that can be told to refuse and to wait.
 #[derive(Clone)]
@@ -80,7 +82,7 @@ impl Flash for Disk {
 
 /// Batches in words: "1=7 2=8". Takes at most `most` readings at a time.
 fn in_words(most: usize) -> impl Encode {
-    move |head: &Head, readings: &mut Vec<Reading>| {
+    move |head: &Head, readings: &mut [Reading]| {
         let part = &readings[..most.min(readings.len())];
         let words: Vec<_> = part
             .iter()
@@ -95,7 +97,7 @@ fn in_words(most: usize) -> impl Encode {
         Encoded {
             sequence: head.sequence,
             count: part.len() as u32,
-            dictionary_revision: part.iter().map(|reading| reading.point).max().unwrap(),
+            dictionary_revision: part.iter().map(|reading| reading.point).max().unwrap_or(PointId(0)),
             span_us: (0, 0),
             bytes: words.join(" ").into(),
         }
@@ -117,13 +119,22 @@ fn bench(window: Duration, refusals: Vec<BufferError>) -> Bench {
 }
 
 fn bench_with(window: Duration, refusals: Vec<BufferError>, most: usize, channel: usize) -> Bench {
+    bench_of(window, refusals, in_words(most), channel)
+}
+
+fn bench_of(
+    window: Duration,
+    refusals: Vec<BufferError>,
+    encode: impl Encode + Sync,
+    channel: usize,
+) -> Bench {
     let dir = tempfile::tempdir().unwrap();
     let (disk, tried) = Disk::new(refusals);
     let (handovers, receiver) = mpsc::channel(channel);
     let (books, give_up) = (Books::open(Counts::default()), CancellationToken::new());
     let batcher = Batcher {
         flash: disk.clone(),
-        encode: in_words(most),
+        encode,
         epoch: Epoch([1; 16]),
         clock: Clock::open(dir.path(), 1),
         window,
@@ -295,4 +306,37 @@ async fn what_the_codec_leaves_becomes_the_next_batch_of_the_same_append() {
     let (end, batches) = bench.finish().await;
     end.unwrap();
     assert_eq!(batches, [(1, "1=1 1=2".into()), (2, "1=3 1=4".into()), (3, "1=5".into())]);
+}
+
+#[tokio::test]
+async fn a_harvest_above_the_codecs_limit_arrives_whole_in_several_batches() {
+    let count = MAX_READINGS as i64 + 4_465;
+    let bench = bench_of(AGES, vec![], fittings::encoder(), 16);
+    let (books, disk) = (bench.books.clone(), bench.disk.clone());
+    bench.hand(handover(0, &["flow"], &(0..count).map(|value| (0, value)).collect::<Vec<_>>())).await;
+    drop(bench.handovers);
+    bench.end.await.unwrap().unwrap();
+    let batches = disk.0.batches.lock().unwrap().clone();
+    let mut values = Vec::new();
+    for (batch, sequence) in batches.iter().zip(1..) {
+        let decoded = Decoder::new().decode(&batch.bytes).unwrap();
+        assert_eq!((decoded.head.sequence, batch.sequence), (Sequence(sequence), Sequence(sequence)));
+        assert_eq!(decoded.readings.len(), batch.count as usize);
+        values.extend(decoded.readings.into_iter().map(|reading| reading.value));
+    }
+    assert_eq!(batches.len(), 2);
+    assert!(values.into_iter().eq((0..count).map(|value| Some(Value::Integer(value)))), "lost or doubled");
+    let ledger = books.ledger(Default::default);
+    assert_eq!((ledger.appended, ledger.in_hand), (count as u64, 0));
+}
+
+#[tokio::test]
+async fn a_codec_that_takes_nothing_costs_the_reading_and_hangs_nobody() {
+    let bench = bench_with(AGES, vec![], 0, 16);
+    let books = bench.books.clone();
+    bench.hand(handover(0, &["flow"], &[(0, 1), (0, 2)])).await;
+    let (end, batches) = bench.finish().await;
+    end.unwrap();
+    assert_eq!(batches, []);
+    assert_eq!(books.ledger(Status::default).closes(), Ok(()));
 }
