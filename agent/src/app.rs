@@ -91,7 +91,8 @@ async fn build(config: Agent, ending: &Ending) -> anyhow::Result<(Supervisor, Bu
             handovers: handovers.clone(),
             books: books.clone(),
             status,
-            close: ending.close_links.clone(),
+            stop: ending.stop_links.clone(),
+            goodbye: ending.close_links.clone(),
         };
         spawn_link(&mut supervisor, fitter.clone(), link, desk);
     }
@@ -119,6 +120,7 @@ async fn build(config: Agent, ending: &Ending) -> anyhow::Result<(Supervisor, Bu
         books,
         progress: progress.clone(),
         backoff: Backoff::new(DISK_PAUSES.0, DISK_PAUSES.1).context("pauses of the batcher")?,
+        hurry: ending.stop_links.clone(),
         give_up: ending.give_up.clone(),
     };
     supervisor.batcher(async move { Ok(batcher.run(to_batcher).await?) });
@@ -159,7 +161,8 @@ struct DeskPlan {
     handovers: mpsc::Sender<Handover>,
     books: Books,
     status: watch::Sender<LinkStatus>,
-    close: CancellationToken,
+    stop: CancellationToken,
+    goodbye: CancellationToken,
 }
 
 fn spawn_link(supervisor: &mut Supervisor, fitter: Arc<Fitter>, link: field::Link, plan: DeskPlan) {
@@ -168,8 +171,7 @@ fn spawn_link(supervisor: &mut Supervisor, fitter: Arc<Fitter>, link: field::Lin
     let birth: Birth = {
         let (name, pauses) = (name.clone(), pauses.clone());
         Box::new(move || {
-            let (fitter, link, name, close) =
-                (fitter.clone(), link.clone(), name.clone(), plan.close.clone());
+            let (fitter, link, name, stop) = (fitter.clone(), link.clone(), name.clone(), plan.stop.clone());
             let desk = Desk {
                 name: name.clone(),
                 index: plan.index,
@@ -177,7 +179,8 @@ fn spawn_link(supervisor: &mut Supervisor, fitter: Arc<Fitter>, link: field::Lin
                 books: plan.books.clone(),
                 status: plan.status.clone(),
                 backoff: pauses.clone(),
-                stop: plan.close.clone(),
+                stop: plan.stop.clone(),
+                goodbye: plan.goodbye.clone(),
             };
             let status = plan.status.clone();
             Box::pin(async move {
@@ -185,7 +188,7 @@ fn spawn_link(supervisor: &mut Supervisor, fitter: Arc<Fitter>, link: field::Lin
                     // The configuration will not change while we run: trying again is of no use.
                     error!(link = %name, "The link cannot be started: {words}. The others go on.");
                     status.send_modify(|status| status.state = LinkState::GaveUp(words));
-                    close.cancelled().await;
+                    stop.cancelled().await;
                 }
                 Ok(())
             })

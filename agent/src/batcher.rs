@@ -3,7 +3,8 @@
 //!
 //! The batcher collects for the durability window, or until a batch is full, then defines points,
 //! encodes, appends, confirms. While the disk refuses it holds what it has, tries again, and takes
-//! nothing more: its channel fills and the links wait. It ends when the last link hung up.
+//! nothing more: its channel fills and the links wait. When the agent ends it writes what is in
+//! hand without waiting for the window, and ends itself when the last link hung up.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -96,6 +97,8 @@ pub struct Batcher<F, E> {
     pub progress: Progress,
     /// Pauses between attempts at a disk that refuses.
     pub backoff: Backoff,
+    /// Cancelled when the agent ends: no window is waited for any more.
+    pub hurry: CancellationToken,
     /// Cancelled when the agent will not wait for a refusing disk any longer.
     pub give_up: CancellationToken,
 }
@@ -148,7 +151,7 @@ impl<F: Flash, E: Encode> Batcher<F, E> {
             let Received::Handover(first) = self.receive(&mut handovers, None).await else {
                 return Ok(());
             };
-            let until = Instant::now() + self.window;
+            let until = Instant::now() + if self.hurry.is_cancelled() { Duration::ZERO } else { self.window };
             let mut collection = Collection::default();
             self.take(first, &mut slots, &mut collection).await?;
             while !collection.is_full()
@@ -166,7 +169,13 @@ impl<F: Flash, E: Encode> Batcher<F, E> {
             self.progress.advance();
             let sign = Instant::now() + SIGN_OF_LIFE;
             let slice = until.map_or(sign, |until| until.min(sign));
-            match timeout_at(slice, handovers.recv()).await {
+            // Cancel-safe: recv() gives a handover whole or not at all. What is there comes first.
+            let received = tokio::select! {
+                biased;
+                received = timeout_at(slice, handovers.recv()) => received,
+                () = self.hurry.cancelled(), if until.is_some() => return Received::WindowOver,
+            };
+            match received {
                 Ok(Some(handover)) => return Received::Handover(handover),
                 Ok(None) => return Received::HungUp,
                 Err(_) if until == Some(slice) => return Received::WindowOver,

@@ -55,8 +55,9 @@ impl Fitter {
             }
             Protocol::OpcUa(_) => {
                 let (link, application) = (link.clone(), self.application());
-                // Making a key takes seconds on a small gateway.
-                let made = tokio::task::spawn_blocking(move || OpcUaSource::new(&link, application)).await;
+                // Making a key takes seconds on a small gateway. Nobody waits for it at the end.
+                let making = tokio::task::spawn_blocking(move || OpcUaSource::new(&link, application));
+                let Some(made) = desk.stop.run_until_cancelled(making).await else { return Ok(()) };
                 let source = made.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
                 Box::pin(Link { source, desk }.run()).await;
             }

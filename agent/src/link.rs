@@ -4,6 +4,8 @@
 //! - When a connection is lost each point gets one bad reading, so that charts show a hole.
 //! - A fault is logged once and counted after that. It is over when a connection has held.
 //! - Waits for the batcher when the batcher waits for the disk: then devices are read later.
+//! - At the end it hangs up and keeps its connection until the batcher has confirmed what is in
+//!   hand: a broker that does not hear of it would send all of that again.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -99,8 +101,10 @@ pub struct Desk {
     pub status: watch::Sender<LinkStatus>,
     /// Pauses between attempts.
     pub backoff: Backoff,
-    /// Cancelled when the agent ends.
+    /// Cancelled when the agent ends: nothing more is taken from the field.
     pub stop: CancellationToken,
+    /// Cancelled when every receipt has had its word, or the time for that is over.
+    pub goodbye: CancellationToken,
 }
 
 /// What the task remembers from one connection to the next.
@@ -144,10 +148,18 @@ impl<S: Source> Link<S> {
                 break;
             }
         }
-        if timeout(CLOSE_WITHIN, self.source.close()).await.is_err() {
-            debug!(link = %self.desk.name, "The peer did not take our goodbye in time.");
+        self.farewell().await;
+    }
+
+    /// Hangs up, which makes the batcher write at once, and closes when it has confirmed.
+    async fn farewell(self) {
+        let Self { mut source, desk: Desk { name, handovers, status, goodbye, .. } } = self;
+        drop(handovers);
+        goodbye.cancelled().await;
+        if timeout(CLOSE_WITHIN, source.close()).await.is_err() {
+            debug!(link = %name, "The peer did not take our goodbye in time.");
         }
-        self.desk.status.send_modify(|status| status.state = LinkState::Stopped);
+        status.send_modify(|status| status.state = LinkState::Stopped);
     }
 
     /// Harvests until the connection ends.
@@ -189,10 +201,13 @@ impl<S: Source> Link<S> {
     async fn hand_over(&mut self, harvest: Harvest, course: &mut Course) -> bool {
         let Harvest { samples, receipt, news, discarded } = harvest;
         self.desk.heard(news, discarded, !samples.is_empty());
-        if samples.is_empty() && receipt.is_none() {
+        if samples.is_empty() {
+            // Nothing in it needs the disk. A broker sends only so many messages ahead of our word,
+            // and foreign ones must not use that up until the next append.
+            receipt.into_iter().for_each(Receipt::confirm);
             return true;
         }
-        course.holes_marked &= samples.is_empty();
+        course.holes_marked = false;
         self.deliver(samples, receipt, course).await
     }
 

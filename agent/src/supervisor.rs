@@ -3,8 +3,8 @@
 //! - A link task that ends is started again, with growing pauses; the others never notice.
 //! - The batcher and the uplink are critical: if one ends before it was asked to, the process ends
 //!   with an error and systemd starts it anew. What is on the flash stays.
-//! - The end is orderly: links close, the batcher does the last append, the uplink sends until the
-//!   deadline. What stays is on the flash.
+//! - The end is orderly: links take nothing more, the batcher does the last append and confirms it
+//!   to the peers, links close while the uplink sends until the deadline. What stays is on the flash.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -31,7 +31,10 @@ pub type Birth = Box<dyn FnMut() -> Life + Send>;
 pub struct Ending {
     /// Somebody wants the agent to end.
     pub asked: CancellationToken,
-    /// Links close. The batcher ends when they did.
+    /// Links take nothing more from the field and hang up. The batcher writes what is in hand,
+    /// confirms it, and ends when they all did.
+    pub stop_links: CancellationToken,
+    /// What could be confirmed to the peers is: links close their connections.
     pub close_links: CancellationToken,
     /// Everything is on the flash: the uplink sends what it can and ends.
     pub finish_uplink: CancellationToken,
@@ -42,9 +45,9 @@ pub struct Ending {
 /// How long the parts of the end may take.
 #[derive(Clone, Copy, Debug)]
 pub struct Grace {
-    /// Closing links and the last append.
+    /// The last append.
     pub append: Duration,
-    /// Sending what is left.
+    /// Closing links, and meanwhile sending what is left.
     pub uplink: Duration,
 }
 
@@ -150,24 +153,26 @@ impl Supervisor {
                 },
             }
         }
-        info!("Stopping: links are closed, then what is in hand is written.");
+        info!("Stopping: nothing more is read, and what is in hand is written.");
         self.drain(grace).await
     }
 
     /// The orderly end.
     async fn drain(mut self, grace: Grace) -> Verdict {
-        self.ending.close_links.cancel();
+        self.ending.stop_links.cancel();
         // Births hold the batcher's channel open.
         self.links.clear();
         let mut fault = None;
-        let written =
-            self.until_gone(|role| matches!(role, Role::Link(_) | Role::Batcher), grace.append, &mut fault);
-        if !written.await {
+        if !self.until_gone(|role| role == Role::Batcher, grace.append, &mut fault).await {
             fault.get_or_insert_with(|| "not everything could be written in time".into());
         }
+        self.ending.close_links.cancel();
         self.ending.finish_uplink.cancel();
-        if !self.until_gone(|role| role == Role::Uplink, grace.uplink, &mut fault).await {
-            info!("The server did not take everything in time. The rest stays in the buffer.");
+        let last = |role| matches!(role, Role::Link(_) | Role::Uplink);
+        if !self.until_gone(last, grace.uplink, &mut fault).await {
+            info!(
+                "Not every link could be closed, or the server did not take everything in time. What is left stays in the buffer."
+            );
         }
         self.ending.give_up.cancel();
         self.until_gone(|_| true, LAST_WORDS, &mut fault).await;
@@ -203,7 +208,7 @@ impl Supervisor {
         let pause = backoff.next_pause();
         let words = fault.unwrap_or_else(|| "it ended".into());
         error!(link = %name, "The link's task fell: {words}. Starting it again in {pause:.1?}.");
-        let (name, next, stop) = (name.clone(), birth(), self.ending.close_links.clone());
+        let (name, next, stop) = (name.clone(), birth(), self.ending.stop_links.clone());
         let life = async move {
             match crate::backoff::wait(pause, &stop).await {
                 Waited::Over => next.await,
@@ -253,5 +258,7 @@ fn fall(error: JoinError) -> String {
     }
 }
 
+#[cfg(test)]
+mod farewell;
 #[cfg(test)]
 mod tests;

@@ -108,6 +108,7 @@ struct Bench {
     disk: Disk,
     tried: mpsc::UnboundedReceiver<()>,
     books: Books,
+    hurry: CancellationToken,
     give_up: CancellationToken,
     handovers: mpsc::Sender<Handover>,
     end: tokio::task::JoinHandle<Result<(), BatcherError>>,
@@ -131,7 +132,8 @@ fn bench_of(
     let dir = tempfile::tempdir().unwrap();
     let (disk, tried) = Disk::new(refusals);
     let (handovers, receiver) = mpsc::channel(channel);
-    let (books, give_up) = (Books::open(Counts::default()), CancellationToken::new());
+    let books = Books::open(Counts::default());
+    let (hurry, give_up) = (CancellationToken::new(), CancellationToken::new());
     let batcher = Batcher {
         flash: disk.clone(),
         encode,
@@ -141,9 +143,19 @@ fn bench_of(
         books: books.clone(),
         progress: Progress::default(),
         backoff: Backoff::new(Duration::from_millis(1), Duration::from_millis(4)).unwrap(),
+        hurry: hurry.clone(),
         give_up: give_up.clone(),
     };
-    Bench { disk, tried, books, give_up, handovers, end: tokio::spawn(batcher.run(receiver)), _dir: dir }
+    Bench {
+        disk,
+        tried,
+        books,
+        hurry,
+        give_up,
+        handovers,
+        end: tokio::spawn(batcher.run(receiver)),
+        _dir: dir,
+    }
 }
 
 impl Bench {
@@ -285,6 +297,22 @@ async fn a_full_collection_does_not_wait_for_the_window() {
     bench.hand(handover(0, &["flow"], &many)).await;
     bench.tried.recv().await.unwrap();
     bench.finish().await.0.unwrap();
+}
+
+#[tokio::test]
+async fn the_end_waits_for_no_window_even_while_a_link_has_not_hung_up() {
+    let bench = bench(AGES, vec![]);
+    let receipt = || {
+        let (sender, confirmed) = tokio::sync::oneshot::channel();
+        (Some(Receipt::new(move || _ = sender.send(()))), confirmed)
+    };
+    let ((first, first_confirmed), (second, second_confirmed)) = (receipt(), receipt());
+    bench.hand(Handover { receipt: first, ..handover(0, &["flow"], &[(0, 1)]) }).await;
+    bench.hurry.cancel();
+    first_confirmed.await.unwrap();
+    bench.hand(Handover { receipt: second, ..handover(0, &[], &[(0, 2)]) }).await;
+    second_confirmed.await.unwrap();
+    assert_eq!(bench.finish().await.1.len(), 2);
 }
 
 #[tokio::test]

@@ -56,6 +56,7 @@ struct Bench {
     status: watch::Receiver<LinkStatus>,
     books: Books,
     stop: CancellationToken,
+    goodbye: CancellationToken,
     end: tokio::task::JoinHandle<()>,
 }
 
@@ -64,7 +65,8 @@ fn bench(points: &[&str], max_pause: Duration) -> Bench {
     let (deed, deeds) = mpsc::unbounded_channel();
     let (sender, handovers) = mpsc::channel(64);
     let (status, seen) = watch::channel(LinkStatus::default());
-    let (books, stop) = (Books::open(Counts::default()), CancellationToken::new());
+    let books = Books::open(Counts::default());
+    let (stop, goodbye) = (CancellationToken::new(), CancellationToken::new());
     let source =
         Scripted { points: points.iter().map(|name| point(name)).collect(), script: steps, deeds: deed };
     let desk = Desk {
@@ -75,9 +77,10 @@ fn bench(points: &[&str], max_pause: Duration) -> Bench {
         status,
         backoff: Backoff::new(Duration::from_millis(1), max_pause).unwrap(),
         stop: stop.clone(),
+        goodbye: goodbye.clone(),
     };
     let end = tokio::spawn(Link { source, desk }.run());
-    Bench { script, deeds, handovers, status: seen, books, stop, end }
+    Bench { script, deeds, handovers, status: seen, books, stop, goodbye, end }
 }
 
 impl Bench {
@@ -184,16 +187,35 @@ async fn a_reading_of_no_point_is_discarded_and_never_enters_the_books() {
 }
 
 #[tokio::test]
-async fn an_empty_harvest_costs_nothing_but_its_receipt_is_handed_over() {
+async fn a_harvest_without_samples_is_confirmed_at_once_and_bothers_nobody() {
     let mut bench = bench(&["flow"], SOON);
-    let receipt = Some(Receipt::new(|| ()));
+    let (sender, confirmed) = tokio::sync::oneshot::channel();
+    let receipt = Some(Receipt::new(move || _ = sender.send(())));
     bench.play([
         Step::Connect(Ok(())),
         Step::Bring(Ok(Harvest::default())),
         Step::Bring(Ok(Harvest { receipt, ..Harvest::default() })),
     ]);
-    let handover = bench.handovers.recv().await.unwrap();
-    assert!(handover.samples.is_empty() && handover.receipt.is_some());
+    confirmed.await.expect("the receipt was dropped");
+    assert!(bench.handovers.try_recv().is_err(), "handed over for nothing");
+}
+
+#[tokio::test]
+async fn a_link_hangs_up_when_it_stops_and_closes_when_it_may() {
+    let mut bench = bench(&["flow"], SOON);
+    bench.play([Step::Connect(Ok(())), bring(&[(0, 1)])]);
+    assert_eq!(bench.deeds.recv().await, Some("connect"));
+    bench.until(|status| status.heard).await;
+    bench.stop.cancel();
+    assert_eq!(bench.values().await, [(0, Some(1))]);
+    assert!(bench.handovers.recv().await.is_none(), "the batcher would wait for more");
+    assert_eq!(
+        bench.deeds.try_recv(),
+        Err(mpsc::error::TryRecvError::Empty),
+        "closed before the confirmation"
+    );
+    bench.goodbye.cancel();
+    assert_eq!(bench.deeds.recv().await, Some("close"));
 }
 
 #[tokio::test]
@@ -226,6 +248,7 @@ async fn a_peer_that_refuses_us_is_not_bothered_soon() {
     let third = timeout(Duration::from_millis(50), bench.deeds.recv()).await;
     assert!(third.is_err(), "refused, and tried again at once");
     bench.stop.cancel();
+    bench.goodbye.cancel();
     bench.end.await.unwrap();
 }
 
@@ -240,6 +263,7 @@ async fn a_stop_says_goodbye_wherever_the_link_is() {
             bench.until(|status| status.state != LinkState::Connecting).await;
         }
         bench.stop.cancel();
+        bench.goodbye.cancel();
         bench.end.await.unwrap();
         while let Some(deed) = bench.deeds.recv().await {
             assert!(deed == "connect" || deed == "close");
