@@ -55,11 +55,19 @@ pub async fn run(config: Agent, ending: Ending) -> anyhow::Result<Verdict> {
     });
     systemd::ready();
     let verdict = supervisor.run(grace).await;
-    // A store that is closed opens without a look at its segments. One that hangs is killed.
-    if let Ok(Err(error)) = timeout(CLOSE_WITHIN, buffer.close()).await {
-        warn!("The buffer could not be closed: {error}. It is mended at the next start.");
-    }
+    close(&buffer).await;
     Ok(verdict)
+}
+
+/// A store that is closed opens without a look at its segments. One that hangs is left behind:
+/// nothing in it depends on this.
+async fn close(buffer: &Buffer) {
+    let words = match timeout(CLOSE_WITHIN, buffer.close()).await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => format!("no answer within {CLOSE_WITHIN:?}"),
+    };
+    warn!("The buffer could not be closed: {words}. The next start looks through its segments.");
 }
 
 /// Opens the buffer and starts every task.
