@@ -1,10 +1,11 @@
 //! The backlog to the server. A batch is forgotten when the server says that it is committed,
 //! and for no other reason.
 //!
-//! `state` decides, `parcel` reads and packs, `line` talks; this file makes them meet and waits
-//! between requests. Not joined is no fault: the uplink looks for an identity every few seconds
+//! `state` decides, `parcel` reads and packs, `bulletin` says when to report, `line` talks; this file
+//! makes them meet and waits between requests. Not joined is no fault: the uplink looks for an identity every few seconds
 //! and the buffer fills meanwhile.
 
+pub mod bulletin;
 pub mod line;
 pub mod parcel;
 pub mod state;
@@ -21,6 +22,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use self::bulletin::Bulletin;
 use self::line::{Line, Peer, shown};
 use self::parcel::{Backlog, Parcel, pack};
 use self::state::{Action, Notice, Pause, Plan, Reply, State};
@@ -123,14 +125,20 @@ impl<B: Backlog> Uplink<B> {
     async fn serve(self) -> Result<(), BufferError> {
         let mut state = State::new(self.settings.max_request);
         let mut backoff = self.settings.backoff.clone();
-        let mut told = Told::default();
+        let (mut told, mut bulletin) = (Told::default(), Bulletin::default());
         let mut line = None;
         while let Some(peer) = self.meet(&mut told).await {
             let known_until = Instant::now() + IDENTITY_HOLDS_FOR;
             while Instant::now() < known_until {
-                let Some(parcel) = self.next_parcel(&mut state).await? else { return Ok(()) };
+                if !line.as_ref().is_some_and(Line::is_open) {
+                    bulletin.forget();
+                }
+                let Some(parcel) = self.next_parcel(&mut state, &bulletin).await? else { return Ok(()) };
                 let asked = BootTime::now();
                 let reply = self.ask(&peer, &mut line, &parcel.request).await;
+                if let (Reply::Answer(_), Some(report)) = (&reply, parcel.request.report) {
+                    bulletin.told(report, Instant::now());
+                }
                 self.learn_time(&reply, asked).await;
                 let pause = self.act(state.step(&parcel.sent, reply)).await?;
                 let Some(pause) = pause else {
@@ -200,23 +208,30 @@ impl<B: Backlog> Uplink<B> {
     }
 
     /// The next request worth sending: now if there is anything, else a heartbeat when it is due.
-    /// `None` when everything is sent and the agent ends.
-    async fn next_parcel(&self, state: &mut State) -> Result<Option<Parcel>, BufferError> {
+    /// `None` when everything is sent, the last counts included, and the agent ends.
+    async fn next_parcel(
+        &self,
+        state: &mut State,
+        bulletin: &Bulletin,
+    ) -> Result<Option<Parcel>, BufferError> {
         let heartbeat = Instant::now() + self.settings.heartbeat;
         loop {
             let plan = state.plan(self.backlog.status().newest.map_or(0, |newest| newest.0));
-            let greeting = plan == Plan::Greet;
+            let (greeting, finishing) = (plan == Plan::Greet, self.finish.is_cancelled());
             let mut parcel = pack(plan, &self.backlog, self.epoch, &self.clock).await?;
             let lane_begins_anew = parcel.backlog_over && state.backlog_ends();
-            let due = Instant::now() >= heartbeat;
-            if greeting || due || !parcel.sent.is_empty() {
-                parcel.request.report = Some((self.reporter)());
+            let (now, report) = (Instant::now(), (self.reporter)());
+            // The last requests carry the counts with which the server closes its ledger.
+            let only_report = greeting || now >= heartbeat || (finishing && bulletin.is_behind(&report));
+            if only_report || !parcel.sent.is_empty() {
+                let due = only_report || finishing || bulletin.is_due(&report, now);
+                parcel.request.report = due.then_some(report);
                 return Ok(Some(parcel));
             }
             if lane_begins_anew {
                 continue;
             }
-            if self.finish.is_cancelled() {
+            if finishing {
                 return Ok(None);
             }
             tokio::select! {

@@ -93,7 +93,6 @@ impl Line {
         let request = Request::post(path)
             .header(header::HOST, &self.host)
             .header(header::CONTENT_TYPE, PROTOBUF)
-            .header(header::ACCEPT, PROTOBUF)
             .body(Full::new(body))
             .map_err(|e| e.to_string())?;
         self.sender.ready().await.map_err(|e| words_of(&e))?;

@@ -126,8 +126,13 @@ impl Server {
     pub fn corrections(&self) -> Vec<i64> {
         self.state.ingest.borrow().corrections.clone()
     }
-    pub fn reports(&self) -> String {
-        self.state.ingest.borrow().report.clone()
+    /// Which requests carried a report.
+    pub fn reported(&self) -> Vec<bool> {
+        self.state.ingest.borrow().reported.clone()
+    }
+    /// The last one.
+    pub fn report(&self) -> forebay_protocols::sync::wire::Report {
+        self.state.ingest.borrow().report.clone().unwrap()
     }
 }
 

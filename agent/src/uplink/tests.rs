@@ -109,6 +109,7 @@ impl Backlog for Arc<Shelf> {
 struct Bench {
     shelf: Arc<Shelf>,
     joined: Arc<AtomicBool>,
+    report: Arc<Mutex<wire::Report>>,
     status: watch::Receiver<UplinkStatus>,
     finish: CancellationToken,
     end: tokio::task::JoinHandle<Result<(), BufferError>>,
@@ -125,6 +126,7 @@ fn bench_before_joining(peer: Peer, heartbeat: Duration, joined: bool, stock: im
     let shelf = Arc::new(Shelf::default());
     stock(&shelf);
     let joined = Arc::new(AtomicBool::new(joined));
+    let report = Arc::new(Mutex::new(wire::Report { synchronised: true, ..wire::Report::default() }));
     let (sender, status) = watch::channel(UplinkStatus::default());
     let finish = CancellationToken::new();
     let uplink = Uplink {
@@ -135,7 +137,10 @@ fn bench_before_joining(peer: Peer, heartbeat: Duration, joined: bool, stock: im
             let joined = joined.clone();
             Box::new(move || Ok(joined.load(Ordering::SeqCst).then(|| peer.clone())))
         },
-        reporter: Box::new(|| wire::Report { version: "test".into(), ..wire::Report::default() }),
+        reporter: {
+            let report = report.clone();
+            Box::new(move || report.lock().unwrap().clone())
+        },
         status: sender,
         settings: Settings {
             request_timeout: Duration::from_secs(20),
@@ -148,7 +153,7 @@ fn bench_before_joining(peer: Peer, heartbeat: Duration, joined: bool, stock: im
         give_up: CancellationToken::new(),
     };
     let end = tokio::spawn(uplink.run());
-    Bench { shelf, joined, status, finish, end, _dir: dir }
+    Bench { shelf, joined, report, status, finish, end, _dir: dir }
 }
 
 const SELDOM: Duration = Duration::from_secs(3600);
@@ -301,8 +306,36 @@ async fn silence_is_broken_by_a_heartbeat_with_a_report() {
     let server = Server::start().await;
     let bench = bench(server.peer(), Duration::from_millis(5), |_| ());
     server.until_requests(4).await;
-    assert_eq!(server.reports(), "test");
+    assert_eq!(server.reported(), [true; 4]);
     bench.finish().await;
+}
+
+#[tokio::test]
+async fn readings_travel_without_a_report_until_people_would_see_a_change() {
+    let server = Server::start().await;
+    let bench = bench(server.peer(), SELDOM, |_| ());
+    server.until_requests(1).await;
+    let send = async |sequence| {
+        bench.shelf.append(sequence..=sequence, 100, 1);
+        bench.shelf.until_empty().await;
+    };
+    send(1).await;
+    send(2).await;
+    bench.report.lock().unwrap().devices.push(wire::report::Device::default());
+    send(3).await;
+    send(4).await;
+    assert_eq!(server.reported(), [true, false, false, true, false]);
+    bench.finish().await;
+}
+
+#[tokio::test]
+async fn the_last_request_carries_the_counts_that_close_the_ledger() {
+    let server = Server::start().await;
+    let bench = bench(server.peer(), SELDOM, |shelf| shelf.append(1..=1, 100, 1));
+    bench.shelf.until_empty().await;
+    bench.report.lock().unwrap().produced = 1_000;
+    bench.finish().await;
+    assert_eq!(server.report().produced, 1_000);
 }
 
 #[tokio::test]
@@ -359,7 +392,10 @@ pub(super) struct Ingest {
     pub dictionary: u32,
     pub gaps: u64,
     pub requests: Vec<Vec<(u64, bool)>>,
-    pub report: String,
+    /// The last report, as a server keeps it.
+    pub report: Option<wire::Report>,
+    /// Which requests carried one.
+    pub reported: Vec<bool>,
     pub corrections: Vec<i64>,
 }
 
@@ -367,7 +403,8 @@ impl Ingest {
     /// Takes a request, or says what is lacking.
     pub fn take(&mut self, request: SyncRequest) -> (u16, SyncAnswer) {
         assert_eq!(request.epoch, EPOCH.0.as_slice());
-        self.report = request.report.map_or(String::new(), |report| report.version);
+        self.reported.push(request.report.is_some());
+        self.report = request.report.or(self.report.take());
         assert!(request.dictionary.is_sorted_by(|a, b| a.point + 1 == b.point), "a dictionary with holes");
         for entry in request.dictionary {
             // Behind a hole an entry is of no use.
