@@ -11,6 +11,9 @@ use super::{FAILED, complain, join};
 use crate::supervisor::{Ending, Verdict};
 use crate::{app, log};
 
+/// Links whose names cannot be looked up must not keep the uplink from a thread.
+const MOST_BLOCKING: usize = 8;
+
 /// Collects until SIGTERM or SIGINT.
 pub fn run(config: Agent) -> ExitCode {
     if let Err(error) = log::start(&config.log) {
@@ -54,7 +57,14 @@ pub fn join(config: &Agent, string: &str) -> ExitCode {
     }
 }
 
-/// Two workers: one may wait for a slow file system while the other polls devices.
+/// Each thread that allocates costs memory of its own, and the smallest gateways have 64 MiB. Two
+/// workers: one may wait for a slow file system while the other polls devices. Blocking work is name
+/// look-ups and small files; what finds no thread waits for one.
 fn runtime() -> std::io::Result<Runtime> {
-    Builder::new_multi_thread().worker_threads(2).thread_name("forebay").enable_all().build()
+    Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(MOST_BLOCKING)
+        .thread_name("forebay")
+        .enable_all()
+        .build()
 }
