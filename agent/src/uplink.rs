@@ -326,8 +326,11 @@ impl<B: Backlog> Uplink<B> {
             }
             Notice::Unreachable(words) => format!("the server is out of reach: {words}"),
             Notice::Busy => "the server is busy".into(),
-            Notice::Forbidden => {
-                "the server refuses this gateway: its certificate is unknown or revoked. Join again with `forebay-agent join`"
+            Notice::Forbidden(Some(words)) => {
+                format!("the server refuses this gateway: {words}. `forebay-agent join` lets it in again")
+            }
+            Notice::Forbidden(None) => {
+                "the server, or something before it, refuses this gateway. If its certificate was revoked, join again with `forebay-agent join`"
                     .into()
             }
             Notice::Strange(words) => format!("the server gives a strange answer: {words}"),

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use forebay_protocols::sync::problem::Problem;
+use forebay_protocols::sync::tls::server_name;
 use forebay_protocols::sync::wire::SyncAnswer;
 use http::{HeaderMap, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
@@ -44,11 +46,7 @@ pub struct Peer {
 impl Peer {
     /// The peer at `server` (`host:port`). `certificate` is ours.
     pub fn new(server: String, tls: &ClientConfig, certificate: &[u8]) -> Result<Self, String> {
-        let wrong = || format!("`{server}` is not host:port");
-        let (host, port) = server.rsplit_once(':').ok_or_else(wrong)?;
-        port.parse::<u16>().map_err(|_| wrong())?;
-        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-        let name = ServerName::try_from(host.to_owned()).map_err(|_| wrong())?;
+        let name = server_name(&server)?;
         let mut tls = tls.clone();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let mark = crc32c::crc32c_append(crc32c::crc32c(server.as_bytes()), certificate);
@@ -117,8 +115,11 @@ fn reply(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Reply {
             let seconds = header.and_then(|text| text.trim().parse().ok());
             Reply::Busy { retry_after: seconds.map(Duration::from_secs) }
         }
-        StatusCode::FORBIDDEN => Reply::Forbidden,
-        status => Reply::Strange(format!("it answers {status}{}", problem(&body))),
+        StatusCode::FORBIDDEN => Reply::Forbidden(problem(&body)),
+        status => {
+            let words = problem(&body).map_or_else(String::new, |words| format!(": {words}"));
+            Reply::Strange(format!("it answers {status}{words}"))
+        }
     }
 }
 
@@ -135,11 +136,9 @@ fn answer(headers: &HeaderMap, body: Bytes) -> Result<SyncAnswer, String> {
     }
 }
 
-/// The detail of an `application/problem+json` (RFC 9457), if it is one.
-fn problem(body: &[u8]) -> String {
-    let problem = serde_json::from_slice::<serde_json::Value>(body).unwrap_or_default();
-    let detail = ["detail", "title"].into_iter().find_map(|key| problem.get(key)?.as_str());
-    detail.map_or_else(String::new, |detail| format!(": {}", shown(detail)))
+/// The words of a problem, if the server sent one. A proxy's page has none for us.
+fn problem(body: &[u8]) -> Option<String> {
+    Some(shown(&Problem::from_json(body)?.to_string()))
 }
 
 /// Foreign words as they may stand in a log: short, without control characters.
@@ -157,6 +156,8 @@ fn words_of(error: &hyper::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use forebay_protocols::sync::problem::Kind;
+
     use super::*;
 
     fn judge(status: u16, headers: &[(&'static str, &'static str)], body: &[u8]) -> Reply {
@@ -189,8 +190,14 @@ mod tests {
 
     #[test]
     fn a_problem_is_shown_in_its_words_without_control_characters() {
-        let strange = judge(400, &[], br#"{"title":"no","detail":"not a\u001b[31m SyncRequest"}"#);
-        assert_eq!(strange, Reply::Strange("it answers 400 Bad Request: not a[31m SyncRequest".into()));
+        let problem = |kind, detail: &str| Problem::new(kind, detail).to_json().into_bytes();
+        let bad = problem(Kind::BadRequest, "not a\u{1b}[31m SyncRequest");
+        let words = "it answers 400 Bad Request: The request cannot be read: not a[31m SyncRequest";
+        assert_eq!(judge(400, &[], &bad), Reply::Strange(words.into()));
+        let revoked = problem(Kind::RevokedCertificate, "join again");
+        let words = "Revoked certificate: join again";
+        assert_eq!(judge(403, &[], &revoked), Reply::Forbidden(Some(words.into())));
+        assert_eq!(judge(403, &[], b"<html>"), Reply::Forbidden(None));
         assert_eq!(judge(500, &[], b"<html>"), Reply::Strange("it answers 500 Internal Server Error".into()));
     }
 }

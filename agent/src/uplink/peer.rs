@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use forebay_protocols::sync::problem::{CONTENT_TYPE, Kind, Problem};
 use forebay_protocols::sync::wire::SyncRequest;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
@@ -36,6 +37,8 @@ pub enum Behaviour {
     HalfAnAnswer,
     /// Answers this and takes nothing.
     Status(u16, &'static [(&'static str, &'static str)]),
+    /// Refuses in the words of a Forebay server.
+    Revoked,
     /// Somebody in between answers 200 with a web page.
     CaptivePortal,
     /// The right content type and nonsense in it.
@@ -190,6 +193,10 @@ async fn serve(request: Request<Incoming>, state: Arc<State>) -> Result<Response
     match behaviour {
         Behaviour::Status(status, headers) => {
             return Ok(respond(status, "application/problem+json", headers, br#"{"detail":"no"}"#.to_vec()));
+        }
+        Behaviour::Revoked => {
+            let problem = Problem::new(Kind::RevokedCertificate, "the certificate of hall/pump was revoked");
+            return Ok(respond(403, CONTENT_TYPE, &[], problem.to_json().into_bytes()));
         }
         Behaviour::CaptivePortal => {
             return Ok(respond(200, "text/html", &[], b"<html>Please log in</html>".to_vec()));

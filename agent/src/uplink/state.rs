@@ -95,8 +95,8 @@ pub enum Reply {
         /// `Retry-After`, if it was a number of seconds.
         retry_after: Option<Duration>,
     },
-    /// 403: our certificate is unknown or revoked.
-    Forbidden,
+    /// 403: our certificate is unknown, revoked or too old, in the server's words if it was the server.
+    Forbidden(Option<String>),
     /// Any other status, or a body that is not an answer.
     Strange(String),
     /// No connection, or it was cut, or it took too long.
@@ -131,7 +131,7 @@ pub enum Pause {
 pub enum Notice {
     Unreachable(String),
     Busy,
-    Forbidden,
+    Forbidden(Option<String>),
     Strange(String),
     /// One batch alone is more than the server or something before it takes.
     BatchTooLarge {
@@ -244,8 +244,8 @@ impl State {
                     retry_after.map_or(Pause::Growing, |wait| Pause::AtLeast(wait.min(LONGEST_RETRY_AFTER)));
                 actions.push(Action::Pause(pause));
             }
-            Reply::Forbidden => {
-                self.trouble(Trouble::Forbidden, Notice::Forbidden, &mut actions);
+            Reply::Forbidden(words) => {
+                self.trouble(Trouble::Forbidden, Notice::Forbidden(words), &mut actions);
                 actions.push(Action::Pause(Pause::Longest));
             }
             Reply::Strange(words) => {

@@ -273,14 +273,10 @@ async fn a_gateway_that_never_joins_ends_when_it_is_asked_to() {
 #[tokio::test]
 async fn a_revoked_gateway_keeps_everything_and_says_what_to_do() {
     let server = Server::start().await;
-    server.behave([
-        Behaviour::Serve,
-        Behaviour::Status(403, &[]),
-        Behaviour::Status(403, &[]),
-        Behaviour::Hold,
-    ]);
+    server.behave([Behaviour::Serve, Behaviour::Revoked, Behaviour::Status(403, &[]), Behaviour::Hold]);
     let mut bench = bench(server.peer(), SELDOM, |shelf| shelf.append(1..=3, 100, 1));
     let words = bench.until_troubled().await;
+    assert!(words.contains("the certificate of hall/pump was revoked"), "{words}");
     assert!(words.contains("forebay-agent join"), "{words}");
     server.held().await;
     assert_eq!(bench.shelf.batches.lock().unwrap().len(), 3, "forgotten because of a 403");

@@ -53,7 +53,7 @@ fn nothing_is_forgotten_because_of_any_answer_but_a_committed_one() {
         Reply::Nothing("cut".into()),
         Reply::TooLarge,
         Reply::Busy { retry_after: None },
-        Reply::Forbidden,
+        Reply::Forbidden(None),
         Reply::Strange("it answers 500".into()),
         Reply::Lacking(answer(&[(1, Verdict::Committed)])),
         Reply::Answer(answer(&[])),
@@ -87,7 +87,7 @@ fn how_long_each_answer_makes_us_wait() {
         (Reply::Busy { retry_after: None }, Some(Pause::Growing)),
         (Reply::Busy { retry_after: Some(7 * second) }, Some(Pause::AtLeast(7 * second))),
         (Reply::Busy { retry_after: Some(Duration::MAX) }, Some(Pause::AtLeast(LONGEST_RETRY_AFTER))),
-        (Reply::Forbidden, Some(Pause::Longest)),
+        (Reply::Forbidden(None), Some(Pause::Longest)),
         (Reply::Strange("it answers 500".into()), Some(Pause::Growing)),
         (Reply::TooLarge, None),
         (Reply::Lacking(SyncAnswer { dictionary_revision: 7, ..answer(&[]) }), None),
@@ -115,9 +115,9 @@ fn trouble_is_told_once_and_its_end_once() {
         });
         notices.collect()
     };
-    assert_eq!(told(state.step(&mine, Reply::Forbidden)), [Notice::Forbidden]);
+    assert_eq!(told(state.step(&mine, Reply::Forbidden(None))), [Notice::Forbidden(None)]);
     for _ in 0..100 {
-        assert_eq!(told(state.step(&mine, Reply::Forbidden)), []);
+        assert_eq!(told(state.step(&mine, Reply::Forbidden(None))), []);
     }
     assert_eq!(told(state.step(&mine, Reply::Busy { retry_after: None })), [Notice::Busy], "another trouble");
     let taken = || Reply::Answer(answer(&[(1, Verdict::Committed)]));
@@ -218,7 +218,7 @@ fn fresh_batches_have_their_own_lane_and_what_is_put_off_joins_the_backlog() {
 
 #[test]
 fn what_was_appended_during_an_outage_is_backlog_after_it() {
-    for trouble in [Reply::Nothing("cut".into()), Reply::Busy { retry_after: None }, Reply::Forbidden] {
+    for trouble in [Reply::Nothing("cut".into()), Reply::Busy { retry_after: None }, Reply::Forbidden(None)] {
         let mut state = greeted();
         state.step(&sent(&[101], &[]), trouble);
         assert_eq!(wants(&mut state, 500).fresh_from, 501);
