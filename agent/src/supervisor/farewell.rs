@@ -7,6 +7,7 @@ use forebay_config::agent::WhenFull;
 use forebay_config::units::ByteSize;
 use forebay_protocols::field::source::{Harvest, LinkFault, Receipt, Sample, Source};
 use forebay_protocols::reading::{DataType, Point, PointKind, Quality, Stamp, Value};
+use futures::FutureExt;
 use tokio::sync::{mpsc, watch};
 
 use super::*;
@@ -102,7 +103,7 @@ async fn a_broker_hears_that_its_message_is_durable_before_our_goodbye() {
     let mut supervisor = Supervisor::new(ending.clone());
     let mut life = Some(Link { source, desk }.run());
     let birth = move || match life.take() {
-        Some(life) => Box::pin(async { Ok(life.await) }) as Life,
+        Some(life) => Box::pin(life.map(Ok)) as Life,
         None => Box::pin(std::future::ready(Ok(()))),
     };
     supervisor.link("broker", Backoff::new(AGES, AGES).unwrap(), Box::new(birth));
