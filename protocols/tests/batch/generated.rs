@@ -1,6 +1,11 @@
 //! Random batches: readings that share nothing, and polls of a plausible plant with exceptions.
 
-use super::*;
+use std::sync::Arc;
+
+use forebay_protocols::reading::{Clock, PointId, Quality, Reading, Stamp, Value};
+use proptest::prelude::*;
+
+use super::reading;
 
 pub fn float() -> impl Strategy<Value = f64> {
     prop_oneof![
