@@ -3,5 +3,6 @@
 pub mod batch;
 pub mod join;
 pub mod problem;
+pub mod ranges;
 pub mod tls;
 pub mod wire;

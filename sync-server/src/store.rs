@@ -15,7 +15,6 @@ use forebay_protocols::sync::wire;
 
 mod buckets;
 mod plan;
-mod ranges;
 mod sieve;
 mod sqlite;
 mod timescale;

@@ -19,13 +19,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-use forebay_protocols::reading::Point;
+use forebay_protocols::reading::{Point, PointId};
 use forebay_protocols::sync::batch::Epoch;
 use forebay_protocols::sync::wire;
 use prost::Message;
 use rustix::fs::{FlockOperation, flock};
-
-use super::logbook::{entry_of, point_of};
 
 /// Longer than any sane opening, even on a slow card.
 const OPENING_LIMIT: Duration = Duration::from_secs(10);
@@ -198,7 +196,8 @@ impl Catalogue {
     /// Keeps a copy of a point.
     pub fn copy_point(&mut self, number: u32, point: &Point) -> Result<(), Fault> {
         self.change(|shelves| {
-            shelves.points.insert(number.to_be_bytes(), entry_of(number, point).encode_to_vec())?;
+            let entry = wire::DictionaryEntry::new(PointId(number), point);
+            shelves.points.insert(number.to_be_bytes(), entry.encode_to_vec())?;
             Ok(())
         })
     }
@@ -228,7 +227,7 @@ impl Catalogue {
             for item in &shelves.points {
                 let entry =
                     wire::DictionaryEntry::decode(item?.1.as_ref()).map_err(|e| Fault(e.to_string()))?;
-                points.insert(entry.point, Arc::new(point_of(&entry)));
+                points.insert(entry.point, Arc::new(entry.describe()));
             }
             Ok(points)
         })

@@ -6,13 +6,13 @@ use std::ops::RangeInclusive;
 use bytes::Bytes;
 use forebay_protocols::reading::PointId;
 use forebay_protocols::sync::batch::Sequence;
+use forebay_protocols::sync::ranges::Ranges;
 use forebay_protocols::sync::wire::gap::Reason;
 
 use super::Stored;
 use super::catalogue::Place;
 use super::disk::DAMAGED;
 use super::frame::{BatchFacts, FACTS, HEADER, Kind, epoch_tag, frame_at};
-use super::ranges::Ranges;
 use super::segments::{Segment, Tally, file_name};
 use super::store::Store;
 
@@ -168,8 +168,7 @@ impl Store {
         drop(aside); // Evidence is a courtesy: the gap is recorded whether there is any or not.
         let Some(segment) = self.segments.get(&place.segment) else { return };
         let wall = segment.wall();
-        let mut ranges = Ranges::default();
-        ranges.insert(sequence..=sequence);
+        let ranges = Ranges::from(sequence..=sequence);
         let lost = Tally { batches: 1, readings: u64::from(place.count), bytes: u64::from(place.length) };
         self.lose(place.segment, &ranges, lost, Reason::Corrupt, wall);
         self.with_catalogue(|catalogue| catalogue.remove(sequence));
@@ -210,8 +209,7 @@ impl Store {
         }
         let Some(number) = number else { return };
         if let Some(segment) = self.segments.get_mut(&number) {
-            let mut ranges = Ranges::default();
-            ranges.insert(first..=last);
+            let ranges = Ranges::from(first..=last);
             let entry = segment.forget(&ranges, tally);
             self.logbook.push([entry]);
         }

@@ -9,13 +9,13 @@ use std::io;
 
 use forebay_config::agent::WhenFull;
 use forebay_config::units::ByteSize;
+use forebay_protocols::sync::ranges::Ranges;
 use forebay_protocols::sync::wire::gap::Reason;
 
 use super::BufferError;
 use super::catalogue::Catalogue;
 use super::disk::DAMAGED;
 use super::frame::epoch_tag;
-use super::ranges::Ranges;
 use super::segments::{Segment, file_name, survey};
 use super::store::{Store, is_full};
 
@@ -96,8 +96,7 @@ impl Store {
             self.seal_growing();
         }
         let wall = self.living_wall(&segment).unwrap_or_else(|_| segment.wall());
-        let mut all = Ranges::default();
-        all.insert(span.clone());
+        let all = Ranges::from(span.clone());
         self.lose(segment.number, &all, segment.live(), Reason::BufferFull, wall);
         self.retire_if_done(segment.number);
         self.finish_retired();

@@ -4,11 +4,12 @@
 use std::io;
 use std::ops::{AddAssign, RangeInclusive};
 
+use forebay_protocols::sync::ranges::Ranges;
+
 use super::catalogue::Place;
 use super::disk::DiskFile;
 use super::frame::{BatchFacts, FACTS, Found, Frame, Kind, look};
 use super::logbook::{Entry, Forgotten, Made, Sealed};
-use super::ranges::Ranges;
 
 const PREFIX: &str = "segment-";
 

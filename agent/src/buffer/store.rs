@@ -4,7 +4,8 @@
 //! At all times, also across restarts, in readings:
 //! `appended = acknowledged + dropped + backlog`.
 //!
-//! `recovery.rs` opens it, `outflow.rs` reads and forgets, `room.rs` keeps it in its budget.
+//! `recovery.rs` opens it, `inflow.rs` appends, `outflow.rs` reads and forgets, `room.rs` keeps it in
+//! its budget. What stands here is what they share: the books, and how news become durable.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -12,25 +13,20 @@ use std::sync::Arc;
 
 use forebay_config::agent::WhenFull;
 use forebay_config::units::ByteSize;
-use forebay_protocols::boot_time::{wall_micros, wall_offset_micros};
 use forebay_protocols::reading::{Point, PointId};
-use forebay_protocols::sync::batch::{Encoded, Epoch, Sequence};
+use forebay_protocols::sync::batch::{Epoch, Sequence};
+use forebay_protocols::sync::ranges::Ranges;
 use forebay_protocols::sync::wire;
 use forebay_protocols::sync::wire::gap::Reason;
 
-use super::catalogue::{Catalogue, Fault, Place};
+use super::catalogue::{Catalogue, Fault};
 use super::dictionary::Dictionary;
 use super::disk::{Disk, DiskFile};
-use super::frame::{BatchFacts, FACTS, FileFacts, HEADER, Kind, epoch_tag, header};
+use super::frame::epoch_tag;
 use super::gaps::Gaps;
-use super::logbook::{Books, Boot, Entry, Logbook, entry_of};
-use super::ranges::Ranges;
+use super::logbook::{Books, Boot, Entry, Logbook};
 use super::segments::{Segment, Tally, file_name, survey};
 use super::{BufferError, Counts, Status};
-
-/// Sequences are reserved this many at a time, so that none is given twice even if the disk
-/// loses the newest batches.
-pub(super) const RESERVATION: u64 = 256;
 
 /// What the store must keep to.
 #[derive(Clone, Copy, Debug)]
@@ -90,43 +86,13 @@ pub(super) struct Around {
 }
 
 impl Store {
-    /// Returns when the batches, and everything defined or recorded before, survive a power cut.
-    pub fn append(&mut self, batches: &[Encoded]) -> Result<(), BufferError> {
-        let mut expected = self.next_sequence;
-        for batch in batches {
-            if batch.sequence.0 < expected {
-                return Err(BufferError::Disk(format!(
-                    "batch {} was offered where {expected} comes next",
-                    batch.sequence.0
-                )));
-            }
-            expected = batch.sequence.0 + 1;
-        }
-        if batches.is_empty() {
-            return self.write_logbook().map_err(|error| self.refused(&error));
-        }
-        self.knock();
-        let need = batches.iter().map(|batch| framed(batch.bytes.len())).sum();
-        self.make_room(need)?;
-        let mut result = self.write_batches(batches, need);
-        while result.as_ref().is_err_and(is_full)
-            && self.rules.when_full == WhenFull::DropOldest
-            && self.drop_oldest(false).unwrap_or(false)
-        {
-            result = self.write_batches(batches, need);
-        }
-        result.map_err(|error| self.refused(&error))?;
-        self.fault = None;
-        Ok(())
-    }
-
     /// Numbers for points; durable with the next append.
     pub fn define(&mut self, points: &[Arc<Point>]) -> Vec<PointId> {
         let mut numbers = Vec::with_capacity(points.len());
         for point in points {
             let (number, new) = self.dictionary.define(point);
             if new {
-                self.logbook.push([Entry::Point(entry_of(number, point))]);
+                self.logbook.push([Entry::Point(wire::DictionaryEntry::new(PointId(number), point))]);
                 self.with_catalogue(|catalogue| catalogue.copy_point(number, point));
             }
             numbers.push(PointId(number));
@@ -227,7 +193,7 @@ impl Store {
     }
 
     /// After a refusal even the folder may still have to be made.
-    fn knock(&self) {
+    pub(super) fn knock(&self) {
         if self.fault.is_some() {
             // If this fails too, the write that follows says why.
             drop(self.disk.prepare());
@@ -265,8 +231,11 @@ impl Store {
     /// Everything that is still true, for a new logbook.
     fn snapshot(&self) -> Vec<Entry> {
         let mut entries = vec![Entry::Boot(self.boot.clone()), Entry::Books(self.books())];
-        entries
-            .extend(self.dictionary.after(0).map(|(number, point)| Entry::Point(entry_of(number.0, point))));
+        entries.extend(
+            self.dictionary
+                .after(0)
+                .map(|(number, point)| Entry::Point(wire::DictionaryEntry::new(number, point))),
+        );
         entries.extend(self.gaps.iter().copied().map(Entry::Gap));
         for segment in self.segments.values() {
             let growing = self.growing == Some(segment.number);
@@ -274,141 +243,6 @@ impl Store {
             entries.push(segment.forgotten_so_far());
         }
         entries
-    }
-
-    fn write_batches(&mut self, batches: &[Encoded], need: u64) -> io::Result<()> {
-        let last = batches.last().map_or(0, |batch| batch.sequence.0);
-        if last > self.reserved {
-            self.reserved = last + RESERVATION;
-            self.logbook.push([Entry::Books(self.books())]);
-        }
-        let number = self.segment_for(need, batches.first().map_or(0, |batch| batch.sequence.0))?;
-        // Definitions and gaps first: no batch may outlive what explains it.
-        self.write_logbook()?;
-        let start = self.segments.get(&number).map_or(0, |segment| segment.length);
-        let result = self.write_frames(number, start, batches);
-        match result {
-            Ok(written) => {
-                self.count_in(number, start, written);
-                Ok(())
-            }
-            Err(error) => {
-                // What was written of them must not be taken for a batch later; the next attempt
-                // writes over it in any case.
-                if let Some(mut file) = self.writer.take() {
-                    drop(file.cut(start));
-                }
-                Err(error)
-            }
-        }
-    }
-
-    fn write_frames(
-        &mut self,
-        number: u64,
-        start: u64,
-        batches: &[Encoded],
-    ) -> io::Result<Vec<(BatchFacts, u32)>> {
-        let file = match &mut self.writer {
-            Some(file) => file,
-            none => none.insert(self.disk.open(&file_name(number))?),
-        };
-        let offset = wall_offset_micros();
-        let (mut at, mut appended) = (start, self.appended);
-        let mut written = Vec::with_capacity(batches.len());
-        for batch in batches {
-            let wall_us = match batch.span_us {
-                // Every reading carries its device's own time.
-                (0, 0) => (wall_micros(), wall_micros()),
-                (first, last) => (first.saturating_add(offset), last.saturating_add(offset)),
-            };
-            let facts = BatchFacts {
-                sequence: batch.sequence,
-                boot_counter: self.boot.counter,
-                count: batch.count,
-                revision: batch.dictionary_revision.0,
-                wall_us,
-                appended_before: appended,
-                epoch_tag: epoch_tag(self.epoch),
-            };
-            let encoded = facts.encode();
-            let head = header(Kind::Batch, &[&encoded, &batch.bytes]);
-            file.write_at(&[head.as_slice(), &encoded].concat(), at)?;
-            file.write_at(&batch.bytes, at + (HEADER + FACTS) as u64)?;
-            at += framed(batch.bytes.len());
-            appended += u64::from(batch.count);
-            written.push((facts, batch.bytes.len() as u32));
-        }
-        file.sync()?;
-        Ok(written)
-    }
-
-    fn count_in(&mut self, number: u64, start: u64, written: Vec<(BatchFacts, u32)>) {
-        let mut at = start;
-        let mut places = Vec::with_capacity(written.len());
-        if let Some(segment) = self.segments.get_mut(&number) {
-            for (facts, length) in &written {
-                segment.count_in(facts, *length);
-                places.push((
-                    facts.sequence.0,
-                    Place { segment: number, at, length: *length, count: facts.count },
-                ));
-                at += framed(*length as usize);
-                self.appended += u64::from(facts.count);
-                self.next_sequence = facts.sequence.0 + 1;
-            }
-            segment.length = at;
-        }
-        self.with_catalogue(|catalogue| {
-            places.iter().try_for_each(|(sequence, place)| catalogue.insert(*sequence, place))
-        });
-    }
-
-    /// The growing segment, or a new one if that has grown enough.
-    fn segment_for(&mut self, need: u64, first: u64) -> io::Result<u64> {
-        if let Some(segment) = self.growing.and_then(|number| self.segments.get(&number)) {
-            if segment.total.batches == 0 || segment.length + need <= self.rules.segment_bytes() {
-                return Ok(segment.number);
-            }
-            self.seal_growing();
-        }
-        let number = self.next_segment;
-        let facts =
-            FileFacts { segment: true, epoch: self.epoch, number, first, appended_before: self.appended };
-        let head = facts.encode();
-        let mut file = self.disk.create(&file_name(number))?;
-        file.write_at(&head, 0)?;
-        file.sync()?;
-        self.disk.sync_folder()?;
-        let mut segment = Segment::new(number, first, self.appended);
-        segment.length = head.len() as u64;
-        self.next_segment += 1;
-        self.logbook.push([segment.made(), Entry::Books(self.books())]);
-        self.segments.insert(number, segment);
-        self.growing = Some(number);
-        self.writer = Some(file);
-        self.look_around();
-        Ok(number)
-    }
-
-    /// No more is appended to the growing segment.
-    pub(super) fn seal_growing(&mut self) {
-        self.writer = None;
-        let Some(segment) = self.growing.take().and_then(|number| self.segments.get(&number)) else { return };
-        let number = segment.number;
-        self.logbook.push([segment.seal()]);
-        self.retire_if_done(number);
-    }
-
-    /// A segment that holds nothing alive is deleted after the next write of the logbook.
-    pub(super) fn retire_if_done(&mut self, number: u64) {
-        if self.growing != Some(number)
-            && let Some(segment) = self.segments.get(&number).filter(|segment| segment.live().batches == 0)
-        {
-            self.retired.push((number, segment.length));
-            self.segments.remove(&number);
-            self.logbook.push([Entry::Retired(number), Entry::Books(self.books())]);
-        }
     }
 
     /// Batches are gone that were never acknowledged: counted, with a gap record.
@@ -527,11 +361,6 @@ impl Rules {
     pub fn catalogue_on_disk(&self) -> bool {
         self.limit >= ByteSize::mib(16).0
     }
-}
-
-/// Bytes of a batch with its frame.
-pub(super) fn framed(length: usize) -> u64 {
-    (HEADER + FACTS + length) as u64
 }
 
 /// Does more room help?

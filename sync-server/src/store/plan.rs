@@ -8,9 +8,9 @@ use std::fmt::Write;
 use bytes::Bytes;
 use forebay_protocols::reading::{Point, PointId, Value};
 use forebay_protocols::sync::batch::Sequence;
+use forebay_protocols::sync::ranges::Ranges;
 use forebay_protocols::sync::wire::{self, sync_answer::Verdict};
 
-use super::ranges::Ranges;
 use super::{Arrived, Content, Delivery, Micros, PointKey, Receipt, StoreError, Timed, sieve};
 
 /// Why a transaction did not go through.
@@ -123,7 +123,7 @@ impl<'a> Plan<'a> {
             self.set_aside(sequence, bytes, format!("{sequence} is not a sequence number"));
             return;
         };
-        if !book.committed.insert(sequence) {
+        if !book.committed.insert(sequence..=sequence) {
             self.receipt.verdicts.push((batch.sequence, Verdict::Duplicate));
             return;
         }

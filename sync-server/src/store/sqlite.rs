@@ -19,6 +19,7 @@ use super::{
     Store, StoreError, TokenVerdict,
 };
 
+mod committed;
 mod identity;
 mod ingest;
 mod read;

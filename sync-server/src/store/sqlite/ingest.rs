@@ -9,8 +9,8 @@ use prost::Message;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::super::plan::{self, Book, Fault, Plan, Row, Sheet};
-use super::super::ranges::Ranges;
 use super::super::{AgentKey, Delivery, PointKey, Receipt, StoreError, sieve};
+use super::committed;
 use super::values::column;
 
 /// Rows of one statement: beyond, it does not get faster.
@@ -105,7 +105,7 @@ fn open_book(on: &Connection, delivery: &Delivery) -> Result<Book, Fault> {
         on.prepare_cached(sql)?.query_row(params![delivery.agent.0, delivery.epoch.0], |row| {
             Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
         })?;
-    let committed = Ranges::decode(&committed).ok_or_else(|| {
+    let committed = committed::decode(&committed).ok_or_else(|| {
         let words = format!("the committed sequences of epoch {} are damaged", delivery.epoch);
         Fault::Store(StoreError::Refused(words))
     })?;
@@ -116,7 +116,8 @@ fn close_book(on: &Connection, book: &Book) -> Result<(), Fault> {
     let sql =
         "update epochs set committed = ?2, dictionary_revision = ?3, gaps_known = ?4 where epoch_key = ?1";
     let gaps = sieve::count(book.gaps_known);
-    on.prepare_cached(sql)?.execute(params![book.key, book.committed.encode(), book.revision, gaps])?;
+    let committed = committed::encode(&book.committed);
+    on.prepare_cached(sql)?.execute(params![book.key, committed, book.revision, gaps])?;
     Ok(())
 }
 

@@ -160,7 +160,8 @@ async fn open_books(
             let key: i64 = row.try_get(0)?;
             let sequence: i64 = row.try_get(1)?;
             if let Some(book) = books.values_mut().find(|book| book.key == key) {
-                book.committed.insert(sequence as u64);
+                let sequence = sequence as u64;
+                book.committed.insert(sequence..=sequence);
             }
         }
     }

@@ -1,4 +1,6 @@
-//! A set of sequences as ranges: what of a segment is forgotten. Pure.
+//! Sets of sequences as ranges: what of a segment a buffer has forgotten, what of an epoch a
+//! server has committed. A set is as small as its members allow: what touches is one range,
+//! whatever the order of arrival. Pure.
 
 use std::ops::RangeInclusive;
 
@@ -7,22 +9,25 @@ use std::ops::RangeInclusive;
 pub struct Ranges(Vec<(u64, u64)>);
 
 impl Ranges {
-    /// Adds a range; an empty one adds nothing.
-    pub fn insert(&mut self, range: RangeInclusive<u64>) {
-        let (mut first, mut last) = (*range.start(), *range.end());
+    /// Adds a range; false if all of it was in the set already. An empty one adds nothing.
+    pub fn insert(&mut self, range: RangeInclusive<u64>) -> bool {
+        let (mut first, mut last) = range.into_inner();
         if first > last {
-            return;
+            return false;
         }
         // Everything that overlaps or touches the new range melts into it.
         let from = self.0.partition_point(|&(_, end)| end.saturating_add(1) < first);
         let to = self.0.partition_point(|&(start, _)| start <= last.saturating_add(1));
-        if let Some(&(start, _)) = self.0.get(from).filter(|_| from < to) {
-            first = first.min(start);
+        if let Some(melting) = self.0.get(from..to)
+            && let (Some(&(start, end_of_first)), Some(&(_, end))) = (melting.first(), melting.last())
+        {
+            if start <= first && last <= end_of_first {
+                return false;
+            }
+            (first, last) = (first.min(start), last.max(end));
         }
-        if let Some(&(_, end)) = to.checked_sub(1).filter(|&i| i >= from).and_then(|i| self.0.get(i)) {
-            last = last.max(end);
-        }
-        self.0.splice(from..to.max(from), [(first, last)]);
+        self.0.splice(from..to, [(first, last)]);
+        true
     }
 
     /// Is `number` in the set?
@@ -49,7 +54,7 @@ impl Ranges {
         }
     }
 
-    /// The ranges, ascending.
+    /// The ranges, ascending, both ends inside.
     pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         self.0.iter().copied()
     }
@@ -72,6 +77,14 @@ impl Ranges {
     }
 }
 
+impl From<RangeInclusive<u64>> for Ranges {
+    fn from(range: RangeInclusive<u64>) -> Self {
+        let mut ranges = Self::default();
+        ranges.insert(range);
+        ranges
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -80,13 +93,18 @@ mod tests {
 
     use super::*;
 
+    fn number() -> impl Strategy<Value = u64> {
+        prop_oneof![8 => 0..200u64, 1 => any::<u64>(), 1 => u64::MAX - 3..=u64::MAX]
+    }
+
     proptest! {
         #[test]
         fn ranges_hold_what_a_plain_set_holds(inserts in prop::collection::vec((0u64..60, 0u64..12), 0..40)) {
             let (mut ranges, mut plain) = (Ranges::default(), BTreeSet::new());
             for (first, length) in inserts {
-                ranges.insert(first..=first + length);
+                let members = plain.len();
                 plain.extend(first..=first + length);
+                prop_assert_eq!(ranges.insert(first..=first + length), plain.len() > members);
             }
             let rest = ranges.complement(0..=99);
             for number in 0..100 {
@@ -101,15 +119,30 @@ mod tests {
             let listed: Vec<_> = ranges.iter().collect();
             prop_assert!(listed.windows(2).all(|pair| pair[0].1 + 1 < pair[1].0), "{listed:?}");
         }
+
+        #[test]
+        fn ranges_are_the_set_of_what_was_inserted(numbers in prop::collection::vec(number(), 0..300)) {
+            let (mut ranges, mut set) = (Ranges::default(), BTreeSet::new());
+            for number in numbers {
+                prop_assert_eq!(ranges.contains(number), set.contains(&number));
+                prop_assert_eq!(ranges.insert(number..=number), set.insert(number));
+                prop_assert!(ranges.contains(number));
+            }
+            // As few ranges as possible: a new one begins only where the number before is missing.
+            let fewest = set.iter().filter(|n| n.checked_sub(1).is_none_or(|before| !set.contains(&before)));
+            prop_assert_eq!(ranges.iter().count(), fewest.count());
+            let members: u128 = ranges.iter().map(|(first, last)| u128::from(last - first) + 1).sum();
+            prop_assert_eq!(members, set.len() as u128);
+        }
     }
 
     #[test]
     fn the_far_ends_are_numbers_like_others() {
         let mut ranges = Ranges::default();
-        ranges.insert(RangeInclusive::new(5, 4));
+        assert!(!ranges.insert(RangeInclusive::new(5, 4)));
         assert_eq!(ranges, Ranges::default());
-        ranges.insert(u64::MAX..=u64::MAX);
-        ranges.insert(0..=0);
+        assert!(ranges.insert(u64::MAX..=u64::MAX));
+        assert!(ranges.insert(0..=0));
         assert!(ranges.contains(u64::MAX) && ranges.contains(0) && !ranges.contains(1));
     }
 }

@@ -1,0 +1,155 @@
+//! Reading the logbook: its records from the first to the last, folded into what is still true.
+//! Damage costs the records it lies in and is counted; a torn tail was never synced and costs
+//! nothing. Nothing is written here.
+
+use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+
+use forebay_protocols::reading::Point;
+use forebay_protocols::sync::batch::Epoch;
+use forebay_protocols::sync::wire;
+use prost::Message;
+
+use super::LOGBOOK;
+use super::record::{Books, Boot, Entry, Record};
+use crate::buffer::disk::{Disk, DiskFile};
+use crate::buffer::frame::{FileFacts, Found, Frame, Kind, look};
+use crate::buffer::segments::{Segment, Tally};
+
+/// What a logbook says, folded.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// Of the file's head; `None` if that is damaged.
+    pub epoch: Option<Epoch>,
+    /// The last boot.
+    pub boot: Option<Boot>,
+    /// Every segment that is not retired; the flag says whether it is sealed.
+    pub segments: BTreeMap<u64, (Segment, bool)>,
+    /// The dictionary as far as it was readable.
+    pub points: BTreeMap<u32, Arc<Point>>,
+    /// The gaps.
+    pub gaps: BTreeMap<u64, wire::Gap>,
+    /// The totals.
+    pub books: Books,
+    /// The token of a clean stop, if that is the last thing that happened.
+    pub closed: Option<u64>,
+    /// Bytes from the middle that could not be read.
+    pub damaged_bytes: u64,
+    /// Is there garbage at the end?
+    pub torn: bool,
+}
+
+impl Contents {
+    /// Was all of it readable that was ever synced? A torn tail never was.
+    pub fn is_whole(&self) -> bool {
+        self.epoch.is_some() && self.damaged_bytes == 0
+    }
+
+    /// Reads the logbook; `None` if there is none. `length` is where it may be continued.
+    pub fn load(disk: &dyn Disk) -> io::Result<Option<(Self, u64)>> {
+        let file = match disk.open(LOGBOOK) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        let end = file.length()?;
+        let mut contents = Self::default();
+        let mut at = 0;
+        loop {
+            match look(file.as_ref(), at, end)? {
+                Found::Frame(frame) => {
+                    if !contents.take_in(file.as_ref(), frame)? {
+                        if frame.end() == end {
+                            contents.torn = true;
+                            break;
+                        }
+                        contents.damaged_bytes += frame.end() - at;
+                    }
+                    at = frame.end();
+                }
+                Found::Damage { to } => {
+                    contents.damaged_bytes += to - at;
+                    at = to;
+                }
+                Found::Torn => {
+                    contents.torn = true;
+                    break;
+                }
+                Found::End => break,
+            }
+        }
+        if contents.torn || contents.damaged_bytes > 0 {
+            contents.closed = None;
+        }
+        Ok(Some((contents, at)))
+    }
+
+    /// False if the frame is not what was written.
+    fn take_in(&mut self, file: &dyn DiskFile, frame: Frame) -> io::Result<bool> {
+        let Some(body) = frame.body(file)? else { return Ok(false) };
+        match frame.kind {
+            Some(Kind::File) => {
+                self.epoch = FileFacts::read(file)?.filter(|facts| !facts.segment).map(|facts| facts.epoch);
+            }
+            Some(Kind::Record) => {
+                let Ok(record) = Record::decode(&*body) else { return Ok(false) };
+                self.closed = None;
+                record.entries.into_iter().filter_map(|wrapped| wrapped.entry).for_each(|e| self.fold(e));
+            }
+            Some(Kind::Batch) | None => {}
+        }
+        Ok(true)
+    }
+
+    fn fold(&mut self, entry: Entry) {
+        match entry {
+            Entry::Boot(boot) => self.boot = Some(boot),
+            Entry::Made(made) => {
+                self.books.next_segment = self.books.next_segment.max(made.segment + 1);
+                let segment = Segment::new(made.segment, made.first, made.appended_before);
+                self.segments.entry(made.segment).or_insert((segment, false));
+            }
+            Entry::Sealed(sealed) => {
+                self.books.next_segment = self.books.next_segment.max(sealed.segment + 1);
+                let (segment, complete) = self
+                    .segments
+                    .entry(sealed.segment)
+                    .or_insert_with(|| (Segment::new(sealed.segment, sealed.first, 0), false));
+                segment.unseal(&sealed);
+                *complete = true;
+            }
+            Entry::Forgotten(forgotten) => {
+                if let Some((segment, _)) = self.segments.get_mut(&forgotten.segment) {
+                    for pair in forgotten.ranges.chunks_exact(2) {
+                        segment.forgotten.insert(pair[0]..=pair[1]);
+                    }
+                    segment.gone += Tally {
+                        batches: forgotten.batches,
+                        readings: forgotten.readings,
+                        bytes: forgotten.bytes,
+                    };
+                }
+            }
+            Entry::Retired(number) => {
+                self.segments.remove(&number);
+            }
+            Entry::Point(entry) => {
+                self.points.insert(entry.point, Arc::new(entry.describe()));
+            }
+            Entry::Gap(gap) => {
+                self.books.next_gap = self.books.next_gap.max(gap.number + 1);
+                self.gaps.insert(gap.number, gap);
+            }
+            Entry::Books(books) => {
+                let own = &mut self.books;
+                own.appended = own.appended.max(books.appended);
+                own.dropped = own.dropped.max(books.dropped);
+                own.reserved = own.reserved.max(books.reserved);
+                own.next_sequence = own.next_sequence.max(books.next_sequence);
+                own.next_segment = own.next_segment.max(books.next_segment);
+                own.next_gap = own.next_gap.max(books.next_gap);
+                self.closed = (books.closed != 0).then_some(books.closed);
+            }
+        }
+    }
+}
