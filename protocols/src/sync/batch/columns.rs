@@ -1,6 +1,8 @@
 //! Sorted readings to the columns of `columns.proto` and back. No clock, no I/O, no compression:
 //! readings in, one message out, and the same readings again, or a [`Flaw`].
 
+use std::sync::Arc;
+
 use super::axes::Axes;
 use super::kinds::{self, Kind, Texts};
 use super::odd::{OddColumns, OddWriter};
@@ -87,91 +89,161 @@ impl Reader {
         let Self { axes, plain } = self;
         axes.read(columns, count)?;
         let texts = kinds::read_texts(columns, count)?;
-        let mut points = Column::new("point", &columns.point);
-        let mut refers = Column::new("axis", &columns.axis);
-        let mut forms = Column::new("form", &columns.form);
+        let mut heads = Heads::new(columns, revision);
         let mut numbers = NumberColumns::new(columns);
         let mut odd = OddColumns::new(columns, count)?;
         let mut readings = Vec::with_capacity(count);
-
-        let (mut point, mut last_clock) = (0u32, None);
-        let (mut axis, mut fresh_axes) = (usize::MAX, 0);
-        while !points.is_empty() {
-            let step =
-                points.at_most((revision.0 - point) as usize, "numbers a point beyond the dictionary")?;
-            point += step as u32;
-            match refers.unsigned()? {
-                0 => {}
-                1 => {
-                    axis = fresh_axes;
-                    fresh_axes += 1;
-                }
-                other => axis = usize::try_from(other - 2).unwrap_or(usize::MAX),
-            }
-            let (clock, times) =
-                axes.get(axis).ok_or_else(|| refers.flaw("refers to an axis that is not there"))?;
-            let follows = step > 0 || (last_clock == Some(Clock::Boot) && clock == Clock::Device);
-            if !follows {
-                return Err(points.flaw("is out of order"));
-            }
-            last_clock = Some(clock);
-            if times.len() > count - readings.len() {
-                return Err(refers.flaw("makes more readings than the batch states"));
-            }
-
-            let form = forms.byte()?;
-            let unknown = "names a kind or shape of a later format";
-            let (kind, writing) = Kind::from_code(form >> 4)
-                .zip(Writing::from_code(form & 15))
-                .ok_or_else(|| forms.flaw(unknown))?;
-            let series = readings.len()..readings.len() + times.len();
-            let oddities = odd.within(&series)?;
-            let plain_count = times.len() - oddities;
+        while let Some(series) = heads.next(axes, count - readings.len())? {
+            let places = readings.len()..readings.len() + series.times.len();
+            let oddities = odd.within(&places)?;
             plain.clear();
-            if plain_count > 0 {
-                numbers.read(plain_count, writing, plain)?;
+            if oddities < places.len() {
+                numbers.read(places.len() - oddities, series.writing, plain)?;
             }
-            let stamps = times.iter().map(|micros| Stamp { clock, micros: *micros });
-            let new = |stamp, value| Reading { point: PointId(point), stamp, value, quality: Quality::Good };
             if oddities == 0 {
-                let pairs = stamps.zip(plain.iter());
-                // Most readings are of these two kinds, which cannot fail: loops of their own.
-                match kind {
-                    Kind::Decimal(digits) => {
-                        let value = kinds::decimal_value(digits);
-                        readings.extend(pairs.map(|(stamp, number)| new(stamp, Some(value(*number)))));
-                    }
-                    Kind::Integer => {
-                        readings
-                            .extend(pairs.map(|(stamp, number)| new(stamp, Some(Value::Integer(*number)))));
-                    }
-                    _ => {
-                        for (stamp, number) in pairs {
-                            readings.push(new(stamp, Some(kind.value(*number, &texts)?)));
-                        }
-                    }
-                }
+                series.read_plain(plain, &texts, &mut readings)?;
             } else {
-                let mut numbers = plain.iter();
-                for (place, stamp) in series.zip(stamps) {
-                    let value = if odd.is_at(place) {
-                        odd.value(place, &texts)?
-                    } else {
-                        numbers.next().map(|number| kind.value(*number, &texts)).transpose()?
-                    };
-                    readings.push(new(stamp, value));
-                }
+                series.read_mixed(plain, &mut odd, &texts, &mut readings)?;
             }
         }
-        if readings.len() != count {
-            return Err(points.flaw("makes fewer readings than the batch states"));
-        }
-        refers.end()?;
-        forms.end()?;
+        heads.end(count - readings.len())?;
         numbers.end()?;
         odd.end()?;
         read_qualities(columns, &mut readings)?;
         Ok((readings, axes.span()))
+    }
+}
+
+/// What stands at the head of each series: whose it is, when, and how its numbers are written.
+struct Heads<'a> {
+    points: Column<'a>,
+    refers: Column<'a>,
+    forms: Column<'a>,
+    /// No point is above it.
+    revision: PointId,
+    /// Of the series before.
+    point: PointId,
+    clock: Option<Clock>,
+    axis: usize,
+    /// The axes below this one were used before.
+    fresh_axes: usize,
+}
+
+/// A series whose values are still to be read.
+struct Series<'a> {
+    point: PointId,
+    clock: Clock,
+    times: &'a [i64],
+    kind: Kind,
+    writing: Writing,
+}
+
+impl<'a> Heads<'a> {
+    fn new(columns: &'a wire::Columns, revision: PointId) -> Self {
+        Self {
+            points: Column::new("point", &columns.point),
+            refers: Column::new("axis", &columns.axis),
+            forms: Column::new("form", &columns.form),
+            revision,
+            point: PointId(0),
+            clock: None,
+            axis: usize::MAX,
+            fresh_axes: 0,
+        }
+    }
+
+    /// The next series, of at most `room` readings, or `None` behind the last one.
+    fn next<'t>(&mut self, axes: &'t Axes, room: usize) -> Result<Option<Series<'t>>, Flaw> {
+        if self.points.is_empty() {
+            return Ok(None);
+        }
+        let left = (self.revision.0 - self.point.0) as usize;
+        let step = self.points.at_most(left, "numbers a point beyond the dictionary")?;
+        self.point.0 += step as u32;
+        match self.refers.unsigned()? {
+            0 => {}
+            1 => {
+                self.axis = self.fresh_axes;
+                self.fresh_axes += 1;
+            }
+            other => self.axis = usize::try_from(other - 2).unwrap_or(usize::MAX),
+        }
+        let (clock, times) =
+            axes.get(self.axis).ok_or_else(|| self.refers.flaw("refers to an axis that is not there"))?;
+        let follows = step > 0 || (self.clock == Some(Clock::Boot) && clock == Clock::Device);
+        if !follows {
+            return Err(self.points.flaw("is out of order"));
+        }
+        self.clock = Some(clock);
+        if times.len() > room {
+            return Err(self.refers.flaw("makes more readings than the batch states"));
+        }
+        let form = self.forms.byte()?;
+        let (kind, writing) = Kind::from_code(form >> 4)
+            .zip(Writing::from_code(form & 15))
+            .ok_or_else(|| self.forms.flaw("names a kind or shape of a later format"))?;
+        Ok(Some(Series { point: self.point, clock, times, kind, writing }))
+    }
+
+    /// Nothing may be left, neither of the columns nor of the readings the batch states.
+    fn end(self, missing: usize) -> Result<(), Flaw> {
+        if missing > 0 {
+            return Err(self.points.flaw("makes fewer readings than the batch states"));
+        }
+        self.refers.end()?;
+        self.forms.end()
+    }
+}
+
+impl Series<'_> {
+    fn stamps(&self) -> impl Iterator<Item = Stamp> {
+        self.times.iter().map(|micros| Stamp { clock: self.clock, micros: *micros })
+    }
+
+    fn reading(&self, stamp: Stamp, value: Option<Value>) -> Reading {
+        Reading { point: self.point, stamp, value, quality: Quality::Good }
+    }
+
+    /// Reads a series without odd readings.
+    fn read_plain(&self, plain: &[i64], texts: &[Arc<str>], to: &mut Vec<Reading>) -> Result<(), Flaw> {
+        let pairs = self.stamps().zip(plain);
+        // Most readings are of the first two kinds, which cannot fail: loops of their own.
+        match self.kind {
+            Kind::Decimal(digits) => {
+                let value = kinds::decimal_value(digits);
+                to.extend(pairs.map(|(stamp, number)| self.reading(stamp, Some(value(*number)))));
+            }
+            Kind::Integer => {
+                to.extend(pairs.map(|(stamp, number)| self.reading(stamp, Some(Value::Integer(*number)))));
+            }
+            kind => {
+                for (stamp, number) in pairs {
+                    to.push(self.reading(stamp, Some(kind.value(*number, texts)?)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a series with odd readings among the others.
+    fn read_mixed(
+        &self,
+        plain: &[i64],
+        odd: &mut OddColumns<'_>,
+        texts: &[Arc<str>],
+        to: &mut Vec<Reading>,
+    ) -> Result<(), Flaw> {
+        let mut numbers = plain.iter();
+        for stamp in self.stamps() {
+            let place = to.len();
+            let value = if odd.is_at(place) {
+                odd.value(place, texts)?
+            } else {
+                numbers.next().map(|number| self.kind.value(*number, texts)).transpose()?
+            };
+            to.push(self.reading(stamp, value));
+        }
+        Ok(())
     }
 }
 
