@@ -3,5 +3,7 @@
 pub mod modbus;
 pub mod mqtt;
 pub mod opcua;
+mod points;
+mod scaling;
 pub mod serial;
 pub mod source;

@@ -16,7 +16,7 @@ pub mod transport;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use forebay_config::field::{Framing, Link, ModbusBus, PointKind as ConfiguredKind, Protocol};
+use forebay_config::field::{Framing, Link, ModbusBus, Protocol};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -26,7 +26,7 @@ use self::registers::Format;
 use self::transport::{LineTiming, Transport};
 use super::serial::Line;
 use super::source::{Harvest, LinkFault, Source};
-use crate::reading::{Point, PointKind};
+use crate::reading::Point;
 
 /// The registered port of Modbus TCP.
 const PORT: u16 = 502;
@@ -164,7 +164,7 @@ fn equip(settings: Settings, config: &ModbusBus) -> (Vec<Point>, Bus) {
                 device: settings.name.to_arc(),
                 name: point.meta.name.to_arc(),
                 unit: point.meta.unit.as_str().into(),
-                kind: kind(point.meta.kind),
+                kind: point.meta.kind.into(),
                 data_type: format.data_type(),
             });
             formats.push(format);
@@ -178,14 +178,6 @@ fn equip(settings: Settings, config: &ModbusBus) -> (Vec<Point>, Bus) {
     };
     let plan = planner::plan(&wanted, limits);
     (points, Bus::new(settings, members, plan, formats))
-}
-
-fn kind(kind: ConfiguredKind) -> PointKind {
-    match kind {
-        ConfiguredKind::Gauge => PointKind::Gauge,
-        ConfiguredKind::Counter => PointKind::Counter,
-        ConfiguredKind::State => PointKind::State,
-    }
 }
 
 /// `host`, `host:port`, `[v6]` and `[v6]:port`; a bare IPv6 address has no port either.

@@ -26,10 +26,7 @@ mod values;
 
 use std::time::Duration;
 
-use forebay_config::field::{
-    DataType as ConfiguredType, Link, OpcUa, PointKind as ConfiguredKind, Timestamp,
-};
-use forebay_config::field::{OpcUaSecurity, Protocol};
+use forebay_config::field::{Link, OpcUa, OpcUaSecurity, Protocol, Timestamp};
 use opcua::core::comms::url::hostname_port_from_url;
 use opcua::types::{Error, StatusCode, VariableId};
 use tokio::time::{Instant, timeout};
@@ -46,7 +43,7 @@ use self::subscription::Subscription;
 use self::trust::{Identity, Pin, store};
 use self::values::{Conversion, quality};
 use super::source::{Harvest, LinkFault, Sample, Source};
-use crate::reading::{DataType, Fault, Point, PointKind, Quality, Stamp};
+use crate::reading::{Fault, Point, Quality, Stamp};
 
 const STANDARD_PORT: u16 = 4840;
 
@@ -302,17 +299,8 @@ fn points_and_items(link: &Link, opcua: &OpcUa) -> Result<(Vec<Point>, Vec<Item>
                 device: device_name.clone(),
                 name: point.meta.name.to_arc(),
                 unit: point.meta.unit.as_str().into(),
-                kind: match point.meta.kind {
-                    ConfiguredKind::Gauge => PointKind::Gauge,
-                    ConfiguredKind::Counter => PointKind::Counter,
-                    ConfiguredKind::State => PointKind::State,
-                },
-                data_type: match point.data_type {
-                    ConfiguredType::Float => DataType::Float,
-                    ConfiguredType::Integer => DataType::Integer,
-                    ConfiguredType::Boolean => DataType::Boolean,
-                    ConfiguredType::Text => DataType::Text,
-                },
+                kind: point.meta.kind.into(),
+                data_type: point.data_type.into(),
             });
             items.push(Item {
                 address,

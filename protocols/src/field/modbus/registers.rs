@@ -13,6 +13,7 @@
 
 use forebay_config::field::{ByteOrder, ModbusPoint, RawType, Register};
 
+use crate::field::scaling::Scaling;
 use crate::reading::{DataType, Doubt, Fault, Quality, Value};
 
 /// How the registers of one point become its value.
@@ -21,21 +22,6 @@ pub struct Format {
     raw: RawType,
     order: ByteOrder,
     scaling: Option<Scaling>,
-}
-
-/// `raw * scale + offset`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Scaling {
-    factor: Factor,
-    offset: f64,
-}
-
-/// 3 * 0.1 is 0.30000000000000004, and 3 / 10 is 0.3. A scale that is one over a whole number
-/// divides, so that values come out as short as the device meant them; the codec lives on that.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Factor {
-    Times(f64),
-    Over(f64),
 }
 
 /// A number as the registers hold it.
@@ -127,30 +113,6 @@ impl Format {
                 Err(_) => (Value::Float(v as f64), Quality::Uncertain(Doubt::OutOfRange)),
             },
         }
-    }
-}
-
-impl Scaling {
-    fn new(scale: Option<f64>, offset: Option<f64>) -> Option<Self> {
-        if scale.is_none() && offset.is_none() {
-            return None;
-        }
-        let scale = scale.unwrap_or(1.0);
-        let inverse = (1.0 / scale).round();
-        let factor = if inverse.abs() > 1.0 && inverse.is_finite() && 1.0 / inverse == scale {
-            Factor::Over(inverse)
-        } else {
-            Factor::Times(scale)
-        };
-        Some(Self { factor, offset: offset.unwrap_or(0.0) })
-    }
-
-    fn apply(self, raw: f64) -> f64 {
-        let scaled = match self.factor {
-            Factor::Times(scale) => raw * scale,
-            Factor::Over(inverse) => raw / inverse,
-        };
-        scaled + self.offset
     }
 }
 

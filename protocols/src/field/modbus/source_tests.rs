@@ -1,9 +1,9 @@
-use forebay_config::field::Mqtt;
+use forebay_config::field::{Mqtt, PointKind as ConfiguredKind};
 use tokio::net::TcpListener;
 
 use super::scripted::{Heard, device, now, serve, tcp_link};
 use super::*;
-use crate::reading::{DataType, Quality, Value};
+use crate::reading::{DataType, PointKind, Quality, Value};
 
 const SECOND: Duration = Duration::from_secs(1);
 

@@ -6,6 +6,7 @@
 
 use serde_json::Value as Json;
 
+use crate::field::scaling::Scaling;
 use crate::reading::{DataType, Fault, Value};
 
 /// The longest text kept as a reading, bytes. Longer is a file, not a state.
@@ -21,18 +22,10 @@ pub(super) struct Conversion {
     scaling: Option<Scaling>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Scaling {
-    scale: f64,
-    offset: f64,
-}
-
 impl Conversion {
     /// Reads values as `wanted`; numbers are then scaled and shifted.
     pub(super) fn new(wanted: DataType, scale: Option<f64>, offset: Option<f64>) -> Self {
-        let scaling = (scale.is_some() || offset.is_some())
-            .then(|| Scaling { scale: scale.unwrap_or(1.0), offset: offset.unwrap_or(0.0) });
-        Self { wanted, scaling }
+        Self { wanted, scaling: Scaling::new(scale, offset) }
     }
 
     /// What comes out: a scaled integer is a float.
@@ -65,16 +58,6 @@ impl Conversion {
     fn scaled(self, value: Value) -> Measured {
         let (Some(scaling), Some(raw)) = (self.scaling, number(&value)) else { return Ok(value) };
         finite(scaling.apply(raw)).map(Value::Float)
-    }
-}
-
-impl Scaling {
-    fn apply(self, raw: f64) -> f64 {
-        // 3 × 0.1 is 0.30000000000000004, 3 ÷ 10 is 0.3, and 0.3 is what the batch codec packs.
-        let inverse = (1.0 / self.scale).round();
-        let exact = inverse.abs() > 1.0 && inverse.abs() < 1e12 && 1.0 / inverse == self.scale;
-        let scaled = if exact { raw / inverse } else { raw * self.scale };
-        scaled + self.offset
     }
 }
 

@@ -11,7 +11,7 @@ use super::payload::{Conversion, Measured, device_time};
 use super::points::{Origin, Outline, Register};
 use super::template::{Template, name_of};
 use crate::field::source::{Harvest, Sample};
-use crate::reading::{DataType, Doubt, Point, PointKind, Quality, Stamp};
+use crate::reading::{Doubt, Point, Quality, Stamp};
 
 /// All topics of a link, and the points they have brought so far.
 pub(super) struct Topics {
@@ -152,7 +152,7 @@ fn fields(payload: &Payload, device: &Option<Arc<str>>, topic_names_point: bool)
                 }
                 _ => {}
             }
-            let conversion = Conversion::new(data_type(*wanted), None, None);
+            let conversion = Conversion::new((*wanted).into(), None, None);
             let name = point.as_ref().map(|name| name.to_arc());
             let outline = outline(device, name, unit, *kind, conversion);
             Ok(Fields::Plain(Field { outline, conversion }))
@@ -167,7 +167,7 @@ fn fields(payload: &Payload, device: &Option<Arc<str>>, topic_names_point: bool)
             }
             let field = |point: &config::JsonPoint| {
                 let meta = &point.meta;
-                let conversion = Conversion::new(data_type(point.data_type), meta.scale, meta.offset);
+                let conversion = Conversion::new(point.data_type.into(), meta.scale, meta.offset);
                 let outline = outline(device, Some(meta.name.to_arc()), &meta.unit, meta.kind, conversion);
                 (point.pointer.clone(), Field { outline, conversion })
             };
@@ -183,20 +183,12 @@ fn outline(
     kind: config::PointKind,
     conversion: Conversion,
 ) -> Outline {
-    let kind = match kind {
-        config::PointKind::Gauge => PointKind::Gauge,
-        config::PointKind::Counter => PointKind::Counter,
-        config::PointKind::State => PointKind::State,
-    };
-    Outline { device: device.clone(), name, unit: unit.into(), kind, data_type: conversion.data_type() }
-}
-
-fn data_type(configured: config::DataType) -> DataType {
-    match configured {
-        config::DataType::Float => DataType::Float,
-        config::DataType::Integer => DataType::Integer,
-        config::DataType::Boolean => DataType::Boolean,
-        config::DataType::Text => DataType::Text,
+    Outline {
+        device: device.clone(),
+        name,
+        unit: unit.into(),
+        kind: kind.into(),
+        data_type: conversion.data_type(),
     }
 }
 

@@ -197,7 +197,8 @@ impl<'a> Heads<'a> {
 
 impl Series<'_> {
     fn stamps(&self) -> impl Iterator<Item = Stamp> {
-        self.times.iter().map(|micros| Stamp { clock: self.clock, micros: *micros })
+        let clock = self.clock;
+        self.times.iter().map(move |micros| Stamp { clock, micros: *micros })
     }
 
     fn reading(&self, stamp: Stamp, value: Option<Value>) -> Reading {
