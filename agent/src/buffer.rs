@@ -5,7 +5,7 @@
 //! | file | holds | format |
 //! |---|---|---|
 //! | `segment-0000000001` … | batches, append-only, deleted whole | `frame.rs` |
-//! | `logbook` | dictionary, gaps, boots, what is forgotten, counters | `logbook.rs` |
+//! | `logbook` | dictionary, gaps, boots, what is forgotten, counters | `logbook/record.rs` |
 //! | `catalogue/` | where each unacknowledged batch lies; can be deleted at any time | sled |
 //! | `damaged/` | parts that could not be read, for a person; counts towards the budget | |
 //! | `ballast` | room to give back when the disk is full | zeros |

@@ -40,3 +40,28 @@ impl Scaling {
         scaled + self.offset
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tenths_and_thousandths_come_out_as_the_device_meant_them() {
+        for (scale, digits) in [(0.1, 1), (0.001, 3), (-0.01, 2)] {
+            let scaling = Scaling::new(Some(scale), None).unwrap();
+            for raw in 0..1000u32 {
+                let meant = f64::from(raw) / 10f64.powi(digits) * scale.signum();
+                assert_eq!(scaling.apply(raw.into()), meant, "{raw} at {scale}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_scales_multiply_and_the_offset_comes_after() {
+        assert_eq!(Scaling::new(Some(1.8), Some(32.0)).map(|scaling| scaling.apply(100.0)), Some(212.0));
+        assert_eq!(Scaling::new(None, Some(-0.5)).map(|scaling| scaling.apply(2.0)), Some(1.5));
+        // One over it is beyond all floats.
+        assert_eq!(Scaling::new(Some(5e-324), None).map(|scaling| scaling.apply(2.0)), Some(1e-323));
+        assert_eq!(Scaling::new(None, None), None);
+    }
+}
