@@ -49,7 +49,7 @@ fn main() -> ExitCode {
         }
         Some("server") => {
             arguments.remove(0);
-            forebay_server::run_cli(arguments.into_iter())
+            forebay_server::run_cli(arguments)
         }
         _ => demo(Options::parse()),
     }

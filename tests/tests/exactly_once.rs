@@ -1,6 +1,8 @@
 //! Promise 1 from outside: what the agent says it has reaches the database exactly once, whatever
 //! is killed or cut, on both stores.
 
+#![expect(clippy::print_stdout, reason = "seeds and figures are printed")]
+
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};

@@ -78,6 +78,7 @@ async fn read_with_ours(link: &str) -> Result<BTreeMap<(String, String), Value>>
     Ok(found)
 }
 
+#[expect(clippy::panic, reason = "the words of a failing test")]
 fn compare(ours: &BTreeMap<(String, String), Value>, theirs: &Json) {
     let mut compared = 0;
     for (unit, points) in theirs.as_object().expect("units") {

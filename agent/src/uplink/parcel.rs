@@ -4,10 +4,9 @@ use std::future::Future;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use forebay_protocols::reading::{DataType, Point, PointId, PointKind};
+use forebay_protocols::reading::{Point, PointId};
 use forebay_protocols::sync::batch::{Boot, Epoch, Sequence};
 use forebay_protocols::sync::wire;
-use forebay_protocols::sync::wire::dictionary_entry::{Kind, Type};
 use prost::Message;
 
 use super::state::{Plan, Sent, Wants};
@@ -115,7 +114,7 @@ impl Parcel {
     async fn add_dictionary(&mut self, wants: &Wants, backlog: &impl Backlog) -> Result<u32, BufferError> {
         let mut covered = wants.dictionary_after;
         for (id, point) in backlog.dictionary(PointId(covered)).await? {
-            let entry = entry(id, &point);
+            let entry = wire::DictionaryEntry::new(id, &point);
             let bytes = entry.encoded_len() + 8;
             if self.sent.others > 0 && self.sent.bytes + bytes > wants.bytes {
                 break;
@@ -209,26 +208,4 @@ fn boot_of(stored: &Stored) -> Option<Boot> {
     let id = boot.id.as_ref().try_into().ok()?;
     let (counter, wall_offset_us, synchronised) = (boot.counter, boot.wall_offset_us, boot.synchronised);
     Some(Boot { counter, id, wall_offset_us, synchronised })
-}
-
-fn entry(id: PointId, point: &Point) -> wire::DictionaryEntry {
-    let kind = match point.kind {
-        PointKind::Gauge => Kind::Gauge,
-        PointKind::Counter => Kind::Counter,
-        PointKind::State => Kind::State,
-    };
-    let data_type = match point.data_type {
-        DataType::Float => Type::Float,
-        DataType::Integer => Type::Integer,
-        DataType::Boolean => Type::Boolean,
-        DataType::Text => Type::Text,
-    };
-    wire::DictionaryEntry {
-        point: id.0,
-        device: point.device.to_string(),
-        name: point.name.to_string(),
-        unit: point.unit.to_string(),
-        kind: kind.into(),
-        r#type: data_type.into(),
-    }
 }

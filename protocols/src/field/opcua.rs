@@ -43,6 +43,7 @@ use self::subscription::Subscription;
 use self::trust::{Identity, Pin, store};
 use self::values::{Conversion, quality};
 use super::source::{Harvest, LinkFault, Sample, Source};
+use crate::field::scaling::Scaling;
 use crate::reading::{Fault, Point, Quality, Stamp};
 
 const STANDARD_PORT: u16 = 4840;
@@ -307,8 +308,7 @@ fn points_and_items(link: &Link, opcua: &OpcUa) -> Result<(Vec<Point>, Vec<Item>
                 sampling_interval: point.sampling_interval,
                 conversion: Conversion {
                     wanted: point.data_type,
-                    scale: point.meta.scale,
-                    offset: point.meta.offset,
+                    scaling: Scaling::new(point.meta.scale, point.meta.offset),
                 },
             });
         }

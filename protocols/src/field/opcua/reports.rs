@@ -70,7 +70,7 @@ mod tests {
     use crate::reading::{Clock, Quality, Value};
 
     fn items() -> Vec<Item> {
-        let conversion = Conversion { wanted: DataType::Float, scale: None, offset: None };
+        let conversion = Conversion { wanted: DataType::Float, scaling: None };
         let item = |node: &str| Item {
             address: node.parse().unwrap(),
             sampling_interval: Duration::from_secs(1),

@@ -4,6 +4,7 @@
 use forebay_config::field::DataType;
 use opcua::types::{StatusCode, SubStatusCode, UAString, Variant};
 
+use crate::field::scaling::Scaling;
 use crate::reading::{Doubt, Fault, Quality, Value};
 
 /// A 64-bit float holds every integer up to here, and not all beyond.
@@ -14,10 +15,8 @@ const EXACT: f64 = 9_007_199_254_740_992.0;
 pub(super) struct Conversion {
     /// What the point's values are.
     pub wanted: DataType,
-    /// Raw value times this.
-    pub scale: Option<f64>,
-    /// Added after scaling.
-    pub offset: Option<f64>,
+    /// For numbers, where the configuration asks for it.
+    pub scaling: Option<Scaling>,
 }
 
 /// How far a value with this status can be trusted (OPC UA Part 8, 6.4.3 and Part 4, 7.39). The
@@ -90,7 +89,7 @@ impl Conversion {
                 other => integer(&other).map(|n| Value::Boolean(n != 0)),
             },
             DataType::Float => float(&raw).map(|raw| Value::Float(self.scaled(raw))),
-            DataType::Integer if self.scale.is_none() && self.offset.is_none() => match integer(&raw) {
+            DataType::Integer if self.scaling.is_none() => match integer(&raw) {
                 Some(n) => i64::try_from(n).ok().map(Value::Integer),
                 None => whole(float(&raw)?).map(Value::Integer),
             },
@@ -100,8 +99,7 @@ impl Conversion {
     }
 
     fn scaled(&self, raw: f64) -> f64 {
-        let scaled = self.scale.map_or(raw, |scale| raw * scale);
-        self.offset.map_or(scaled, |offset| scaled + offset)
+        self.scaling.map_or(raw, |scaling| scaling.apply(raw))
     }
 }
 
@@ -159,7 +157,7 @@ mod tests {
     use super::*;
 
     fn as_type(wanted: DataType) -> Conversion {
-        Conversion { wanted, scale: None, offset: None }
+        Conversion { wanted, scaling: None }
     }
 
     fn read(wanted: DataType, raw: impl Into<Variant>) -> (Option<Value>, Quality) {
@@ -265,7 +263,7 @@ mod tests {
     #[test]
     fn scale_and_offset_apply_to_numbers_only() {
         let scaled = |wanted, raw: Variant| {
-            Conversion { wanted, scale: Some(0.1), offset: Some(-40.0) }
+            Conversion { wanted, scaling: Scaling::new(Some(0.1), Some(-40.0)) }
                 .reading(Some(raw), StatusCode::Good)
                 .0
         };
