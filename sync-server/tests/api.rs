@@ -1,6 +1,8 @@
 //! The query API, the live feed and the page as a client meets them: the real router over a real
 //! SQLite store, on a loopback port.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may end where its premises do")]
+
 #[path = "api/asking.rs"]
 mod asking;
 #[path = "api/house.rs"]

@@ -44,7 +44,7 @@ async fn an_operator_sees_the_fleet_and_live_values_in_a_browser() -> Result<()>
     );
     browser.evaluate("document.activeElement.click()").await?;
     browser.until("document.querySelectorAll('.points tbody tr').length === 20").await?;
-    browser.until("document.getElementById('status').innerText === '● live'").await?;
+    browser.until("document.getElementById('status').innerText === '● up to date'").await?;
     browser.until(&format!("/^[\\d,]+$/.test({FIRST_ROW}[1])")).await?;
     let first = browser.evaluate(FIRST_ROW).await?;
     ensure!(first[0].as_str().is_some_and(|name| name.contains("d0") && name.contains("p0")), "{first}");

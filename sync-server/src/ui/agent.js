@@ -23,6 +23,10 @@ export function agentView(main, name, signal) {
     el("h2", {}, "Ledger"), ledger,
     el("h2", {}, "Devices"), devices);
 
+  // Both ways must work: values come by the feed, everything else by asking.
+  let live = null;
+  const tell = () => { if (live) status.good(); else if (live === false) status.lost(); };
+
   again(async () => {
     try {
       const agent = (await get("/api/v1/fleet", signal)).agents.find((one) => one.agent === name);
@@ -34,6 +38,7 @@ export function agentView(main, name, signal) {
       fill(missing, [gaps, points.names()], () => gapTable(gaps, more, points.names()));
       fill(ledger, [agent.ledger, agent.backlog.readings], () => ledgerTable(agent));
       fill(devices, [agent.state, agent.devices], () => deviceTable(agent));
+      tell();
     } catch (error) {
       status.lost(error);
     }
@@ -42,7 +47,7 @@ export function agentView(main, name, signal) {
   watch(name, {
     readings: points.readings,
     fresh: points.load,
-    live: (is) => (is ? status.good("live") : status.lost()),
+    live: (is) => { live = is; tell(); },
   }, signal);
 }
 
@@ -53,7 +58,7 @@ function strange(main, name) {
 
 function showAlarms(node, agent) {
   const words = [];
-  if (agent.state === "silent") words.push(`Silent since ${clock(agent.last_seen)}: the values below are the last known. What the gateway reads meanwhile waits in its buffer.`);
+  if (agent.state === "silent") words.push(`Silent since ${clock(agent.last_seen)}: the values below are the last known. If the gateway runs, what it reads waits in its buffer and follows.`);
   if (agent.state === "never seen") words.push("Joined, and has sent nothing yet. Is the agent running? `forebay-agent status` on the gateway tells.");
   if (agent.state === "revoked") words.push("Revoked: the server takes nothing more from this agent until it joins again.");
   // What a device was when its gateway was last heard of is not what it is.

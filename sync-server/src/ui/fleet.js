@@ -12,7 +12,7 @@ const EXPIRES_SOON_MS = 30 * 86400e3;
 const COLUMNS = [
   ["State", "", (cell, agent) => fill(cell, agent.state, () => state(agent.state))],
   ["Agent", "", (cell, agent) => fill(cell, agent.agent, () => link(agent))],
-  ["Last seen", "steady", (cell, agent) => say(cell, ago(agent.last_seen), agent.last_seen ? "steady" : "steady quiet")],
+  ["Last seen", "more steady", (cell, agent) => say(cell, ago(agent.last_seen), agent.last_seen ? "more steady" : "more steady quiet")],
   ["Devices", "", (cell, agent) => fill(cell, [agent.state, agent.devices], () => devices(agent))],
   ["Readings/s", "number more", (cell, agent, rate) => say(cell, rate === null ? NOTHING : number(rate))],
   ["Backlog", "number more", (cell, agent) => { say(cell, number(agent.backlog.readings)); cell.title = bytes(agent.backlog.bytes); }],
@@ -61,7 +61,7 @@ export function fleetView(main, signal) {
   again(async () => {
     try {
       show(await get("/api/v1/fleet", signal));
-      status.good("up to date");
+      status.good();
     } catch (error) {
       status.lost(error);
     }

@@ -7,10 +7,9 @@ const node = document.getElementById("status");
 let since = null;
 
 export const status = {
-  /** `words`: how it is kept up to date. */
-  good(words) {
+  good() {
     since = null;
-    say(node, `● ${words}`, "quiet");
+    say(node, "● up to date", "quiet");
   },
   /** The server gave no answer, or a bad one: what is shown is from before. */
   lost(error) {

@@ -169,16 +169,16 @@ function area(rows, x, y) {
   }).join("");
 }
 
-/** The lowest and highest level of the chart, and three to six round ones between. */
+/** The lowest and highest level of the chart, and two to six round ones between. */
 function axis(numbers) {
   if (!numbers.length) return [0, 1, []];
   let [low, high] = [Math.min(...numbers.map((row) => row[MIN])), Math.max(...numbers.map((row) => row[MAX]))];
   if (low === high) [low, high] = [low - Math.max(1, Math.abs(low) / 10), high + Math.max(1, Math.abs(high) / 10)];
   const margin = (high - low) * 0.06;
   [low, high] = [low - margin, high + margin];
-  const rough = (high - low) / 4;
-  const power = 10 ** Math.floor(Math.log10(rough));
-  const every = power * ([1, 2, 5].find((factor) => factor * power >= rough) ?? 10);
+  const least = (high - low) / 5.5;
+  const power = 10 ** Math.floor(Math.log10(least));
+  const every = power * ([1, 2, 5].find((factor) => factor * power >= least) ?? 10);
   const levels = [];
   for (let level = Math.ceil(low / every) * every; level <= high && levels.length < 10; level += every) levels.push(Number(level.toPrecision(12)));
   return [low, high, levels];

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{Request, Response, StatusCode, header};
+use axum::http::{HeaderMap, Request, Response, StatusCode, header, request};
 use forebay_config::server;
 use forebay_protocols::boot_time::wall_micros;
 use forebay_protocols::reading::{DataType, Point, PointId, PointKind, Quality, Value};
@@ -47,7 +47,7 @@ pub struct House {
 /// An answer, read to its end.
 pub struct Answer {
     pub status: StatusCode,
-    pub headers: axum::http::HeaderMap,
+    pub headers: HeaderMap,
     pub body: String,
 }
 
@@ -96,7 +96,7 @@ impl House {
         }
     }
 
-    pub fn request(&self, path: &str) -> axum::http::request::Builder {
+    pub fn request(&self, path: &str) -> request::Builder {
         Request::get(format!("http://{}{path}", self.address))
     }
 

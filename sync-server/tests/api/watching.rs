@@ -31,6 +31,11 @@ impl<B: HttpBody<Data = axum::body::Bytes, Error: std::fmt::Debug> + Unpin> Watc
 
     /// The next event's name and data; `None` when the stream has ended.
     async fn next(&mut self) -> Option<(String, Json)> {
+        // One limit for all of it: comments keep coming on a stream that says nothing.
+        timeout(PATIENCE, self.wait()).await.expect("an event or an end in time")
+    }
+
+    async fn wait(&mut self) -> Option<(String, Json)> {
         loop {
             if let Some((event, rest)) = self.text.split_once("\n\n") {
                 let field = |name: &str| event.lines().find_map(|line| line.strip_prefix(name));
@@ -41,7 +46,7 @@ impl<B: HttpBody<Data = axum::body::Bytes, Error: std::fmt::Debug> + Unpin> Watc
                 let Some(told) = told else { continue };
                 return Some(told);
             }
-            let frame = timeout(PATIENCE, self.body.frame()).await.expect("an event in time")?;
+            let frame = self.body.frame().await?;
             self.text += std::str::from_utf8(frame.unwrap().data_ref().unwrap()).unwrap();
         }
     }
@@ -84,7 +89,8 @@ async fn a_reader_sees_the_agent_it_asked_for_and_no_backlog() {
     let others = house.stored(other, 1, vec![float(1, house.now, 0.0)]).await;
     let mut watcher = watch(&house, "?agent=hall/one").await;
     house.show(other, &others, vec![float(1, house.now, 666.0)]);
-    let backlog = committed(one, &ones, vec![float(1, house.now, 777.0)]);
+    // By its time it would win.
+    let backlog = committed(one, &ones, vec![float(1, house.now + SECOND, 777.0)]);
     house.feed.publish(forebay_server::live::Committed { backlog: true, ..backlog });
     house.show(one, &ones, vec![float(1, house.now, 1.0)]);
     let (_, rows) = watcher.next().await.unwrap();
