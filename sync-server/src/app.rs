@@ -19,7 +19,7 @@ use tracing::{info, warn};
 use crate::api::{self, Api};
 use crate::health::{self, Health};
 use crate::identity::{self, Authority, ServerCertificate};
-use crate::ingest::{self, Committer, Decode, Ingest, Outage, Parts};
+use crate::ingest::{self, Committer, Ingest, Outage, Parts};
 use crate::listener::{Limits, Listener};
 use crate::live::Feed;
 use crate::store::{Store, StoreError};
@@ -39,12 +39,11 @@ pub struct App {
     certificate: ServerCertificate,
     sync: TcpListener,
     web: TcpListener,
-    new_decoder: fn() -> Decode,
 }
 
 impl App {
     /// Opens the CA and binds the sockets.
-    pub async fn build(config: Server, store: Arc<dyn Store>, new_decoder: fn() -> Decode) -> Result<Self> {
+    pub async fn build(config: Server, store: Arc<dyn Store>) -> Result<Self> {
         let authority = Arc::new(Authority::open(&config.state_dir)?);
         let names = identity::names(&address(&config), hostname().as_deref());
         let certificate = authority.server_certificate(&names)?;
@@ -53,7 +52,7 @@ impl App {
         };
         let sync = bind("sync", config.sync.listen).await?;
         let web = bind("web", config.web.listen).await?;
-        Ok(Self { store, authority, config, names, certificate, sync, web, new_decoder })
+        Ok(Self { store, authority, config, names, certificate, sync, web })
     }
 
     /// Where agents connect: the port is the real one, even if the configuration said 0.
@@ -74,7 +73,7 @@ impl App {
     /// Serves until `stop`, then drains. An error means that a task ended on its own: the process
     /// must end too, to be started again.
     pub async fn run(self, stop: CancellationToken) -> Result<()> {
-        let Self { store, authority, config, names, certificate, sync, web, new_decoder } = self;
+        let Self { store, authority, config, names, certificate, sync, web } = self;
         let telemetry = Arc::new(Telemetry::new());
         let feed = Feed::new();
         let (tls, newest_tls) = watch::channel::<Arc<ServerConfig>>(certificate.tls);
@@ -87,7 +86,6 @@ impl App {
             committer,
             feed: feed.clone(),
             telemetry: telemetry.clone(),
-            new_decoder,
             max_request: config.sync.max_request,
         });
         let listener = Listener::new(sync, newest_tls, Limits::default(), telemetry.clone());

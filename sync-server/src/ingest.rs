@@ -23,7 +23,6 @@ use axum::{Router, response::Response};
 use bytes::Bytes;
 use forebay_config::units::ByteSize;
 use forebay_protocols::boot_time::wall_micros;
-use forebay_protocols::sync::batch::{Decoded, Decoder};
 use forebay_protocols::sync::problem::{Kind, Problem};
 use forebay_protocols::sync::wire::sync_answer::{Outcome, Verdict};
 use forebay_protocols::sync::wire::{JoinRequest, SyncAnswer, SyncRequest};
@@ -46,16 +45,6 @@ pub use outage::Outage;
 use reading_in::{Requested, Slice};
 use standing::{Member, Standings};
 
-/// Reads one batch: the codec, or a stand-in in tests. One per request, as it may keep scratch
-/// memory between batches.
-pub type Decode = Box<dyn FnMut(&[u8]) -> Result<Decoded, String> + Send>;
-
-/// The codec as [`Decode`].
-pub fn decoder() -> Decode {
-    let mut decoder = Decoder::new();
-    Box::new(move |bytes| decoder.decode(bytes).map_err(|error| error.to_string()))
-}
-
 /// Requests decoded and waiting for their commit at a time; others wait as bytes.
 const TURNS: usize = 16;
 const TURN_WITHIN: Duration = Duration::from_secs(30);
@@ -70,7 +59,6 @@ pub struct Ingest {
     committer: Committer,
     feed: Feed,
     telemetry: Arc<Telemetry>,
-    new_decoder: fn() -> Decode,
     bodies: Bodies,
     standings: Standings,
     turns: Semaphore,
@@ -90,8 +78,6 @@ pub struct Parts {
     pub feed: Feed,
     /// Counts.
     pub telemetry: Arc<Telemetry>,
-    /// Makes a decoder per request.
-    pub new_decoder: fn() -> Decode,
     /// Larger requests get 413.
     pub max_request: ByteSize,
 }
@@ -99,7 +85,7 @@ pub struct Parts {
 impl Ingest {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { store, authority, outage, committer, feed, telemetry, new_decoder, max_request } = parts;
+        let Parts { store, authority, outage, committer, feed, telemetry, max_request } = parts;
         Arc::new(Self {
             standings: Standings::new(store.clone(), outage.clone()),
             bodies: Bodies::new(max_request, BODIES_HELD),
@@ -110,7 +96,6 @@ impl Ingest {
             committer,
             feed,
             telemetry,
-            new_decoder,
         })
     }
 
@@ -123,12 +108,11 @@ impl Ingest {
             .map_err(|_| Problem::new(Kind::Busy, "too many requests are being stored; try again later"))?;
         let received = wall_micros();
         let mut asked = Requested::new(request, received)?;
-        let mut decoder = (self.new_decoder)();
         let mut answer = SyncAnswer { max_request_bytes: self.bodies.most(), ..Default::default() };
         // The first slice carries dictionary, gaps and report; it may be without batches.
         let mut first = true;
         while first || !asked.is_done() {
-            let slice = asked.next_slice(&mut decoder);
+            let slice = asked.next_slice();
             let receipt = self.committer.commit(asked.delivery(member.key, &slice)).await?;
             answer.dictionary_revision = receipt.dictionary_revision;
             answer.gaps_known = receipt.gaps_known;

@@ -138,7 +138,7 @@ async fn a_gateways_readings_are_in_the_database_once() {
     let state = tempfile::tempdir().unwrap();
     let config = config(state.path());
     let store = store::open(&config.store).await.unwrap();
-    let app = App::build(config, store.clone(), forebay_server::ingest::decoder).await.unwrap();
+    let app = App::build(config, store.clone()).await.unwrap();
     let secret = TokenSecret::random().unwrap();
     let (created, secret_hash) = (wall_micros(), secret.hash());
     let expires = created + 60_000_000;

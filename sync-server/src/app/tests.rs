@@ -39,8 +39,7 @@ async fn get(address: SocketAddr, path: &str) -> (u16, String) {
 async fn the_server_starts_tells_how_it_is_and_stops() {
     let state = tempfile::tempdir().unwrap();
     let store = Arc::new(Memory::default());
-    let app = App::build(config(state.path()), store.clone(), || Box::new(|_| Err("no batches here".into())));
-    let app = app.await.unwrap();
+    let app = App::build(config(state.path()), store.clone()).await.unwrap();
     let (sync, web) = (app.sync_address().unwrap(), app.web_address().unwrap());
     assert!(sync.port() != 0 && web.port() != 0 && sync != web);
     let stop = CancellationToken::new();
@@ -66,8 +65,7 @@ async fn an_address_in_use_is_named_with_its_setting() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut config = config(state.path());
     config.sync.listen = taken.local_addr().unwrap();
-    let refused =
-        App::build(config, Arc::new(Memory::default()), || Box::new(|_| Err("unused".into()))).await;
+    let refused = App::build(config, Arc::new(Memory::default())).await;
     let words = format!("{:#}", refused.err().unwrap());
     assert!(
         words.contains("sync.listen") && words.contains(&taken.local_addr().unwrap().to_string()),

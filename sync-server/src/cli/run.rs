@@ -7,7 +7,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::app::{self, App};
-use crate::ingest::decoder;
 use crate::{logs, store};
 
 /// Runs the server in this process until a signal ends it.
@@ -28,7 +27,7 @@ async fn serve(config: Server) -> Result<()> {
         let open = || store::open(&config.store);
         let Some(store) = app::wait_for_store(open, &stop).await? else { return Ok(()) };
         let kept = store.describe();
-        let app = App::build(config.clone(), store, decoder).await?;
+        let app = App::build(config.clone(), store).await?;
         let (sync, web) = (app.sync_address()?, app.web_address()?);
         info!(%sync, %web, store = kept, "Ready.");
         app::ready(&format!("Agents at {sync}, page at http://{web}, {kept}"));

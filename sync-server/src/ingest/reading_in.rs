@@ -12,12 +12,11 @@ use std::vec::IntoIter;
 
 use bytes::Bytes;
 use forebay_protocols::reading::{Point, PointId, Reading};
-use forebay_protocols::sync::batch::{Decoded, Epoch, Sequence};
+use forebay_protocols::sync::batch::{Decoded, Decoder, Epoch, Sequence};
 use forebay_protocols::sync::problem::{Kind, Problem};
 use forebay_protocols::sync::wire::{self, sync_answer::Outcome, sync_answer::Verdict};
 use prost::Message;
 
-use super::Decode;
 use crate::store::{AgentKey, Arrived, Content, Delivery, Micros, Receipt, Timed};
 
 /// Readings after which a slice is closed.
@@ -36,6 +35,8 @@ pub(super) struct Requested {
     /// corrected, while those of earlier boots stay as they are for ever.
     clock_is_off_since: Option<u64>,
     batches: std::iter::Peekable<IntoIter<wire::SentBatch>>,
+    /// One for all batches of the request: making it costs more than most batches.
+    decoder: Decoder,
 }
 
 /// Some batches of a request, in the order they came.
@@ -76,7 +77,16 @@ impl Requested {
         };
         let clock_is_off_since = report.as_ref().filter(off).map(|report| report.boot_counter);
         let batches = batches.into_iter().peekable();
-        Ok(Self { epoch: Epoch(epoch), received, dictionary, gaps, report, clock_is_off_since, batches })
+        Ok(Self {
+            epoch: Epoch(epoch),
+            received,
+            dictionary,
+            gaps,
+            report,
+            clock_is_off_since,
+            batches,
+            decoder: Decoder::new(),
+        })
     }
 
     /// Are all batches read?
@@ -86,7 +96,7 @@ impl Requested {
 
     /// Reads on. A sequence occurs once in a slice: of two batches that claim the same number the
     /// store must see one after the other.
-    pub(super) fn next_slice(&mut self, decode: &mut Decode) -> Slice {
+    pub(super) fn next_slice(&mut self) -> Slice {
         let mut slice = Slice::default();
         let mut seen = HashSet::new();
         let mut readings = 0;
@@ -96,7 +106,7 @@ impl Requested {
             };
             seen.insert(sequence_of(&sent.batch));
             let backlog = sent.backlog;
-            slice.batches.push(match self.read(sent, decode) {
+            slice.batches.push(match self.read(sent) {
                 Ok(arrived) => {
                     if let Content::Readings(taken) = &arrived.content {
                         readings += taken.len();
@@ -123,26 +133,21 @@ impl Requested {
     }
 
     /// One batch: for the store, or to be sent again.
-    fn read(&self, sent: wire::SentBatch, decode: &mut Decode) -> Result<Arrived, (Sequence, String)> {
+    fn read(&mut self, sent: wire::SentBatch) -> Result<Arrived, (Sequence, String)> {
         let aside = |why: String| Arrived {
             sequence: sequence_of(&sent.batch),
             dictionary_revision: PointId(0),
             content: Content::SetAside { bytes: sent.batch.clone(), why },
         };
-        let Decoded { head, dictionary_revision, readings } = match decode(&sent.batch) {
+        let Decoded { head, dictionary_revision, readings } = match self.decoder.decode(&sent.batch) {
             Ok(decoded) => decoded,
-            Err(why) => return Ok(aside(why)),
+            Err(why) => return Ok(aside(why.to_string())),
         };
         if head.epoch != self.epoch {
             return Ok(aside(format!(
                 "it is of epoch {}, sent among those of epoch {}",
                 head.epoch, self.epoch
             )));
-        }
-        let foreign = |reading: &Reading| reading.point.0 == 0 || reading.point > dictionary_revision;
-        if let Some(reading) = readings.iter().find(|reading| foreign(reading)) {
-            let (point, revision) = (reading.point.0, dictionary_revision.0);
-            return Ok(aside(format!("it holds point {point}, beyond its dictionary of {revision}")));
         }
         let boot = head.boot;
         if sent.time_correction_us == 0 && !boot.synchronised && self.clock_is_off_since == Some(boot.counter)
@@ -230,7 +235,7 @@ fn bad(detail: String) -> Problem {
 mod tests {
     use forebay_protocols::boot_time::BootTime;
     use forebay_protocols::reading::{Quality, Stamp, Value};
-    use forebay_protocols::sync::batch::{Boot, Head};
+    use forebay_protocols::sync::batch::{Boot, Encoder, Head};
 
     use super::*;
 
@@ -241,22 +246,17 @@ mod tests {
         Reading { point: PointId(point), stamp, value: Some(Value::Integer(1)), quality: Quality::Good }
     }
 
-    /// Gives these readings for every batch.
-    fn decoder(readings: Vec<Reading>) -> Decode {
-        Box::new(move |bytes| {
-            let envelope = wire::Batch::decode(bytes).map_err(|error| error.to_string())?;
-            let boot = Boot { counter: 1, id: [0; 8], wall_offset_us: OFFSET, synchronised: true };
-            let head = Head { epoch: EPOCH, sequence: Sequence(envelope.sequence), boot };
-            Ok(Decoded { head, dictionary_revision: PointId(9), readings: readings.clone() })
-        })
-    }
-
+    /// A request of these batches, each with these readings.
     fn requested(
         sequences: impl IntoIterator<Item = u64>,
+        mut readings: Vec<Reading>,
         dictionary: Vec<wire::DictionaryEntry>,
     ) -> Requested {
+        let mut encoder = Encoder::new();
+        let boot = Boot { counter: 1, id: [0; 8], wall_offset_us: OFFSET, synchronised: true };
         let batches = sequences.into_iter().map(|sequence| {
-            let batch = wire::Batch { sequence, ..Default::default() }.encode_to_vec().into();
+            let head = Head { epoch: EPOCH, sequence: Sequence(sequence), boot };
+            let batch = encoder.encode(&head, &mut readings).bytes;
             wire::SentBatch { batch, time_correction_us: 5, backlog: false }
         });
         let epoch = Bytes::copy_from_slice(&EPOCH.0);
@@ -268,12 +268,12 @@ mod tests {
     #[test]
     fn a_request_of_many_readings_is_read_in_slices() {
         let many = vec![reading(1, Stamp::boot(BootTime(1))); SLICE_READINGS * 2 / 5];
-        let mut decode = decoder(many);
-        let mut asked = requested(1..=7, vec![wire::DictionaryEntry { point: 1, ..Default::default() }]);
+        let mut asked =
+            requested(1..=7, many, vec![wire::DictionaryEntry { point: 1, ..Default::default() }]);
         let mut sizes = Vec::new();
         let mut dictionaries = Vec::new();
         while !asked.is_done() {
-            let slice = asked.next_slice(&mut decode);
+            let slice = asked.next_slice();
             let delivery = asked.delivery(AgentKey(1), &slice);
             sizes.push(delivery.batches.len());
             dictionaries.push(delivery.dictionary.len());
@@ -284,13 +284,12 @@ mod tests {
 
     #[test]
     fn readings_are_in_wall_time_and_in_order() {
-        let wall = OFFSET + 7;
-        let mut decode = decoder(vec![
+        let readings = vec![
             reading(1, Stamp::boot(BootTime(20))),
-            reading(1, Stamp::device(wall)),
+            reading(1, Stamp::device(OFFSET + 7)),
             reading(2, Stamp::boot(BootTime(1))),
-        ]);
-        let slice = requested([1], vec![]).next_slice(&mut decode);
+        ];
+        let slice = requested([1], readings, vec![]).next_slice();
         let (arrived, _) = slice.arrived().next().unwrap();
         let Content::Readings(readings) = &arrived.content else { panic!("{arrived:?}") };
         let times: Vec<_> = readings.iter().map(|reading| (reading.point.0, reading.time - OFFSET)).collect();
@@ -299,8 +298,9 @@ mod tests {
 
     #[test]
     fn offsets_at_the_end_of_time_do_not_overflow() {
-        let mut decode = decoder(vec![reading(1, Stamp::boot(BootTime(i64::MAX)))]);
-        let slice = requested([1], vec![]).next_slice(&mut decode);
-        assert_eq!(slice.arrived().count(), 1);
+        let slice = requested([1], vec![reading(1, Stamp::boot(BootTime(i64::MAX)))], vec![]).next_slice();
+        let (arrived, _) = slice.arrived().next().unwrap();
+        let Content::Readings(readings) = &arrived.content else { panic!("{arrived:?}") };
+        assert_eq!(readings[0].time, i64::MAX);
     }
 }

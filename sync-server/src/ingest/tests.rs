@@ -1,9 +1,9 @@
 //! Ingest as agents meet it: real sockets, real TLS, real certificates; only the database is a
 //! small one in memory, so that it can go away on command.
 
+mod batches;
 pub(crate) mod memory;
 mod peers;
-mod toy;
 
 use std::time::Duration;
 
@@ -12,10 +12,10 @@ use forebay_protocols::sync::wire::{self, SyncRequest};
 
 use super::*;
 use crate::listener::Limits;
+use batches::batch;
 use forebay_protocols::sync::join::TokenSecret;
 use forebay_protocols::sync::tls;
 use peers::{Gateway, Plant};
-use toy::batch;
 
 const EPOCH: Epoch = Epoch([5; 16]);
 
@@ -158,9 +158,9 @@ async fn a_database_that_is_away_is_503_and_forgotten_when_it_is_back() {
 async fn a_batch_that_cannot_be_read_is_set_aside_and_does_not_block_the_rest() {
     let plant = Plant::start().await;
     let gateway = Gateway::join(&plant, "north", "gw-1").await.unwrap();
-    let poison = toy::unreadable(EPOCH, 2);
+    let poison = batches::unreadable(EPOCH, 2);
     let foreign = batch(Epoch([6; 16]), 3, &[(1, 30)]);
-    let beyond = toy::with_revision(EPOCH, 4, 1, &[(2, 40)]);
+    let beyond = batches::with_revision(EPOCH, 4, 1, &[(2, 40)]);
     let sent =
         request([batch(EPOCH, 1, &[(1, 10)]), poison.clone(), foreign, beyond, Bytes::from_static(b"\xff")]);
     let answer = gateway.sync(&sent).await.answer();
@@ -213,15 +213,15 @@ async fn times_are_corrected_and_a_gateway_that_does_not_know_the_time_is_told_i
     let gateway = Gateway::join(&plant, "north", "gw-1").await.unwrap();
     let report =
         wire::Report { boot_counter: 9, wall_us: 77_000_000, synchronised: false, ..Default::default() };
-    let lost = toy::in_boot(EPOCH, 1, 9, false, &[(1, 10)]);
-    let earlier_boot = toy::in_boot(EPOCH, 2, 8, false, &[(1, 11)]);
+    let lost = batches::in_boot(EPOCH, 1, 9, false, &[(1, 10)]);
+    let earlier_boot = batches::in_boot(EPOCH, 2, 8, false, &[(1, 11)]);
     let mut sent = SyncRequest { report: Some(report), ..request([lost, earlier_boot]) };
     let answer = gateway.sync(&sent).await.answer();
     assert_eq!(verdicts(&answer), [(1, Verdict::Retry), (2, Verdict::Committed)]);
     sent.batches[0].time_correction_us = 1_000;
     let answer = gateway.sync(&sent).await.answer();
     assert_eq!(verdicts(&answer), [(1, Verdict::Committed), (2, Verdict::Duplicate)]);
-    assert!(plant.store.times().contains(&(toy::WALL_OFFSET + 10 + 1_000)), "{:?}", plant.store.times());
+    assert!(plant.store.times().contains(&(batches::WALL_OFFSET + 10 + 1_000)), "{:?}", plant.store.times());
     plant.stop().await;
 }
 

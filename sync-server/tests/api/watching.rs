@@ -9,7 +9,7 @@ use axum::http::{Request, header};
 use forebay_config::server;
 use forebay_protocols::reading::{Fault, Quality};
 use forebay_server::app::App;
-use forebay_server::{ingest, store};
+use forebay_server::store;
 use http_body_util::BodyExt;
 use serde_json::{Value as Json, json};
 use tokio::time::{Instant, timeout};
@@ -165,7 +165,7 @@ async fn an_open_page_does_not_delay_the_stop_of_the_server() {
         log: Default::default(),
     };
     let store = store::open(&config.store).await.unwrap();
-    let app = App::build(config, store, ingest::decoder).await.unwrap();
+    let app = App::build(config, store).await.unwrap();
     let web = app.web_address().unwrap();
     let stop = CancellationToken::new();
     let running = tokio::spawn(app.run(stop.clone()));

@@ -27,7 +27,6 @@ use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 use super::memory::Memory;
-use super::toy;
 use crate::identity::{self, Authority};
 use crate::ingest::{self, Committer, Ingest, Outage, Parts};
 use crate::listener::{Limits, Listener};
@@ -66,7 +65,6 @@ impl Plant {
             committer,
             feed: feed.clone(),
             telemetry: telemetry.clone(),
-            new_decoder: toy::decoder,
             max_request: ByteSize::kib(64),
         });
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
