@@ -58,6 +58,7 @@ on_both_stores! {
     answers::a_newer_dictionary_renews_what_is_known_of_a_point,
     hostile::times_outside_reason_go_to_quarantine,
     hostile::a_batch_the_database_refuses_is_set_aside_alone,
+    hostile::values_of_a_point_whose_type_is_unknown_keep_their_own,
     hostile::nul_in_names_and_text_does_not_hurt,
     hostile::endless_names_stay_different_points,
     hostile::numbers_that_no_buffer_gives_do_not_hurt,

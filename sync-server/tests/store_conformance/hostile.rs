@@ -73,6 +73,28 @@ pub async fn a_batch_the_database_refuses_is_set_aside_alone(place: Arc<Place>) 
     assert_eq!(fleet.iter().map(|row| (row.stored, row.set_aside)).collect::<Vec<_>>(), [(4, 0), (2, 1)]);
 }
 
+/// An agent newer than the server: its point goes by the first type of the list, a float.
+pub async fn values_of_a_point_whose_type_is_unknown_keep_their_own(place: Arc<Place>) {
+    let store = place.open().await;
+    let entry = wire::DictionaryEntry { point: 1, name: "odd".into(), r#type: 99, ..Default::default() };
+    let values =
+        [Value::Text("7.5".into()), Value::Boolean(true), Value::Integer(i64::MAX), Value::Float(0.5)];
+    let readings =
+        (0..).zip(&values).map(|(n, value)| reading(1, NOW + n, Some(value.clone()), Quality::Good));
+    let sent = Delivery {
+        dictionary: vec![(entry.id(), Arc::new(entry.describe()))],
+        batches: vec![batch(1, readings.collect())],
+        ..delivery(agent(&store, "newer").await)
+    };
+    let receipts = store.ingest(vec![sent]).await.unwrap();
+    assert_eq!(receipts[0].verdicts, [(Sequence(1), Verdict::Committed)]);
+    let all =
+        Query { points: vec![receipts[0].points[0].1], from: NOW, to: NOW + SECOND, step: 0, most: 100 };
+    let found = store.query(&all).await.unwrap().remove(0).1;
+    let found: Vec<Value> = found.into_iter().filter_map(|row| row.last).collect();
+    assert_eq!(found, values);
+}
+
 pub async fn nul_in_names_and_text_does_not_hurt(place: Arc<Place>) {
     let store = place.open().await;
     let agent = agent(&store, "ga\0te").await;
