@@ -19,6 +19,7 @@ use forebay_config::load::{self, Findings};
 use forebay_config::server::Server;
 use forebay_protocols::sync::tls;
 
+use crate::identity;
 use crate::store::{self, Store};
 
 /// Read if `--config` is not given; may be missing, as every setting has a default.
@@ -93,6 +94,7 @@ fn load_config(path: Option<&Path>) -> Result<Server, Findings> {
 
 /// The store, for commands that work beside a running server.
 async fn open_store(config: &Server) -> Result<Arc<dyn Store>> {
+    identity::make_state_folder(&config.state_dir)?;
     store::open(&config.store).await.context("open the store (`[store]`)")
 }
 
@@ -133,5 +135,26 @@ mod tests {
         let same = |a: ExitCode, b: ExitCode| format!("{a:?}") == format!("{b:?}");
         assert!(same(run(&["forebay-server", "fly"]), ExitCode::from(2)));
         assert!(same(run(&["forebay-server", "version"]), ExitCode::SUCCESS));
+    }
+
+    #[test]
+    fn a_new_state_directory_is_closed_to_others_and_one_that_is_there_stays_as_it_is() {
+        use std::fs::{self, Permissions};
+        use std::os::unix::fs::PermissionsExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        let (new, shared) = (folder.path().join("new"), folder.path().join("shared"));
+        fs::create_dir(&shared).unwrap();
+        fs::set_permissions(&shared, Permissions::from_mode(0o750)).unwrap();
+        for (state, mode) in [(new, 0o700), (shared, 0o750)] {
+            let config = state.with_extension("toml");
+            fs::write(&config, format!("[server]\nstate_dir = {state:?}\n")).unwrap();
+            let arguments =
+                ["forebay-server".as_ref(), "agents".as_ref(), "--config".as_ref(), config.as_os_str()];
+            let exit = run_cli(arguments.map(OsString::from));
+            assert_eq!(format!("{exit:?}"), format!("{:?}", ExitCode::SUCCESS));
+            assert!(state.join("forebay.db").exists());
+            assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o777, mode, "{state:?}");
+        }
     }
 }

@@ -65,7 +65,7 @@ pub enum AuthorityError {
     /// The disk said no.
     #[error("cannot {doing} {path}: {source}")]
     File {
-        /// "read", "write".
+        /// "read", "write", "make".
         doing: &'static str,
         /// The file or folder.
         path: PathBuf,
@@ -97,6 +97,16 @@ pub enum SigningError {
     /// We are.
     #[error("cannot sign: {0}")]
     Ours(String),
+}
+
+/// Makes the state directory if it is not there, and closes it to everybody else: the CA's key and
+/// every reading will lie in it. One that is there keeps the mode its owner gave it.
+pub fn make_state_folder(state_dir: &Path) -> Result<(), AuthorityError> {
+    if state_dir.is_dir() {
+        return Ok(());
+    }
+    let failed = |source| AuthorityError::File { doing: "make", path: state_dir.to_owned(), source };
+    tls::private_folder(state_dir).map_err(failed)
 }
 
 impl Authority {

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::app::{self, App};
-use crate::{logs, store};
+use crate::{identity, logs, store};
 
 /// Runs the server in this process until a signal ends it.
 pub(super) fn run(config: Server) -> Result<()> {
@@ -24,6 +24,7 @@ async fn serve(config: Server) -> Result<()> {
         return signals.into_iter().find_map(Result::err).map_or(Ok(()), Err);
     };
     let serving = async {
+        identity::make_state_folder(&config.state_dir)?;
         let open = || store::open(&config.store);
         let Some(store) = app::wait_for_store(open, &stop).await? else { return Ok(()) };
         let kept = store.describe();
