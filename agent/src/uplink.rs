@@ -1,9 +1,9 @@
 //! The backlog to the server. A batch is forgotten when the server says that it is committed,
 //! and for no other reason.
 //!
-//! `state` decides, `parcel` reads and packs, `bulletin` says when to report, `line` talks; this file
-//! makes them meet and waits between requests. Not joined is no fault: the uplink looks for an identity every few seconds
-//! and the buffer fills meanwhile.
+//! `state` decides, `parcel` reads and packs, `bulletin` says when to report, `line` talks; this
+//! file makes them meet and waits between requests. Not joined is no fault: the uplink looks for an
+//! identity every few seconds and the buffer fills meanwhile.
 
 pub mod bulletin;
 pub mod line;
@@ -126,7 +126,7 @@ impl<B: Backlog> Uplink<B> {
         let mut state = State::new(self.settings.max_request);
         let mut backoff = self.settings.backoff.clone();
         let (mut told, mut bulletin) = (Told::default(), Bulletin::default());
-        let mut line = None;
+        let (mut line, mut tried_at_the_end) = (None, false);
         while let Some(peer) = self.meet(&mut told).await {
             let known_until = Instant::now() + IDENTITY_HOLDS_FOR;
             while Instant::now() < known_until {
@@ -143,9 +143,14 @@ impl<B: Backlog> Uplink<B> {
                 let pause = self.act(state.step(&parcel.sent, reply)).await?;
                 let Some(pause) = pause else {
                     backoff.reset();
+                    tried_at_the_end = false;
                     continue;
                 };
                 if self.finish.is_cancelled() {
+                    // That request may have begun before the end, on a way that works again by now.
+                    if pause == Pause::Growing && !std::mem::replace(&mut tried_at_the_end, true) {
+                        continue;
+                    }
                     info!("The server is out of reach. What is left stays in the buffer.");
                     return Ok(());
                 }

@@ -355,6 +355,22 @@ async fn the_end_sends_what_is_left_and_a_dead_server_does_not_hold_it_up() {
 }
 
 #[tokio::test]
+async fn the_end_tries_once_more_when_a_request_was_cut() {
+    let server = Server::start().await;
+    // A kept connection that is dead is replaced at once, so it takes two cuts to fail.
+    let cut = Behaviour::CutBeforeReading;
+    server.behave([Behaviour::Serve, Behaviour::Hold, cut, cut]);
+    let bench = bench(server.peer(), SELDOM, |shelf| shelf.append(1..=3, 100, 1));
+    server.held().await;
+    bench.shelf.append(4..=4, 100, 1);
+    bench.finish.cancel();
+    server.release();
+    bench.end.await.unwrap().unwrap();
+    assert!(server.is_well_behaved(), "nothing was cut: the test tests nothing");
+    assert_eq!(server.committed(), (1..=4).collect::<BTreeSet<_>>());
+}
+
+#[tokio::test]
 async fn gaps_are_told_until_the_server_has_them() {
     let server = Server::start().await;
     server.behave([Behaviour::Serve, Behaviour::CutBeforeReading]);
