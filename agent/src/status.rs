@@ -159,6 +159,7 @@ impl Board {
             devices: devices.collect(),
             uptime_s,
             in_hand: ledger.in_hand,
+            received_us: 0,
         }
     }
 

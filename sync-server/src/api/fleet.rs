@@ -73,10 +73,11 @@ fn device(device: &wire::report::Device) -> Value {
     json!({ "link": device.link, "device": device.device, "answers": device.answers, "words": device.words })
 }
 
-/// The gateway's clock less ours. A gateway may believe in any moment at all.
+/// The gateway's clock less ours, when its last report came in: it is heard of more often than it
+/// reports. A gateway may believe in any moment at all.
 fn offset_ms(row: &AgentRow) -> Option<i64> {
-    let told = row.report.as_ref().map(|report| report.wall_us).filter(|&wall| wall != 0)?;
-    row.last_seen.map(|seen| told.saturating_sub(seen) / 1_000)
+    let report = row.report.as_ref().filter(|report| report.wall_us != 0 && report.received_us != 0)?;
+    Some(report.wall_us.saturating_sub(report.received_us) / 1_000)
 }
 
 /// "never seen" is not "silent": nobody knows yet.

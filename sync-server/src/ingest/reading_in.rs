@@ -76,6 +76,7 @@ impl Requested {
             !report.synchronised && report.wall_us.saturating_sub(received).saturating_abs() > CLOCK_IS_OFF
         };
         let clock_is_off_since = report.as_ref().filter(off).map(|report| report.boot_counter);
+        let report = report.map(|report| wire::Report { received_us: received, ..report });
         let batches = batches.into_iter().peekable();
         Ok(Self {
             epoch: Epoch(epoch),

@@ -34,7 +34,7 @@ async fn the_fleet_tells_the_state_of_every_agent_and_what_its_devices_say() {
         buffer_limit_bytes: 1_000,
         uptime_s: 3_600,
         devices: vec![device("boiler", true, ""), device("pump", false, "no answer for 40 s")],
-        ..report(house.now - 2 * SECOND)
+        ..report(house.now - 2 * SECOND, house.now)
     };
     house.ingest(Delivery { report: Some(told), ..house.delivery(works) }).await;
     let minutes_ago = house.now - 200 * SECOND;
@@ -88,7 +88,7 @@ async fn a_gateway_may_believe_in_any_moment() {
     let house = House::build().await;
     let agent = house.agent("dreamer").await;
     for wall in [i64::MIN, i64::MAX, 1] {
-        house.ingest(Delivery { report: Some(report(wall)), ..house.delivery(agent) }).await;
+        house.ingest(Delivery { report: Some(report(wall, house.now)), ..house.delivery(agent) }).await;
         let fleet = house.json("/api/v1/fleet").await;
         assert!(fleet["agents"][0]["clock"]["offset_ms"].is_i64(), "{wall}: {fleet}");
     }

@@ -200,7 +200,7 @@ pub fn reading(point: u32, time: Micros, value: Option<Value>, quality: Quality)
     Timed { point: PointId(point), time, value, quality }
 }
 
-/// A report of a gateway whose clock is right.
-pub fn report(wall_us: i64) -> wire::Report {
-    wire::Report { version: "0.1.0".into(), wall_us, synchronised: true, ..Default::default() }
+/// What is kept of a report that came in at `received_us`.
+pub fn report(wall_us: i64, received_us: i64) -> wire::Report {
+    wire::Report { version: "0.1.0".into(), wall_us, received_us, synchronised: true, ..Default::default() }
 }
