@@ -14,6 +14,7 @@ mod outage;
 mod reading_in;
 mod standing;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,6 +118,7 @@ impl Ingest {
             answer.dictionary_revision = receipt.dictionary_revision;
             answer.gaps_known = receipt.gaps_known;
             if receipt.dictionary_missing && first {
+                slice.arrived().for_each(|_| self.telemetry.verdict(Verdict::Retry));
                 answer.server_time_us = wall_micros();
                 return Ok(protobuf(StatusCode::CONFLICT, &answer));
             }
@@ -131,26 +133,27 @@ impl Ingest {
     /// One outcome per batch of the slice, in the order they came.
     fn outcomes(&self, slice: Slice, receipt: &Receipt) -> Vec<Outcome> {
         let outcomes = slice.into_outcomes(receipt);
-        for outcome in &outcomes {
-            self.telemetry.verdict(outcome.verdict());
-        }
+        // What the store took was counted when it was committed.
+        let again = outcomes.iter().filter(|outcome| outcome.verdict() == Verdict::Retry);
+        again.for_each(|_| self.telemetry.verdict(Verdict::Retry));
         outcomes
     }
 
-    /// Counts and shows what was committed.
+    /// Shows what was committed, if anybody looks.
     fn show(&self, member: &Member, slice: &Slice, receipt: &Receipt) {
+        if !self.feed.watched() {
+            return;
+        }
+        let verdicts: HashMap<_, _> = receipt.verdicts.iter().copied().collect();
         for (arrived, backlog) in slice.arrived() {
-            let committed = receipt.verdicts.contains(&(arrived.sequence, Verdict::Committed));
+            let committed = verdicts.get(&arrived.sequence) == Some(&Verdict::Committed);
             let (true, Content::Readings(readings)) = (committed, &arrived.content) else { continue };
-            self.telemetry.readings_stored.increment(readings.len() as u64);
-            if self.feed.watched() {
-                self.feed.publish(Committed {
-                    agent: member.key,
-                    points: receipt.points.clone(),
-                    readings: readings.clone(),
-                    backlog,
-                });
-            }
+            self.feed.publish(Committed {
+                agent: member.key,
+                points: receipt.points.clone(),
+                readings: readings.clone(),
+                backlog,
+            });
         }
     }
 

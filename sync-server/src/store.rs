@@ -20,6 +20,8 @@ mod sqlite;
 mod timescale;
 mod words;
 
+pub(crate) use sieve::within_reason;
+
 /// Opens the configured store, makes or migrates its schema, and leaves it ready.
 ///
 /// Several servers may open one database at once. [`StoreError::Away`] means that the database

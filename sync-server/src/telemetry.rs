@@ -16,6 +16,7 @@ const HANDSHAKES_FAILED: &str = "forebay_server_handshakes_failed_total";
 const REQUESTS_REFUSED: &str = "forebay_server_requests_refused_total";
 const BATCHES: &str = "forebay_server_batches_total";
 const READINGS_STORED: &str = "forebay_server_readings_stored_total";
+const READINGS_QUARANTINED: &str = "forebay_server_readings_quarantined_total";
 const COMMIT_SECONDS: &str = "forebay_server_commit_seconds";
 const COMMIT_DELIVERIES: &str = "forebay_server_commit_deliveries";
 const JOINS: &str = "forebay_server_joins_total";
@@ -32,8 +33,10 @@ pub struct Telemetry {
     pub connections_refused: Counter,
     /// TLS handshakes that failed or took too long.
     pub handshakes_failed: Counter,
-    /// Readings committed to the database.
+    /// Readings committed to the database, in quarantine or not.
     pub readings_stored: Counter,
+    /// Those in quarantine.
+    pub readings_quarantined: Counter,
     /// Gateways that joined or renewed.
     pub joins: Counter,
     /// Deliveries that shared one transaction.
@@ -63,21 +66,33 @@ impl Telemetry {
             None,
             "Requests refused, by kind of problem.".into(),
         );
-        recorder.describe_counter(BATCHES.into(), None, "Batches answered, by verdict.".into());
-        Self {
+        recorder.describe_counter(BATCHES.into(), None, "Batches, by what became of them.".into());
+        let new = Self {
             connections: gauge(CONNECTIONS, "Agent connections open now."),
             connections_refused: counter(
                 CONNECTIONS_REFUSED,
                 "Connections closed at once because too many were open.",
             ),
             handshakes_failed: counter(HANDSHAKES_FAILED, "TLS handshakes that failed or took too long."),
-            readings_stored: counter(READINGS_STORED, "Readings committed to the database."),
+            readings_stored: counter(
+                READINGS_STORED,
+                "Readings committed to the database, those in quarantine included.",
+            ),
+            readings_quarantined: counter(
+                READINGS_QUARANTINED,
+                "Readings kept in quarantine, where queries do not look, because of their time.",
+            ),
             joins: counter(JOINS, "Certificates given to gateways that joined or renewed."),
             commit_deliveries: histogram(COMMIT_DELIVERIES, "Deliveries that shared one transaction."),
             commit_seconds: histogram(COMMIT_SECONDS, "Seconds a transaction took."),
             ready: gauge(READY, "1 while the database answers, 0 while it does not."),
             recorder,
+        };
+        // Zeros to begin with: the first batch set aside must show as an increase.
+        for verdict in [Verdict::Committed, Verdict::Duplicate, Verdict::SetAside, Verdict::Retry] {
+            new.batches(verdict).increment(0);
         }
+        new
     }
 
     /// A request was answered with a problem.
@@ -87,13 +102,17 @@ impl Telemetry {
 
     /// A batch got its verdict.
     pub fn verdict(&self, verdict: Verdict) {
+        self.batches(verdict).increment(1);
+    }
+
+    fn batches(&self, verdict: Verdict) -> Counter {
         let word = match verdict {
             Verdict::Committed => "committed",
             Verdict::Duplicate => "duplicate",
             Verdict::SetAside => "set_aside",
             Verdict::Retry | Verdict::Unspecified => "retry",
         };
-        self.labelled(BATCHES, "verdict", word).increment(1);
+        self.labelled(BATCHES, "verdict", word)
     }
 
     /// A transaction of so many deliveries ended, well or not.

@@ -81,9 +81,13 @@ async fn join(string: &JoinString) -> Identity {
     Identity { server: string.address.clone(), ca, chain, key: key.into_der() }
 }
 
-/// Ten readings of one point, a second apart.
+/// Ten readings of one point, a second apart, the newest of now.
 fn batch(sequence: u64) -> Bytes {
-    let now = BootTime::now().0;
+    batch_at(sequence, BootTime::now().0)
+}
+
+/// The same of another moment of boot time.
+fn batch_at(sequence: u64, now: i64) -> Bytes {
     let mut readings: Vec<Reading> = (0..10)
         .map(|n| Reading {
             point: PointId(1),
@@ -132,13 +136,42 @@ async fn stored(store: &dyn Store) -> usize {
     store.query(&query).await.unwrap().iter().map(|(_, rows)| rows.len()).sum()
 }
 
+async fn metrics(web: SocketAddr) -> String {
+    let stream = TokioIo::new(TcpStream::connect(web).await.unwrap());
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = Request::get("/metrics").header(header::HOST, "localhost").body(Full::<Bytes>::default());
+    let body = sender.send_request(request.unwrap()).await.unwrap().into_body().collect().await.unwrap();
+    connection.abort();
+    String::from_utf8(body.to_bytes().to_vec()).unwrap()
+}
+
+/// The value of one of the server's metrics.
+fn count(metrics: &str, name: &str) -> u64 {
+    let value = |line: &str| line.strip_prefix("forebay_server_")?.strip_prefix(name)?.trim().parse().ok();
+    metrics.lines().find_map(value).unwrap_or_else(|| panic!("{name} is not in {metrics}"))
+}
+
+/// Names are API: ours begin alike, those that only grow end alike, and each has its words.
+fn assert_names_keep_to_the_house_rules(metrics: &str) {
+    let types = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let types: Vec<_> = types.collect();
+    assert!(types.len() >= 8, "{metrics}");
+    for (name, kind) in types {
+        assert!(name.starts_with("forebay_server_"), "{name}");
+        assert_eq!(name.ends_with("_total"), kind == "counter", "{name}");
+        assert!(metrics.contains(&format!("# HELP {name} ")), "{name} has no words");
+    }
+}
+
 #[tokio::test]
 async fn a_gateways_readings_are_in_the_database_once() {
     tls::install_provider();
     let state = tempfile::tempdir().unwrap();
-    let config = config(state.path());
+    let (config, database) = (config(state.path()), state.path().join("forebay.db"));
     let store = store::open(&config.store).await.unwrap();
     let app = App::build(config, store.clone()).await.unwrap();
+    let web = app.web_address().unwrap();
     let secret = TokenSecret::random().unwrap();
     let (created, secret_hash) = (wall_micros(), secret.hash());
     let expires = created + 60_000_000;
@@ -167,8 +200,30 @@ async fn a_gateways_readings_are_in_the_database_once() {
     // So does the former one: had the answer been lost, the gateway would hold nothing else.
     assert_eq!(sync(&identity, &request(&[5])).await, [committed(5)]);
 
+    // A clock of 1970, and a batch that flash has altered.
+    let (lost, altered) = (batch_at(6, -wall_offset_micros()), Bytes::from_static(b"\xff"));
+    let mut odd = request(&[]);
+    odd.batches = [lost, altered].map(|batch| wire::SentBatch { batch, ..Default::default() }).into();
+    assert_eq!(sync(&identity, &odd).await, [committed(6), (0, Verdict::SetAside)]);
+
     let fleet = store.fleet().await.unwrap();
-    assert_eq!((fleet.len(), fleet[0].stored, fleet[0].gateway.as_str()), (1, 50, "gw-1"));
+    assert_eq!((fleet.len(), fleet[0].stored, fleet[0].gateway.as_str()), (1, 60, "gw-1"));
+    let (metrics, file) = (metrics(web).await, rusqlite::Connection::open(database).unwrap());
+    let rows = |table: &str| -> u64 {
+        let sql = format!("select count(*) from {table}");
+        u64::from(file.query_row(&sql, [], |row| row.get::<_, u32>(0)).unwrap())
+    };
+    assert_eq!((rows("readings"), rows("readings_quarantine"), rows("set_aside")), (50, 10, 1));
+    assert_eq!(
+        count(&metrics, "readings_stored_total"),
+        rows("readings") + rows("readings_quarantine"),
+        "{metrics}"
+    );
+    assert_eq!(count(&metrics, "readings_quarantined_total"), rows("readings_quarantine"));
+    let verdict = |word: &str| count(&metrics, &format!("batches_total{{verdict=\"{word}\"}}"));
+    assert_eq!(["committed", "duplicate", "set_aside", "retry"].map(verdict), [6, 1, rows("set_aside"), 0]);
+    assert_eq!((count(&metrics, "joins_total"), count(&metrics, "store_ready")), (2, 1));
+    assert_names_keep_to_the_house_rules(&metrics);
     stop.cancel();
     timeout(Duration::from_secs(20), running).await.unwrap().unwrap().unwrap();
 }

@@ -4,15 +4,17 @@
 //!
 //! A group the database refuses is tried one by one, so that one agent's oddity is its own.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_protocols::sync::problem::{Kind, Problem};
+use forebay_protocols::sync::wire::sync_answer::Verdict;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout};
 
 use super::outage::Outage;
-use crate::store::{Content, Delivery, Receipt, Store, StoreError};
+use crate::store::{Content, Delivery, Receipt, Store, StoreError, within_reason};
 use crate::telemetry::Telemetry;
 
 /// Deliveries waiting for the committer; more wait at the door for [`ROOM_WITHIN`], then get 503.
@@ -92,18 +94,16 @@ impl Task {
         if deliveries.is_empty() {
             return;
         }
-        // Readings are shared, so this copies little; it is needed only if the group is refused.
-        let again = if deliveries.len() > 1 { deliveries.clone() } else { Vec::new() };
-        match self.transaction(deliveries).await {
+        match self.transaction(&deliveries).await {
             Ok(done) => {
                 for (receipt, done) in receipts.into_iter().zip(done) {
                     // The handler may be gone with its connection; the agent will ask again.
                     let _ = receipt.send(Ok(done));
                 }
             }
-            Err(StoreError::Refused(_)) if !again.is_empty() => {
-                for (delivery, receipt) in again.into_iter().zip(receipts) {
-                    let alone = self.transaction(vec![delivery]).await;
+            Err(StoreError::Refused(_)) if deliveries.len() > 1 => {
+                for (delivery, receipt) in deliveries.iter().zip(receipts) {
+                    let alone = self.transaction(std::slice::from_ref(delivery)).await;
                     let _ = receipt.send(self.one(alone));
                 }
             }
@@ -123,22 +123,44 @@ impl Task {
             .map_err(|error| self.outage.problem(&error))
     }
 
-    async fn transaction(&self, deliveries: Vec<Delivery>) -> Result<Vec<Receipt>, StoreError> {
+    async fn transaction(&self, deliveries: &[Delivery]) -> Result<Vec<Receipt>, StoreError> {
         let asked = deliveries.len();
         let began = Instant::now();
-        let outcome = timeout(TRANSACTION_WITHIN, self.store.ingest(deliveries)).await.unwrap_or_else(|_| {
+        // Readings are shared, so this copies little.
+        let ingest = self.store.ingest(deliveries.to_vec());
+        let outcome = timeout(TRANSACTION_WITHIN, ingest).await.unwrap_or_else(|_| {
             Err(StoreError::Away(format!("no answer within {} s", TRANSACTION_WITHIN.as_secs())))
         });
         self.telemetry.transaction(asked, began.elapsed());
         match outcome {
             Ok(receipts) if receipts.len() == asked => {
                 self.outage.over();
+                deliveries
+                    .iter()
+                    .zip(&receipts)
+                    .for_each(|(delivery, receipt)| self.count(delivery, receipt));
                 Ok(receipts)
             }
             Ok(receipts) => {
                 Err(StoreError::Refused(format!("{} receipts for {asked} deliveries", receipts.len())))
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Here and not where the answer is made: a handler may be gone with its connection while its
+    /// batches are committed.
+    fn count(&self, delivery: &Delivery, receipt: &Receipt) {
+        let verdicts: HashMap<_, _> = receipt.verdicts.iter().copied().collect();
+        for batch in &delivery.batches {
+            let Some(verdict) = verdicts.get(&batch.sequence) else { continue };
+            self.telemetry.verdict(*verdict);
+            let (Verdict::Committed, Content::Readings(readings)) = (verdict, &batch.content) else {
+                continue;
+            };
+            let odd = readings.iter().filter(|reading| !within_reason(reading.time, delivery.received));
+            self.telemetry.readings_quarantined.increment(odd.count() as u64);
+            self.telemetry.readings_stored.increment(readings.len() as u64);
         }
     }
 }
@@ -153,11 +175,20 @@ fn weight(delivery: &Delivery) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use forebay_protocols::reading::{PointId, Quality};
+
     use super::*;
     use crate::ingest::tests::memory::{Memory, delivery};
+    use crate::store::Timed;
 
     fn committer(store: &Arc<Memory>) -> (Committer, impl Future<Output = ()> + Send + use<>) {
-        let telemetry = Arc::new(Telemetry::new());
+        counted_committer(store, Arc::new(Telemetry::new()))
+    }
+
+    fn counted_committer(
+        store: &Arc<Memory>,
+        telemetry: Arc<Telemetry>,
+    ) -> (Committer, impl Future<Output = ()> + Send + use<>) {
         let outage = Arc::new(Outage::new(telemetry.clone()));
         Committer::new(store.clone(), outage, telemetry)
     }
@@ -209,5 +240,31 @@ mod tests {
         assert_eq!(kinds, [Ok(1), Err(Kind::StoreRefuses), Ok(1)]);
         drop(committer);
         task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_committed_counts_though_nobody_waits_for_the_receipt_any_more() {
+        let (store, telemetry) = (Arc::new(Memory::default()), Arc::new(Telemetry::new()));
+        let gate = store.hold_ingest();
+        let (committer, task) = counted_committer(&store, telemetry.clone());
+        let task = tokio::spawn(task);
+        let mut sent = delivery(1, &[1]);
+        let reading = Timed { point: PointId(1), time: 0, value: None, quality: Quality::Good };
+        sent.batches[0].content = Content::Readings(Arc::new(vec![reading; 3]));
+        let mut waiting = Box::pin(committer.commit(sent));
+        assert!(futures::poll!(waiting.as_mut()).is_pending());
+        store.ingest_reached().await;
+        // The connection breaks in the middle of the transaction.
+        drop(waiting);
+        drop((gate, committer));
+        task.await.unwrap();
+        let metrics = telemetry.render();
+        for line in [
+            "forebay_server_batches_total{verdict=\"committed\"} 1\n",
+            "forebay_server_readings_stored_total 3\n",
+            "forebay_server_readings_quarantined_total 3\n",
+        ] {
+            assert!(metrics.contains(line), "{line} is not in {metrics}");
+        }
     }
 }

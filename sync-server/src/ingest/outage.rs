@@ -19,6 +19,7 @@ pub struct Outage {
 impl Outage {
     /// All is well so far.
     pub fn new(telemetry: Arc<Telemetry>) -> Self {
+        telemetry.store_ready(true);
         Self { telemetry, told: Mutex::new(None) }
     }
 

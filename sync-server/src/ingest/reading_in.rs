@@ -6,7 +6,7 @@
 //! its batches of this boot get RETRY and, in the same answer, the time. Other odd times are the
 //! store's to judge, reading by reading.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::vec::IntoIter;
 
@@ -195,13 +195,15 @@ impl Slice {
             verdict: verdict.into(),
             words,
         };
+        // A request may hold tens of thousands of small batches: no search through a list for each.
+        let verdicts: HashMap<_, _> = receipt.verdicts.iter().copied().collect();
         let told = |arrived: Arrived| {
             let sequence = arrived.sequence;
-            match receipt.verdicts.iter().find(|(known, _)| *known == sequence) {
-                Some((_, verdict @ (Verdict::Committed | Verdict::Duplicate))) => {
+            match verdicts.get(&sequence) {
+                Some(verdict @ (Verdict::Committed | Verdict::Duplicate)) => {
                     outcome(sequence, *verdict, String::new())
                 }
-                Some((_, verdict)) => match arrived.content {
+                Some(verdict) => match arrived.content {
                     Content::SetAside { why, .. } => outcome(sequence, *verdict, why),
                     Content::Readings(_) => outcome(sequence, *verdict, "the store set it aside".into()),
                 },
