@@ -10,6 +10,7 @@ mod answers;
 mod bodies;
 mod committer;
 mod joining;
+mod named;
 mod outage;
 mod reading_in;
 mod standing;
@@ -42,6 +43,7 @@ use answers::protobuf;
 use bodies::{Bodies, Held};
 pub use committer::Committer;
 use joining::Registry;
+use named::Named;
 pub use outage::Outage;
 use reading_in::{Requested, Slice};
 use standing::{Member, Standings};
@@ -62,6 +64,7 @@ pub struct Ingest {
     telemetry: Arc<Telemetry>,
     bodies: Bodies,
     standings: Standings,
+    refused_to_join: Named,
     turns: Semaphore,
 }
 
@@ -89,6 +92,7 @@ impl Ingest {
         let Parts { store, authority, outage, committer, feed, telemetry, max_request } = parts;
         Arc::new(Self {
             standings: Standings::new(store.clone(), outage.clone()),
+            refused_to_join: Named::default(),
             bodies: Bodies::new(max_request, BODIES_HELD),
             turns: Semaphore::new(TURNS),
             store,
@@ -175,7 +179,12 @@ impl Ingest {
     }
 
     fn registry(&self) -> Registry<'_> {
-        Registry { store: &*self.store, authority: &self.authority, outage: &self.outage }
+        Registry {
+            store: &*self.store,
+            authority: &self.authority,
+            outage: &self.outage,
+            named: &self.refused_to_join,
+        }
     }
 
     fn respond(&self, result: Result<Response, Problem>) -> Response {

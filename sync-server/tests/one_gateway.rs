@@ -1,7 +1,7 @@
 //! One gateway's way through the whole server, with the real codec and a real SQLite file: a join
 //! string is made, a gateway joins with it, its batches are in the database, once.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on must stop there")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on must stop there")]
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -149,7 +149,7 @@ async fn metrics(web: SocketAddr) -> String {
 /// The value of one of the server's metrics.
 fn count(metrics: &str, name: &str) -> u64 {
     let value = |line: &str| line.strip_prefix("forebay_server_")?.strip_prefix(name)?.trim().parse().ok();
-    metrics.lines().find_map(value).unwrap_or_else(|| panic!("{name} is not in {metrics}"))
+    metrics.lines().find_map(value).expect(name)
 }
 
 /// Names are API: ours begin alike, those that only grow end alike, and each has its words.

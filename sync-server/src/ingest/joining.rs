@@ -7,10 +7,12 @@ use forebay_config::units::Name;
 use forebay_protocols::boot_time::wall_micros;
 use forebay_protocols::sync::join::TokenSecret;
 use forebay_protocols::sync::problem::{Kind, Problem};
+use forebay_protocols::sync::tls;
 use forebay_protocols::sync::wire::{JoinAnswer, JoinRequest};
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
+use super::named::Named;
 use super::outage::Outage;
 use super::standing::Member;
 use crate::identity::{Authority, Signed, SigningError};
@@ -25,6 +27,8 @@ pub(super) struct Registry<'a> {
     pub(super) store: &'a dyn Store,
     pub(super) authority: &'a Authority,
     pub(super) outage: &'a Outage,
+    /// Whom the log has named as refused.
+    pub(super) named: &'a Named,
 }
 
 impl Registry<'_> {
@@ -34,10 +38,13 @@ impl Registry<'_> {
         for name in [&site, &gateway] {
             Name::new(name).map_err(|why| Problem::new(Kind::BadName, why))?;
         }
+        let who = tls::fingerprint(format!("{site}/{gateway} {secret}").as_bytes());
         let admit = |verdict| {
-            admit(verdict).inspect_err(
-                |problem| warn!(peer = %peer.address, site, gateway, "A gateway could not join. {problem}"),
-            )
+            admit(verdict).inspect_err(|problem| {
+                if self.named.is_news(who, problem.kind) {
+                    warn!(peer = %peer.address, site, gateway, "A gateway could not join. {problem}");
+                }
+            })
         };
         // What is no secret at all hashes to something nobody was given.
         let hash = TokenSecret::from_text(&secret).map_or([0; 32], |secret| secret.hash());

@@ -10,6 +10,7 @@ use forebay_protocols::sync::problem::{Kind, Problem};
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
+use super::named::Named;
 use super::outage::Outage;
 use crate::listener::Peer;
 use crate::store::{AgentKey, Micros, Standing, Store, StoreError};
@@ -18,10 +19,8 @@ use crate::store::{AgentKey, Micros, Standing, Store, StoreError};
 pub(super) const FRESH: Duration = Duration::from_secs(3);
 /// How long the store may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// How long a refused certificate is remembered as told, so that the log names it once.
-const TOLD: Duration = Duration::from_secs(600);
 /// Certificates remembered at a time. Beyond it the outdated are forgotten, then all: that costs
-/// queries and log lines, nothing else.
+/// queries, nothing else.
 const REMEMBERED: usize = 20_000;
 
 /// An agent in good standing, as far as requests need to know it.
@@ -53,22 +52,22 @@ impl std::fmt::Display for Member {
     }
 }
 
-/// The store's word on certificates, and what has been said about them in the log.
+/// The store's word on certificates, and whom the log has named.
 pub(super) struct Standings {
     store: Arc<dyn Store>,
     outage: Arc<Outage>,
     known: Mutex<HashMap<[u8; 32], Entry>>,
+    named: Named,
 }
 
 struct Entry {
     asked: Instant,
     verdict: Result<Member, Problem>,
-    told: Option<Instant>,
 }
 
 impl Standings {
     pub(super) fn new(store: Arc<dyn Store>, outage: Arc<Outage>) -> Self {
-        Self { store, outage, known: Mutex::default() }
+        Self { store, outage, known: Mutex::default(), named: Named::default() }
     }
 
     /// The member behind a connection, or why it is none.
@@ -84,13 +83,15 @@ impl Standings {
         }
         let standing = self.ask(certificate).await?;
         let verdict = verdict(standing, &certificate);
-        if self.remember(certificate, &verdict) {
-            match &verdict {
-                Ok(member) => {
-                    info!(agent = %member, peer = %peer.address, "A refused gateway is let in again.")
-                }
-                Err(problem) => warn!(peer = %peer.address, "{problem}"),
+        self.remember(certificate, &verdict);
+        match &verdict {
+            Ok(member) if self.named.let_in(certificate) => {
+                info!(agent = %member, peer = %peer.address, "A refused gateway is let in again.");
             }
+            Err(problem) if self.named.is_news(certificate, problem.kind) => {
+                warn!(peer = %peer.address, "A gateway is refused; its further tries are counted. {problem}");
+            }
+            _ => {}
         }
         verdict
     }
@@ -112,8 +113,7 @@ impl Standings {
         Some(entry.verdict.clone())
     }
 
-    /// Keeps a verdict; true when it is news for the log.
-    fn remember(&self, certificate: [u8; 32], verdict: &Result<Member, Problem>) -> bool {
+    fn remember(&self, certificate: [u8; 32], verdict: &Result<Member, Problem>) {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= REMEMBERED {
             known.retain(|_, entry| entry.asked.elapsed() < FRESH);
@@ -121,13 +121,7 @@ impl Standings {
                 known.clear();
             }
         }
-        let now = Instant::now();
-        let told = known.get(&certificate).and_then(|entry| entry.told);
-        let told = told.filter(|told| now.duration_since(*told) < TOLD);
-        let news = verdict.is_err() != told.is_some();
-        let told = verdict.is_err().then(|| told.unwrap_or(now));
-        known.insert(certificate, Entry { asked: now, verdict: verdict.clone(), told });
-        news
+        known.insert(certificate, Entry { asked: Instant::now(), verdict: verdict.clone() });
     }
 }
 
@@ -161,9 +155,13 @@ fn verdict(standing: Standing, certificate: &[u8; 32]) -> Result<Member, Problem
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+
     use super::*;
     use crate::ingest::tests::memory::Memory;
-    use std::net::SocketAddr;
 
     fn peer(certificate: [u8; 32]) -> Peer {
         Peer { address: SocketAddr::from(([127, 0, 0, 1], 1)), certificate: Some(certificate) }
@@ -197,14 +195,29 @@ mod tests {
         assert_eq!(store.standing_queries(), 1);
     }
 
-    #[test]
-    fn a_refused_certificate_is_news_once_and_again_when_it_is_let_in() {
-        let standings = standings(&Arc::default());
-        let refused = verdict(Standing::Unknown, &[1; 32]);
-        let member = Member { key: AgentKey(1), site: "s".into(), gateway: "g".into(), valid_until: None };
-        assert!(standings.remember([1; 32], &refused));
-        assert!(!standings.remember([1; 32], &refused));
-        assert!(standings.remember([1; 32], &Ok(member.clone())));
-        assert!(!standings.remember([1; 32], &Ok(member)));
+    /// Counts the lines of a log.
+    struct Lines(Arc<AtomicUsize>);
+
+    impl<S: tracing::Subscriber> Layer<S> for Lines {
+        fn on_event(&self, _: &tracing::Event<'_>, _: Context<'_, S>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_certificate_refused_for_hours_is_one_line_in_the_log() {
+        let lines = Arc::new(AtomicUsize::new(0));
+        let log = tracing_subscriber::registry().with(Lines(lines.clone()));
+        let _log = tracing::subscriber::set_default(log);
+        let store = Arc::new(Memory::default());
+        let standings = standings(&store);
+        for _ in 0..1_000 {
+            assert!(standings.judge(peer([1; 32])).await.is_err());
+            tokio::time::advance(Duration::from_secs(10)).await;
+        }
+        assert_eq!((lines.load(Ordering::Relaxed), store.standing_queries()), (1, 1_000));
+        store.enrol("site", "gw", [1; 32], i64::MAX);
+        assert!(standings.judge(peer([1; 32])).await.is_ok());
+        assert_eq!(lines.load(Ordering::Relaxed), 2, "let in again");
     }
 }
