@@ -107,15 +107,24 @@ impl Browser {
         Ok(text.as_str().unwrap_or_default().to_owned())
     }
 
-    /// Waits until an expression is true.
+    /// Waits until an expression is true. While a page is on its way there may be nothing to ask:
+    /// an expression that cannot be evaluated yet is not true yet.
     ///
     /// # Errors
     /// When it is not within half a minute; with what the page shows instead.
     pub async fn until(&mut self, expression: &str) -> Result<()> {
         let started = Instant::now();
-        while self.evaluate(expression).await? != json!(true) {
+        loop {
+            let found = self.evaluate(expression).await;
+            if matches!(&found, Ok(value) if *value == json!(true)) {
+                break;
+            }
             if started.elapsed() > PATIENCE {
-                bail!("not within {PATIENCE:?}: {expression}\n{}\n{:?}", self.text().await?, self.complaints);
+                bail!(
+                    "not within {PATIENCE:?}: {expression}: {found:?}\n{}\n{:?}",
+                    self.text().await?,
+                    self.complaints
+                );
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
