@@ -12,7 +12,7 @@ pub struct Link {
     pub name: Name,
     /// `interval`: how often points are read unless they say otherwise. Default 1 s.
     pub interval: Duration,
-    /// `timeout`: the longest wait for an answer. Default 1 s (OPC UA: 10 s).
+    /// `timeout`: the longest wait for an answer. Default 1 s (OPC UA and MQTT: 10 s).
     pub timeout: Duration,
     /// `backoff_max`: the longest pause between attempts on a dead link or device. Default 60 s.
     pub backoff_max: Duration,

@@ -5,6 +5,7 @@
 
 mod field;
 mod findings;
+mod link;
 mod modbus;
 mod mqtt;
 mod opcua;

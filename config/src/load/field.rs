@@ -1,64 +1,22 @@
-//! `[link.NAME]`: what all protocols share, then the one protocol.
+//! What the protocols share below `[link.NAME]`: devices, points, and the keys that mean the same
+//! everywhere.
 
 use std::time::Duration;
 
 use super::findings::Complaint;
 use super::table::{Item, Table};
-use super::words::{duration, filled, float, one_of, string};
-use super::{modbus, mqtt, opcua};
-use crate::field::{DataType, Link, PointKind, PointMeta, Protocol};
-use crate::units::Name;
+use super::words::{duration, filled, float, one_of, secret, string};
+use crate::field::{DataType, PointKind, PointMeta};
+use crate::units::{Name, Secret};
 
-const PROTOCOLS: [&str; 4] = ["modbus-tcp", "modbus-rtu", "opcua", "mqtt"];
-const FASTEST: Duration = Duration::from_millis(10);
+/// No interval is shorter.
+pub(super) const FASTEST: Duration = Duration::from_millis(10);
 
 /// What a link hands down to its protocol.
 pub(super) struct Inherited {
     pub interval: Duration,
     /// `forebay-SITE-GATEWAY-LINK`: how we name ourselves to brokers.
     pub client_id: String,
-}
-
-pub(super) fn link(name: &str, t: &Table<'_>, owner: &(Option<String>, Option<String>)) -> Option<Link> {
-    let name = checked_name(name, t);
-    let interval = t.or("interval", Duration::from_secs(1), duration(FASTEST));
-    let backoff_max = t.or("backoff_max", Duration::from_secs(60), duration(Duration::from_secs(1)));
-    let patience = Duration::from_secs(if t.has("opcua") || t.has("mqtt") { 10 } else { 1 });
-    let timeout = t.or("timeout", patience, duration(FASTEST));
-
-    let (site, gateway) = (owner.0.as_deref().unwrap_or("site"), owner.1.as_deref().unwrap_or("gateway"));
-    let client_id = format!("forebay-{site}-{gateway}-{}", name.as_ref().map_or("link", Name::as_str));
-    let inherited = Inherited { interval, client_id };
-
-    let present: Vec<&'static str> = PROTOCOLS.into_iter().filter(|protocol| t.has(protocol)).collect();
-    let protocol = match present.as_slice() {
-        ["modbus-tcp"] => modbus::tcp(t, &inherited).map(Protocol::ModbusTcp),
-        ["modbus-rtu"] => modbus::rtu(t, &inherited).map(Protocol::ModbusRtu),
-        ["opcua"] => opcua::opcua(t, &inherited).map(Protocol::OpcUa),
-        ["mqtt"] => mqtt::mqtt(t, &inherited).map(Protocol::Mqtt),
-        [] => {
-            t.complain(Complaint::new(
-                "the link has no protocol",
-                format!(
-                    "add one of [{}.modbus-tcp], .modbus-rtu, .opcua, .mqtt",
-                    t.path_of("").trim_end_matches('.')
-                ),
-            ));
-            None
-        }
-        several => {
-            t.complain(Complaint::new(
-                format!("the link has {} protocols: {}", several.len(), several.join(", ")),
-                "one link, one protocol",
-            ));
-            None
-        }
-    };
-    // Without a protocol, what stands below the link cannot be judged.
-    if !present.is_empty() {
-        t.finish();
-    }
-    Some(Link { name: name?, interval, timeout, backoff_max, protocol: protocol? })
 }
 
 /// The tables below `[link.NAME.device]`, with their names.
@@ -82,7 +40,8 @@ pub(super) fn points<'a>(t: &Table<'a>) -> Vec<(Option<Name>, Table<'a>)> {
     found.into_iter().map(|(name, table)| (checked_name(name, &table), table)).collect()
 }
 
-fn checked_name(name: &str, t: &Table<'_>) -> Option<Name> {
+/// The name of a table as a [`Name`]; what is wrong with it is noted.
+pub(super) fn checked_name(name: &str, t: &Table<'_>) -> Option<Name> {
     Name::new(name).map_err(|why| t.complain(Complaint::new(why, ""))).ok()
 }
 
@@ -178,4 +137,25 @@ pub(super) fn existing_file(item: &Item<'_>) -> Result<std::path::PathBuf, Compl
 /// rest unjudged.
 pub(super) fn all<T>(judged: impl Iterator<Item = Option<T>>) -> Option<Vec<T>> {
     judged.collect::<Vec<_>>().into_iter().collect()
+}
+
+/// A pair of keys that only make sense together.
+pub(super) fn together<A, B>(
+    t: &Table<'_>,
+    a: (&'static str, Option<A>),
+    b: (&'static str, Option<B>),
+) -> Option<(A, B)> {
+    match (a, b) {
+        ((_, Some(a)), (_, Some(b))) => Some((a, b)),
+        ((here, Some(_)), (missing, None)) | ((missing, None), (here, Some(_))) if !t.has(missing) => {
+            t.complain(Complaint::new(format!("`{here}` needs `{missing}` beside it"), ""));
+            None
+        }
+        _ => None,
+    }
+}
+
+/// `username` and `password`.
+pub(super) fn user(t: &Table<'_>) -> Option<(String, Secret)> {
+    together(t, ("username", t.optional("username", filled)), ("password", t.optional("password", secret)))
 }

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::field::{Inherited, all, data_type, existing_file, is_numeric, kind, meta, points, usual_kind};
+use super::field::{
+    Inherited, all, data_type, existing_file, is_numeric, kind, meta, points, together, user, usual_kind,
+};
 use super::findings::Complaint;
-use super::sections::{together, user};
 use super::table::{Item, Table};
 use super::words::{byte_size, duration, filled, integer, name, one_of, string};
 use crate::field::{Broker, JsonPoint, Mqtt, MqttTopic, MqttVersion, Payload};

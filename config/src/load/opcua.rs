@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use super::field::{
-    Inherited, all, data_type, devices, existing_file, interval, is_numeric, meta, points, usual_kind,
+    Inherited, all, data_type, devices, existing_file, interval, is_numeric, meta, points, user, usual_kind,
 };
 use super::findings::Complaint;
-use super::sections::user;
 use super::table::{Item, Table};
 use super::words::{filled, integer, one_of};
 use crate::field::{OpcUa, OpcUaDevice, OpcUaPoint, OpcUaSecurity, Timestamp};

@@ -7,12 +7,10 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::DeTable;
 
-use super::field;
 use super::findings::{Book, Complaint};
+use super::link;
 use super::table::{File, Table};
-use super::words::{
-    byte_size, duration, filled, host_port, integer, loopback, name, one_of, path, secret, socket,
-};
+use super::words::{byte_size, duration, host_port, integer, loopback, name, one_of, path, secret, socket};
 use crate::agent::{Agent, Buffer, Log, LogFormat, LogLevel, Telemetry, Uplink, WhenFull};
 use crate::server::{Server, Store, Sync, Web};
 use crate::units::{ByteSize, Name};
@@ -63,7 +61,7 @@ pub(super) fn agent(files: &[File], book: &Book) -> Option<Agent> {
                 ));
                 continue;
             }
-            let found = field::link(link_name, &link, &owner);
+            let found = link::link(link_name, &link, &owner);
             for device in found.iter().flat_map(|found| found.device_names()) {
                 if let Some(other) = devices.insert(device.clone(), link_name) {
                     let words = format!("device `{device}` stands in link `{other}` too");
@@ -250,25 +248,4 @@ fn web(t: &Table<'_>) -> Web {
     let listen = t.or("listen", Web::default().listen, loopback(hint));
     t.finish();
     Web { listen }
-}
-
-/// A pair of keys that only make sense together.
-pub(super) fn together<A, B>(
-    t: &Table<'_>,
-    a: (&'static str, Option<A>),
-    b: (&'static str, Option<B>),
-) -> Option<(A, B)> {
-    match (a, b) {
-        ((_, Some(a)), (_, Some(b))) => Some((a, b)),
-        ((here, Some(_)), (missing, None)) | ((missing, None), (here, Some(_))) if !t.has(missing) => {
-            t.complain(Complaint::new(format!("`{here}` needs `{missing}` beside it"), ""));
-            None
-        }
-        _ => None,
-    }
-}
-
-/// `username` and `password`.
-pub(super) fn user(t: &Table<'_>) -> Option<(String, crate::units::Secret)> {
-    together(t, ("username", t.optional("username", filled)), ("password", t.optional("password", secret)))
 }
