@@ -44,6 +44,7 @@ use forebay_config::agent::WhenFull;
 use forebay_config::units::ByteSize;
 use forebay_protocols::reading::{Point, PointId};
 use forebay_protocols::sync::batch::{Encoded, Epoch, Sequence};
+use forebay_protocols::sync::ranges::Ranges;
 use forebay_protocols::sync::wire;
 use tokio::sync::{mpsc, oneshot};
 
@@ -87,6 +88,45 @@ pub struct Opening {
     pub repairs: Vec<String>,
     /// Counters that survive restarts (readings since the epoch began).
     pub counts: Counts,
+    /// As [`Buffer::boots`].
+    pub boots: Vec<BootKnown>,
+}
+
+/// A boot of the gateway as the buffer remembers it. The present one is the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BootKnown {
+    /// Its number.
+    pub counter: u64,
+    /// First 8 bytes of the kernel's boot id, as in batches.
+    pub id: [u8; 8],
+    /// Boot time of the last sign of life: the end of the last batch, microseconds. 0 if there is none.
+    pub last_us: i64,
+    /// The wall offset believed then.
+    pub believed_offset_us: i64,
+    /// Was that the truth, as far as the gateway knew?
+    pub synchronised: bool,
+    /// The true wall offset, if the boot learnt it, before or after.
+    pub learnt_offset_us: Option<i64>,
+}
+
+/// What [`Buffer::revive`] came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Revived {
+    /// Batches that are in the backlog again.
+    pub batches: u64,
+    /// Sequences of which nothing is left; a gap record says so.
+    pub lost: u64,
+}
+
+/// Dropped readings by what made them go, since the epoch began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DroppedBy {
+    /// No room.
+    pub full: u64,
+    /// Damaged.
+    pub corrupt: u64,
+    /// Left out to halve the resolution of old data.
+    pub thinned: u64,
 }
 
 /// Durable counters of the conservation ledger, readings since the epoch began. What is in none
@@ -116,6 +156,10 @@ pub struct Status {
     pub disk_bytes: u64,
     /// The budget.
     pub limit_bytes: u64,
+    /// `counts.dropped` by reason.
+    pub dropped_by: DroppedBy,
+    /// Bytes of acknowledged batches that are kept for a server that loses them.
+    pub tail_bytes: u64,
     /// The lowest sequence of the backlog.
     pub oldest: Option<Sequence>,
     /// The highest.
@@ -135,6 +179,8 @@ pub struct Stored {
     pub dictionary_revision: PointId,
     /// The boot it was appended in.
     pub boot_counter: u64,
+    /// Did the buffer leave readings out of it since it was appended?
+    pub thinned: bool,
     /// The batch, byte for byte as it was appended.
     pub bytes: Bytes,
 }
@@ -183,6 +229,41 @@ impl Buffer {
     /// duplicate at the server and harmless.
     pub async fn acknowledge(&self, ranges: Vec<RangeInclusive<u64>>) -> Result<(), BufferError> {
         ask(&self.wishes, |answer| Wish::Acknowledge { ranges, answer }).await
+    }
+
+    /// The server lost these, which it had acknowledged: what the tail still holds is backlog again,
+    /// the rest becomes a gap ([`wire::gap::Reason::ServerLost`]). Sequences that were never
+    /// acknowledged are passed over.
+    pub async fn revive(&self, ranges: Vec<RangeInclusive<u64>>) -> Result<Revived, BufferError> {
+        ask(&self.wishes, |answer| Wish::Revive { ranges, answer }).await
+    }
+
+    /// Every sequence that was acknowledged, of the newest 1024 ranges.
+    pub async fn acknowledged(&self) -> Result<Ranges, BufferError> {
+        ask(&self.wishes, |answer| Wish::Acknowledged { answer }).await
+    }
+
+    /// The durable openings: the last one a server has heard of, those since (the newest 31 of
+    /// them), the present one last. Without the present one while the disk did not take it.
+    pub async fn openings(&self) -> Result<Vec<wire::Opening>, BufferError> {
+        ask(&self.wishes, |answer| Wish::Openings { answer }).await
+    }
+
+    /// A server has heard of this opening: what is older need not be told again.
+    pub async fn greeted(&self, opening: [u8; 8]) -> Result<(), BufferError> {
+        ask(&self.wishes, |answer| Wish::Greeted { opening, answer }).await
+    }
+
+    /// Boots that something in the backlog or a gap record may come from, ascending, the present
+    /// one last.
+    pub async fn boots(&self) -> Result<Vec<BootKnown>, BufferError> {
+        ask(&self.wishes, |answer| Wish::Boots { answer }).await
+    }
+
+    /// The present boot's true wall offset, as far as it is known now. Durable with the next tick;
+    /// told again only when it changed by more than a tenth of a second.
+    pub async fn learn_offset(&self, offset_us: i64) -> Result<(), BufferError> {
+        ask(&self.wishes, |answer| Wish::LearnOffset { offset_us, answer }).await
     }
 
     /// Dictionary entries with numbers > `after`.

@@ -14,6 +14,7 @@ use std::{fs, io};
 use forebay_protocols::boot_time::{BootTime, wall_offset_micros};
 use forebay_protocols::sync::batch::Boot;
 use forebay_protocols::sync::tls::EARLIEST_TIME;
+use forebay_protocols::sync::wire;
 use rustls_pki_types::UnixTime;
 
 /// No clock that shows less can be right.
@@ -132,6 +133,20 @@ impl Clock {
             Belief { synchronised: true, offset_us } => offset_us.saturating_sub(boot.wall_offset_us),
             Belief { synchronised: false, .. } => 0,
         }
+    }
+
+    /// What to add to the wall offset of a batch that says `boot`, and where that comes from.
+    pub fn correction(&self, boot: &Boot) -> (i64, wire::sent_batch::Clock) {
+        match self.correction_us(boot) {
+            0 => (0, wire::sent_batch::Clock::Stated),
+            us => (us, wire::sent_batch::Clock::Corrected),
+        }
+    }
+
+    /// A gap record as the server shall have it: both ends corrected as batches of their boots
+    /// would be, and without the clocks they were written down by.
+    pub fn resolve(&self, gap: wire::Gap) -> wire::Gap {
+        wire::Gap { start: None, end: None, ..gap }
     }
 
     /// A moment that has certainly passed, in seconds since 1970. TLS judges certificates by this or

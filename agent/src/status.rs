@@ -131,6 +131,7 @@ impl Board {
 
     /// What the server is told with every request.
     pub fn report(&self) -> wire::Report {
+        let status = (self.buffer)();
         let Snapshot { version, uptime_s, wall_us, synchronised, ledger, buffer, uplink: _, links } =
             self.snapshot();
         let devices = links.into_iter().flat_map(|link| {
@@ -160,6 +161,10 @@ impl Board {
             uptime_s,
             in_hand: ledger.in_hand,
             received_us: 0,
+            dropped_full: status.dropped_by.full,
+            dropped_corrupt: status.dropped_by.corrupt,
+            dropped_thinned: status.dropped_by.thinned,
+            tail_bytes: status.tail_bytes,
         }
     }
 

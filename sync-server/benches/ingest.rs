@@ -96,25 +96,14 @@ async fn ingest(config: server::Store, batches: u64) -> Figure {
         data_type: DataType::Float,
     };
     let dictionary = (1..=POINTS).map(|n| (PointId(n), Arc::new(point(n)))).collect();
-    let delivery = Delivery {
-        agent,
-        epoch: Epoch([1; 16]),
-        dictionary,
-        batches: Vec::new(),
-        gaps: Vec::new(),
-        report: None,
-        received: NOW,
-    };
+    let delivery = Delivery { dictionary, ..Delivery::empty(agent, Epoch([1; 16]), NOW) };
     store.ingest(vec![delivery.clone()]).await.unwrap();
     let (mut took, mut rows) = (Duration::ZERO, 0);
     for number in 1..=batches {
         let readings = readings(number);
         rows += readings.len() as u64;
-        let arrived = Arrived {
-            sequence: Sequence(number),
-            dictionary_revision: PointId(POINTS),
-            content: Content::Readings(Arc::new(readings)),
-        };
+        let arrived =
+            Arrived::plain(Sequence(number), PointId(POINTS), Content::Readings(Arc::new(readings)));
         let sent = Delivery { dictionary: Vec::new(), batches: vec![arrived], ..delivery.clone() };
         let begin = Instant::now();
         store.ingest(vec![sent]).await.unwrap();

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use forebay_protocols::reading::{DataType, Point, PointId, PointKind, Quality, Value};
 use forebay_protocols::sync::batch::{Epoch, Sequence};
+use forebay_protocols::sync::ranges::Ranges;
 use forebay_protocols::sync::wire;
 
 mod buckets;
@@ -50,6 +51,45 @@ pub trait Store: Send + Sync + 'static {
     /// others. Readings before 2000 or ten years ahead of `received` count as stored and are kept in
     /// quarantine, where queries do not look. NUL in text is kept as U+FFFD.
     async fn ingest(&self, deliveries: Vec<Delivery>) -> Result<Vec<Receipt>, StoreError>;
+
+    /// The ledger of every buffer that ever wrote here, by agent, epoch and fork.
+    async fn ledgers(&self, _agent: Option<AgentKey>) -> Result<Vec<LedgerRow>, StoreError> {
+        Ok(Vec::new()) // SCAFFOLD
+    }
+
+    /// Faults that a person should know of, newest first: those that stand, and the last `most` that
+    /// are over.
+    async fn faults(&self, _agent: Option<AgentKey>, _most: usize) -> Result<Vec<FaultRow>, StoreError> {
+        Ok(Vec::new()) // SCAFFOLD
+    }
+
+    /// Raises a fault, or renews the words and `last` of the one that stands of this agent, kind and
+    /// subject.
+    async fn raise(&self, _fault: Fault) -> Result<(), StoreError> {
+        Ok(()) // SCAFFOLD
+    }
+
+    /// A fault of this agent, kind and subject is over, if one stands.
+    async fn clear(
+        &self,
+        _agent: AgentKey,
+        _kind: FaultKind,
+        _subject: &str,
+        _now: Micros,
+    ) -> Result<(), StoreError> {
+        Ok(()) // SCAFFOLD
+    }
+
+    /// Which times were corrected or bracketed, by agent and beginning, that touch `from..to`.
+    async fn time_marks(
+        &self,
+        _agent: Option<AgentKey>,
+        _from: Micros,
+        _to: Micros,
+        _most: usize,
+    ) -> Result<Vec<TimeMark>, StoreError> {
+        Ok(Vec::new()) // SCAFFOLD
+    }
 
     /// All agents, by site and gateway.
     async fn fleet(&self) -> Result<Vec<AgentRow>, StoreError>;
@@ -151,7 +191,14 @@ pub struct Delivery {
     pub report: Option<wire::Report>,
     /// The server's time.
     pub received: Micros,
+    /// The buffer's present opening; `None` from a buffer that could not take one.
+    pub opening: Option<OpeningId>,
+    /// Of the first request of a connection: the lineage, oldest first, the present one last.
+    pub greeting: Option<Vec<wire::Opening>>,
 }
+
+/// 8 random bytes that name one opening of a buffer (wire.proto, `Greeting`).
+pub type OpeningId = [u8; 8];
 
 /// One batch of a delivery.
 #[derive(Clone, Debug)]
@@ -160,8 +207,57 @@ pub struct Arrived {
     pub sequence: Sequence,
     /// The highest point number its readings may use.
     pub dictionary_revision: PointId,
+    /// CRC32C over the batch as it arrived: tells a repetition from a fork.
+    pub checksum: u32,
+    /// The buffer left readings out of it since it was first sent: no fork if it differs.
+    pub thinned: bool,
+    /// The boot it was encoded in.
+    pub boot_counter: u64,
+    /// Where its times come from.
+    pub clock: wire::sent_batch::Clock,
+    /// What was added to the wall offset it states.
+    pub correction_us: i64,
+    /// Readings inside as its envelope says; 0 if that could not be read.
+    pub count: u32,
     /// What is in it.
     pub content: Content,
+}
+
+impl Delivery {
+    /// One that carries nothing yet.
+    pub fn empty(agent: AgentKey, epoch: Epoch, received: Micros) -> Self {
+        Self {
+            agent,
+            epoch,
+            dictionary: Vec::new(),
+            batches: Vec::new(),
+            gaps: Vec::new(),
+            report: None,
+            received,
+            opening: None,
+            greeting: None,
+        }
+    }
+}
+
+impl Arrived {
+    /// A batch whose envelope says nothing special.
+    pub fn plain(sequence: Sequence, dictionary_revision: PointId, content: Content) -> Self {
+        Self {
+            sequence,
+            dictionary_revision,
+            checksum: 0,
+            thinned: false,
+            boot_counter: 0,
+            clock: wire::sent_batch::Clock::Stated,
+            correction_us: 0,
+            count: match &content {
+                Content::Readings(readings) => u32::try_from(readings.len()).unwrap_or(u32::MAX),
+                Content::SetAside { .. } => 0,
+            },
+            content,
+        }
+    }
 }
 
 /// What a batch turned out to be.
@@ -202,8 +298,98 @@ pub struct Receipt {
     pub dictionary_missing: bool,
     /// Highest gap number the store has.
     pub gaps_known: u64,
+    /// In answer to a greeting: the committed sequences (the highest 64 ranges), and whether that is
+    /// all of them.
+    pub committed: Option<(Ranges, bool)>,
+    /// Not 0: what this buffer holds since it was copied or restored is kept apart under this number.
+    pub fork: u32,
+    /// True: the opening is unknown here; nothing of this delivery was taken until the agent greets.
+    pub greet: bool,
     /// Keys of the points used by this delivery's committed batches: (dictionary number, key).
     pub points: Vec<(PointId, PointKey)>,
+}
+
+/// The books of one buffer (an epoch of an agent, or a fork of it) as the server keeps them.
+#[derive(Clone, Debug)]
+pub struct LedgerRow {
+    /// Whose buffer.
+    pub agent: AgentKey,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// 0, or the number of the fork.
+    pub fork: u32,
+    /// Readings in the database, quarantine included.
+    pub stored: u64,
+    /// Readings in batches set aside, as far as their envelopes tell.
+    pub set_aside: u64,
+    /// `stored + set_aside` when the last report came, its own request's batches not counted.
+    pub stored_at_report: u64,
+    /// The last report of this buffer, and when it came.
+    pub report: Option<(wire::Report, Micros)>,
+    /// When its last delivery came.
+    pub last_seen: Micros,
+    /// Is it the one that this agent writes from now?
+    pub current: bool,
+}
+
+/// What kind of fault a person should know of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FaultKind {
+    /// A buffer was copied or an older state of it restored.
+    Fork,
+    /// A gateway came back with a new buffer while its old one held readings.
+    Wiped,
+    /// This server had lost what it had acknowledged; gateways send it again.
+    ServerRestored,
+    /// The books do not close.
+    Imbalance,
+}
+
+/// A fault to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Of which gateway.
+    pub agent: AgentKey,
+    /// Of what kind.
+    pub kind: FaultKind,
+    /// Tells faults of one kind apart: the epoch and fork, in hex.
+    pub subject: String,
+    /// What happened, in plain words.
+    pub words: String,
+    /// What to do.
+    pub remedy: String,
+    /// Now.
+    pub at: Micros,
+}
+
+/// A fault as it is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FaultRow {
+    /// What it says; `at` is when it was first raised.
+    pub fault: Fault,
+    /// When it was last renewed.
+    pub last: Micros,
+    /// When it ended; `None` while it stands.
+    pub over: Option<Micros>,
+}
+
+/// Readings of one boot of a gateway whose times were not what the gateway believed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimeMark {
+    /// Whose.
+    pub agent: AgentKey,
+    /// Which boot.
+    pub boot_counter: u64,
+    /// Corrected exactly, or laid between the neighbouring boots.
+    pub clock: wire::sent_batch::Clock,
+    /// Time of the first reading.
+    pub from: Micros,
+    /// Time of the last.
+    pub to: Micros,
+    /// How many.
+    pub readings: u64,
+    /// The last correction applied.
+    pub correction_us: i64,
 }
 
 /// An agent as the fleet page shows it.
@@ -256,6 +442,8 @@ pub struct PointRow {
     pub kind: PointKind,
     /// What the values are.
     pub data_type: DataType,
+    /// 0, or the number of the fork its readings come from (see [`Receipt::fork`]).
+    pub fork: u32,
     /// The newest reading.
     pub latest: Option<Latest>,
 }

@@ -39,14 +39,14 @@ impl Gaps {
             earlier.from_us = earlier.from_us.min(gap.from_us);
             earlier.to_us = earlier.to_us.max(gap.to_us);
             earlier.count += gap.count;
-            return *earlier;
+            return earlier.clone();
         }
         self.last += 1;
         gap.number = self.last;
         if gap.reason() == Reason::BufferFull {
             self.full = Some(gap.number);
         }
-        self.known.insert(gap.number, gap);
+        self.known.insert(gap.number, gap.clone());
         if self.known.len() > MOST {
             self.known.pop_first();
         }
@@ -56,7 +56,7 @@ impl Gaps {
     /// Those numbered > `after`, at most `most`.
     pub fn after(&mut self, after: u64, most: usize) -> Vec<Gap> {
         let gaps: Vec<_> =
-            self.known.range(after.saturating_add(1)..).take(most).map(|(_, gap)| *gap).collect();
+            self.known.range(after.saturating_add(1)..).take(most).map(|(_, gap)| gap.clone()).collect();
         self.shown = self.shown.max(gaps.last().map_or(0, |gap| gap.number));
         gaps
     }

@@ -143,6 +143,7 @@ impl Store {
             count: facts.count,
             dictionary_revision: PointId(facts.revision),
             boot_counter: facts.boot_counter,
+            thinned: false,
             bytes: Bytes::from(body).slice(FACTS..),
         }))
     }

@@ -154,6 +154,7 @@ impl Store {
             boot_counter: counter,
             repairs: findings.repairs,
             counts: store.status().counts,
+            boots: Vec::new(),
         };
         Ok((store, opening))
     }

@@ -26,7 +26,7 @@ use super::frame::epoch_tag;
 use super::gaps::Gaps;
 use super::logbook::{Books, Boot, Entry, Logbook};
 use super::segments::{Segment, Tally, file_name, survey};
-use super::{BufferError, Counts, Status};
+use super::{BufferError, Counts, DroppedBy, Status};
 
 /// What the store must keep to.
 #[derive(Clone, Copy, Debug)]
@@ -108,7 +108,7 @@ impl Store {
     /// Numbers a gap record; durable with the next append.
     pub fn record_gap(&mut self, gap: wire::Gap) {
         let gap = self.gaps.record(gap);
-        self.logbook.push([Entry::Gap(gap)]);
+        self.logbook.push([Entry::Gap(gap.clone())]);
         let lowest = self.gaps.lowest();
         self.with_catalogue(|catalogue| {
             catalogue.copy_gap(&gap)?;
@@ -143,6 +143,8 @@ impl Store {
             backlog_readings: backlog.readings,
             backlog_bytes: backlog.bytes,
             disk_bytes: self.disk_bytes(),
+            dropped_by: DroppedBy::default(),
+            tail_bytes: 0,
             limit_bytes: self.rules.limit,
             oldest: oldest.map(|(first, _)| Sequence(first)),
             newest: newest.map(|(_, last)| Sequence(last)),
@@ -236,7 +238,7 @@ impl Store {
                 .after(0)
                 .map(|(number, point)| Entry::Point(wire::DictionaryEntry::new(number, point))),
         );
-        entries.extend(self.gaps.iter().copied().map(Entry::Gap));
+        entries.extend(self.gaps.iter().cloned().map(Entry::Gap));
         for segment in self.segments.values() {
             let growing = self.growing == Some(segment.number);
             entries.push(if growing { segment.made() } else { segment.seal() });
@@ -264,7 +266,7 @@ impl Store {
             reason: reason as i32,
             ..wire::Gap::default()
         });
-        self.logbook.push([forgotten, Entry::Books(self.books()), Entry::Gap(gap)]);
+        self.logbook.push([forgotten, Entry::Books(self.books()), Entry::Gap(gap.clone())]);
         self.with_catalogue(|catalogue| catalogue.copy_gap(&gap));
     }
 

@@ -8,13 +8,14 @@ use std::time::Duration;
 use forebay_protocols::boot_time::BootTime;
 use forebay_protocols::reading::{Point, PointId};
 use forebay_protocols::sync::batch::{Encoded, Sequence};
+use forebay_protocols::sync::ranges::Ranges;
 use forebay_protocols::sync::wire;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
 use super::disk::Flash;
 use super::store::{Rules, Store};
-use super::{BufferError, Opening, Settings, Status, Stored};
+use super::{BootKnown, BufferError, Opening, Revived, Settings, Status, Stored};
 
 /// Wishes that may wait; beyond it the handles wait instead.
 const WISHES: usize = 16;
@@ -33,6 +34,12 @@ pub(super) enum Wish {
     Dictionary { after: PointId, answer: oneshot::Sender<Vec<(PointId, Arc<Point>)>> },
     Gaps { after: u64, most: usize, answer: oneshot::Sender<Vec<wire::Gap>> },
     RecordGap { gap: wire::Gap, answer: oneshot::Sender<()> },
+    Revive { ranges: Vec<RangeInclusive<u64>>, answer: oneshot::Sender<Revived> },
+    Acknowledged { answer: oneshot::Sender<Ranges> },
+    Openings { answer: oneshot::Sender<Vec<wire::Opening>> },
+    Greeted { opening: [u8; 8], answer: oneshot::Sender<()> },
+    Boots { answer: oneshot::Sender<Vec<BootKnown>> },
+    LearnOffset { offset_us: i64, answer: oneshot::Sender<()> },
     Close { answer: oneshot::Sender<()> },
 }
 
@@ -158,6 +165,13 @@ fn grant(store: &mut Store, wish: Wish, shared: &Shared) {
             store.record_gap(gap);
             tell(answer, ());
         }
+        // SCAFFOLD: the buffer helper fills these in.
+        Wish::Revive { ranges: _, answer } => tell(answer, Revived::default()),
+        Wish::Acknowledged { answer } => tell(answer, Ranges::default()),
+        Wish::Openings { answer } => tell(answer, Vec::new()),
+        Wish::Greeted { opening: _, answer } => tell(answer, ()),
+        Wish::Boots { answer } => tell(answer, Vec::new()),
+        Wish::LearnOffset { offset_us: _, answer } => tell(answer, ()),
         Wish::Close { answer } => tell(answer, ()),
     }
 }

@@ -197,7 +197,12 @@ impl Parcel {
     fn add(&mut self, stored: Stored, backlog: bool, clock: &Clock) {
         self.sent.bytes += stored.bytes.len() + 16;
         let time_correction_us = boot_of(&stored).map_or(0, |boot| clock.correction_us(&boot));
-        self.request.batches.push(wire::SentBatch { batch: stored.bytes, time_correction_us, backlog });
+        self.request.batches.push(wire::SentBatch {
+            batch: stored.bytes,
+            time_correction_us,
+            backlog,
+            ..Default::default()
+        });
     }
 }
 

@@ -55,6 +55,7 @@ impl Shelf {
                 count: 1_000,
                 dictionary_revision: PointId(revision),
                 boot_counter: 1,
+                thinned: false,
                 bytes: batch.encode_to_vec().into(),
             };
             self.batches.lock().unwrap().insert(sequence, stored);

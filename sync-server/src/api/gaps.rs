@@ -63,5 +63,8 @@ fn reason(reason: Reason) -> &'static str {
         Reason::Corrupt => "corrupt",
         Reason::AgentDown => "agent down",
         Reason::Clock => "clock",
+        Reason::ServerLost => "server lost it",
+        Reason::Thinned => "thinned out",
+        Reason::Wiped => "buffer wiped",
     }
 }

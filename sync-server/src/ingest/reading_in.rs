@@ -55,7 +55,7 @@ enum Entry {
 impl Requested {
     /// Checks what concerns the request as a whole.
     pub(super) fn new(request: wire::SyncRequest, received: Micros) -> Result<Self, Problem> {
-        let wire::SyncRequest { epoch, dictionary, batches, gaps, report } = request;
+        let wire::SyncRequest { epoch, dictionary, batches, gaps, report, greeting: _, opening: _ } = request;
         let epoch: [u8; 16] = epoch.as_ref().try_into().map_err(|_| {
             bad(format!("the epoch has {} bytes, not 16; is this a Forebay agent?", epoch.len()))
         })?;
@@ -130,6 +130,8 @@ impl Requested {
             gaps: std::mem::take(&mut self.gaps),
             report: self.report.take(),
             received: self.received,
+            opening: None,
+            greeting: None,
         }
     }
 
@@ -138,6 +140,12 @@ impl Requested {
         let aside = |why: String| Arrived {
             sequence: sequence_of(&sent.batch),
             dictionary_revision: PointId(0),
+            checksum: 0,
+            thinned: sent.thinned,
+            boot_counter: 0,
+            clock: sent.clock(),
+            correction_us: sent.time_correction_us,
+            count: 0,
             content: Content::SetAside { bytes: sent.batch.clone(), why },
         };
         let Decoded { head, dictionary_revision, readings } = match self.decoder.decode(&sent.batch) {
@@ -174,6 +182,12 @@ impl Requested {
         Ok(Arrived {
             sequence: head.sequence,
             dictionary_revision,
+            checksum: 0,
+            thinned: sent.thinned,
+            boot_counter: boot.counter,
+            clock: sent.clock(),
+            correction_us: sent.time_correction_us,
+            count: timed.len() as u32,
             content: Content::Readings(Arc::new(timed)),
         })
     }
@@ -260,7 +274,7 @@ mod tests {
         let batches = sequences.into_iter().map(|sequence| {
             let head = Head { epoch: EPOCH, sequence: Sequence(sequence), boot };
             let batch = encoder.encode(&head, &mut readings).bytes;
-            wire::SentBatch { batch, time_correction_us: 5, backlog: false }
+            wire::SentBatch { batch, time_correction_us: 5, ..Default::default() }
         });
         let epoch = Bytes::copy_from_slice(&EPOCH.0);
         let request =

@@ -232,11 +232,14 @@ pub fn pieces(delivery: &Delivery) -> Vec<Delivery> {
         agent: delivery.agent,
         epoch: delivery.epoch,
         received: delivery.received,
+        opening: delivery.opening,
+        greeting: None,
     };
     let head = Delivery {
         dictionary: delivery.dictionary.clone(),
         gaps: delivery.gaps.clone(),
         report: delivery.report.clone(),
+        greeting: delivery.greeting.clone(),
         ..bare.clone()
     };
     let each = delivery.batches.iter().map(|batch| Delivery { batches: vec![batch.clone()], ..bare.clone() });

@@ -258,6 +258,7 @@ async fn gaps_tell_whose_they_are_and_why() {
         to_us: hours_ago(hours) + SECOND,
         count,
         reason: reason.into(),
+        ..Default::default()
     };
     let key = house.stored(one, 1, vec![float(1, house.now, 1.0)]).await[0];
     let gaps = vec![gap(1, 1, 5, 12, Reason::BufferFull), gap(2, 0, 3, 0, Reason::AgentDown)];

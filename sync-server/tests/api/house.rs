@@ -129,15 +129,7 @@ impl House {
 
     /// What an agent sends that has nothing to say.
     pub fn delivery(&self, agent: AgentKey) -> Delivery {
-        Delivery {
-            agent,
-            epoch: Epoch([7; 16]),
-            dictionary: Vec::new(),
-            batches: Vec::new(),
-            gaps: Vec::new(),
-            report: None,
-            received: self.now,
-        }
+        Delivery::empty(agent, Epoch([7; 16]), self.now)
     }
 
     /// Stores these readings of points p1, p2 … of a boiler, and gives the points' keys.
@@ -189,7 +181,7 @@ pub fn point(device: &str, name: &str) -> Arc<Point> {
 pub fn batch(sequence: u64, readings: Vec<Timed>) -> Arrived {
     let highest = readings.iter().map(|reading| reading.point).max().unwrap_or(PointId(0));
     let content = Content::Readings(Arc::new(readings));
-    Arrived { sequence: Sequence(sequence), dictionary_revision: highest, content }
+    Arrived::plain(Sequence(sequence), highest, content)
 }
 
 pub fn float(point: u32, time: Micros, value: f64) -> Timed {

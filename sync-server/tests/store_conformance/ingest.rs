@@ -178,11 +178,8 @@ pub async fn late_readings_are_found_and_do_not_become_the_latest(place: Arc<Pla
 pub async fn a_batch_that_did_not_decode_is_kept_and_acknowledged(place: Arc<Place>) {
     let store = place.open().await;
     let agent = agent(&store, "gate").await;
-    let broken = Arrived {
-        sequence: Sequence(3),
-        dictionary_revision: PointId(0),
-        content: Content::SetAside { bytes: Bytes::from_static(b"\0\xff"), why: "cut \0 short".into() },
-    };
+    let content = Content::SetAside { bytes: Bytes::from_static(b"\0\xff"), why: "cut \0 short".into() };
+    let broken = Arrived::plain(Sequence(3), PointId(0), content);
     let sent = delivery_of(agent, 1, vec![broken, batch(4, vec![float(1, NOW, 1.0)])]);
     let receipts = store.ingest(vec![sent.clone()]).await.unwrap();
     assert_eq!(receipts[0].verdicts, [(Sequence(3), Verdict::SetAside), (Sequence(4), Verdict::Committed)]);
@@ -206,6 +203,7 @@ pub async fn a_gap_is_kept_once_and_names_its_point(place: Arc<Place>) {
         to_us,
         count: 5,
         reason: wire::gap::Reason::DeviceSilent.into(),
+        ..Default::default()
     };
     let sent = Delivery {
         gaps: vec![

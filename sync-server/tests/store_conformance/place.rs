@@ -166,15 +166,7 @@ pub const EPOCH: Epoch = Epoch([7; 16]);
 
 /// A delivery with nothing in it.
 pub fn delivery(agent: AgentKey) -> Delivery {
-    Delivery {
-        agent,
-        epoch: EPOCH,
-        dictionary: Vec::new(),
-        batches: Vec::new(),
-        gaps: Vec::new(),
-        report: None,
-        received: NOW,
-    }
+    Delivery::empty(agent, EPOCH, NOW)
 }
 
 /// A delivery with the dictionary of `points` points (p1, p2 … of a boiler) and these batches.
@@ -195,11 +187,7 @@ pub fn point(device: &str, name: &str) -> Arc<Point> {
 
 pub fn batch(sequence: u64, readings: Vec<Timed>) -> Arrived {
     let highest = readings.iter().map(|reading| reading.point).max().unwrap_or(PointId(0));
-    Arrived {
-        sequence: Sequence(sequence),
-        dictionary_revision: highest,
-        content: Content::Readings(Arc::new(readings)),
-    }
+    Arrived::plain(Sequence(sequence), highest, Content::Readings(Arc::new(readings)))
 }
 
 pub fn float(point: u32, time: Micros, value: f64) -> Timed {

@@ -45,7 +45,7 @@ impl Store {
 
     pub(super) fn copy_to_catalogue(&mut self) {
         let points: Vec<_> = self.dictionary(PointId(0));
-        let gaps: Vec<_> = self.gaps.iter().copied().collect();
+        let gaps: Vec<_> = self.gaps.iter().cloned().collect();
         self.with_catalogue(|catalogue| {
             points.iter().try_for_each(|(number, point)| catalogue.copy_point(number.0, point))?;
             gaps.iter().try_for_each(|gap| catalogue.copy_gap(gap))

@@ -70,7 +70,7 @@ fn a_flipped_bit_in_a_batch_costs_that_batch_and_is_a_gap() {
     let (mut store, opening) = damaged.open();
     assert_eq!((opening.epoch, opening.repairs.len()), (damaged.first.epoch, 0), "found when it is read");
     assert_eq!(alive(&mut store).into_keys().collect::<Vec<_>>(), (3..=60).collect::<Vec<_>>());
-    let gap = store.gaps(0, 9)[0];
+    let gap = store.gaps(0, 9).remove(0);
     assert_eq!((gap.reason(), gap.count), (Reason::Corrupt, readings([2])));
     assert!(fs::read_dir(damaged.file("damaged")).unwrap().count() > 0, "its bytes are kept for a person");
 }

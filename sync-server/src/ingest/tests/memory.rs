@@ -50,20 +50,10 @@ struct Books {
 
 /// A delivery of empty batches with these sequences, for tests below the wire.
 pub(crate) fn delivery(agent: i64, sequences: &[u64]) -> Delivery {
-    let arrived = |sequence: &u64| Arrived {
-        sequence: Sequence(*sequence),
-        dictionary_revision: PointId(0),
-        content: Content::Readings(Arc::default()),
-    };
-    Delivery {
-        agent: AgentKey(agent),
-        epoch: Epoch([1; 16]),
-        dictionary: vec![],
-        batches: sequences.iter().map(arrived).collect(),
-        gaps: vec![],
-        report: None,
-        received: 0,
-    }
+    let arrived =
+        |sequence: &u64| Arrived::plain(Sequence(*sequence), PointId(0), Content::Readings(Arc::default()));
+    let batches = sequences.iter().map(arrived).collect();
+    Delivery { batches, ..Delivery::empty(AgentKey(agent), Epoch([1; 16]), 0) }
 }
 
 impl Memory {

@@ -82,6 +82,7 @@ pub fn points(
             unit: row.get(6)?,
             kind: words::kind(row.get_ref(7)?.as_str()?),
             data_type: words::data_type(row.get_ref(8)?.as_str()?),
+            fork: 0,
             latest,
         })
     })?;
@@ -127,6 +128,7 @@ pub fn gaps(
             to_us: row.get(4)?,
             count: row.get::<_, i64>(5)? as u64,
             reason: row.get(6)?,
+            ..Default::default()
         };
         Ok((AgentKey(row.get(0)?), gap))
     })?;

@@ -90,6 +90,7 @@ pub async fn points(
             unit: row.try_get(6)?,
             kind: words::kind(row.try_get(7)?),
             data_type: words::data_type(row.try_get(8)?),
+            fork: 0,
             latest,
         });
     }
@@ -199,6 +200,7 @@ pub async fn gaps(
             to_us: row.try_get::<_, Moment>(4)?.0,
             count: row.try_get::<_, i64>(5)? as u64,
             reason: row.try_get(6)?,
+            ..Default::default()
         };
         gaps.push((AgentKey(row.try_get(0)?), gap));
     }
