@@ -1,6 +1,7 @@
 //! The store's promises, kept under every kind of trouble.
 
 mod corruption;
+mod formats;
 mod handles;
 mod model;
 mod power;
