@@ -74,10 +74,10 @@ async fn close(buffer: &Buffer) {
 async fn build(config: Agent, ending: &Ending) -> anyhow::Result<(Supervisor, Buffer)> {
     let Agent { site, gateway, state_dir, buffer, uplink, telemetry: Telemetry { listen }, log: _, links } =
         config;
-    let forebay_config::agent::Buffer { max_size, reserve, durability_window, when_full } = buffer;
+    let forebay_config::agent::Buffer { max_size, reserve, durability_window, when_full, tail } = buffer;
     let started = BootTime::now();
 
-    let store = BufferSettings { dir: state_dir.join("buffer"), max_size, reserve, when_full };
+    let store = BufferSettings { dir: state_dir.join("buffer"), max_size, reserve, when_full, tail };
     let (buffer, appender, opening) = Buffer::open(store).await.context("open the buffer")?;
     for repair in &opening.repairs {
         warn!("The buffer was mended: {repair}.");

@@ -4,10 +4,11 @@
 //!
 //! | file | holds | format |
 //! |---|---|---|
-//! | `segment-0000000001` … | batches, append-only, deleted whole | `frame.rs` |
-//! | `logbook` | dictionary, gaps, boots, what is forgotten, counters | `logbook/record.rs` |
+//! | `segment-0000000001` … | batches, append-only, thinned or deleted whole | `frame.rs` |
+//! | `logbook` | dictionary, gaps, openings, boots, what is forgotten, counters | `logbook/record.rs` |
 //! | `catalogue/` | where each unacknowledged batch lies; can be deleted at any time | sled |
 //! | `damaged/` | parts that could not be read, for a person; counts towards the budget | |
+//! | `thinning` | a segment that is being rewritten, of use to nobody after a crash | `frame.rs` |
 //! | `ballast` | room to give back when the disk is full | zeros |
 //! | `lock` | held while an agent works here | |
 //!
@@ -18,16 +19,23 @@
 pub mod disk;
 pub mod store;
 
+mod acknowledged;
+mod boots;
 mod catalogue;
 mod dictionary;
+mod evidence;
 mod frame;
 mod gaps;
 mod inflow;
+mod lineage;
 mod logbook;
+mod opening;
 mod outflow;
 mod recovery;
 mod room;
 mod segments;
+mod tail;
+mod thin;
 mod thread;
 
 #[cfg(test)]
@@ -61,6 +69,8 @@ pub struct Settings {
     pub reserve: ByteSize,
     /// What gives way when there is no room.
     pub when_full: WhenFull,
+    /// Bytes of acknowledged batches to keep, within the budget, for a server that loses them.
+    pub tail: ByteSize,
 }
 
 /// Reading side and books; cheap to clone. Store work happens on the buffer's own thread. When
@@ -90,6 +100,23 @@ pub struct Opening {
     pub counts: Counts,
     /// As [`Buffer::boots`].
     pub boots: Vec<BootKnown>,
+    /// How the run before ended; `None` if there was none that left a batch behind.
+    pub last_run: Option<LastRun>,
+}
+
+/// The last sign of life before this opening: where a gap of an agent that was down begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastRun {
+    /// Counter of the boot it happened in, the present one perhaps.
+    pub boot: u64,
+    /// Boot time, microseconds: the moment of a clean stop, else the end of the last batch.
+    pub until_us: i64,
+    /// The wall offset believed then.
+    pub wall_offset_us: i64,
+    /// Was that the truth, as far as the gateway knew?
+    pub synchronised: bool,
+    /// Was it a clean stop?
+    pub clean: bool,
 }
 
 /// A boot of the gateway as the buffer remembers it. The present one is the last.
@@ -158,7 +185,7 @@ pub struct Status {
     pub limit_bytes: u64,
     /// `counts.dropped` by reason.
     pub dropped_by: DroppedBy,
-    /// Bytes of acknowledged batches that are kept for a server that loses them.
+    /// Bytes on disk of segments that are kept only for a server that loses what it acknowledged.
     pub tail_bytes: u64,
     /// The lowest sequence of the backlog.
     pub oldest: Option<Sequence>,

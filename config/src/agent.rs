@@ -39,6 +39,9 @@ pub struct Buffer {
     pub durability_window: Duration,
     /// `when_full`. Default drop the oldest.
     pub when_full: WhenFull,
+    /// `tail`: acknowledged batches that are kept, within `max_size`, to refill a server that was
+    /// restored from a backup. Default 16 MiB, or a quarter of `max_size` if that is less; 0 keeps none.
+    pub tail: ByteSize,
 }
 
 impl Default for Buffer {
@@ -48,6 +51,7 @@ impl Default for Buffer {
             reserve: ByteSize::mib(64),
             durability_window: Duration::from_secs(1),
             when_full: WhenFull::DropOldest,
+            tail: ByteSize::mib(16),
         }
     }
 }
@@ -59,6 +63,8 @@ pub enum WhenFull {
     DropOldest,
     /// `"stop"`: devices are not read until there is room.
     Stop,
+    /// `"thin"`: the resolution of the oldest data is halved, again and again, before any is dropped.
+    Thin,
 }
 
 /// `[uplink]`: how the buffer reaches the server.

@@ -59,6 +59,7 @@ pub async fn kept(state_dir: &Path) -> Result<Kept> {
         max_size: default.max_size,
         reserve: default.reserve,
         when_full: default.when_full,
+        tail: default.tail,
     };
     let (buffer, _appender, _opening) = Buffer::open(settings).await.context("open the agent's buffer")?;
     let status = buffer.status();

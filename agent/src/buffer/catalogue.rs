@@ -25,6 +25,8 @@ use forebay_protocols::sync::wire;
 use prost::Message;
 use rustix::fs::{FlockOperation, flock};
 
+use super::logbook::Sequences;
+
 /// Longer than any sane opening, even on a slow card.
 const OPENING_LIMIT: Duration = Duration::from_secs(10);
 /// sled's page cache; its real memory runs to several times this.
@@ -32,6 +34,8 @@ const CACHE: u64 = 1 << 20;
 
 const EPOCH: &[u8] = b"epoch";
 const CLOSED: &[u8] = b"closed";
+const OPENINGS: &[u8] = b"openings";
+const ACKNOWLEDGED: &[u8] = b"acknowledged";
 
 /// Why the catalogue cannot go on. It is never asked again.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +47,8 @@ pub struct Fault(String);
 pub struct Place {
     /// Number of the segment.
     pub segment: u64,
+    /// How often that was thinned: a place in the file before it is no place in the file after it.
+    pub level: u32,
     /// Where its frame starts.
     pub at: u64,
     /// Bytes of the encoded batch.
@@ -51,7 +57,7 @@ pub struct Place {
     pub count: u32,
 }
 
-/// Sequence to place, and copies of dictionary and gaps for the day the logbook is damaged.
+/// Sequence to place, and copies of dictionary, gaps, openings and acknowledgements for the day the logbook is damaged.
 pub enum Catalogue {
     /// In sled.
     Sled(Shelves),
@@ -114,7 +120,9 @@ impl Catalogue {
                 shelves.places.clear()?;
                 shelves.points.clear()?;
                 shelves.gaps.clear()?;
-                shelves.db.remove(CLOSED)?;
+                for of_another_epoch in [CLOSED, OPENINGS, ACKNOWLEDGED] {
+                    shelves.db.remove(of_another_epoch)?;
+                }
                 shelves.db.insert(EPOCH, &epoch.0)?;
                 Ok(())
             })?,
@@ -245,6 +253,40 @@ impl Catalogue {
         })
     }
 
+    /// Keeps a copy of the openings.
+    pub fn copy_openings(&mut self, openings: &[wire::Opening]) -> Result<(), Fault> {
+        self.change(|shelves| {
+            let greeting = wire::Greeting { openings: openings.to_vec() };
+            shelves.db.insert(OPENINGS, greeting.encode_to_vec())?;
+            Ok(())
+        })
+    }
+
+    /// The copies of the openings.
+    pub fn openings(&self) -> Result<Vec<wire::Opening>, Fault> {
+        self.read(|shelves| {
+            let Some(bytes) = shelves.db.get(OPENINGS)? else { return Ok(Vec::new()) };
+            let greeting = wire::Greeting::decode(bytes.as_ref()).map_err(|e| Fault(e.to_string()))?;
+            Ok(greeting.openings)
+        })
+    }
+
+    /// Keeps a copy of what a server has.
+    pub fn copy_acknowledged(&mut self, sequences: &Sequences) -> Result<(), Fault> {
+        self.change(|shelves| {
+            shelves.db.insert(ACKNOWLEDGED, sequences.encode_to_vec())?;
+            Ok(())
+        })
+    }
+
+    /// The copy of what a server has.
+    pub fn acknowledged(&self) -> Result<Sequences, Fault> {
+        self.read(|shelves| {
+            let Some(bytes) = shelves.db.get(ACKNOWLEDGED)? else { return Ok(Sequences::default()) };
+            Sequences::decode(bytes.as_ref()).map_err(|e| Fault(e.to_string()))
+        })
+    }
+
     /// Makes it survive a power cut as it is now. Without it, it survives in some older state.
     pub fn flush(&mut self) -> Result<(), Fault> {
         match self {
@@ -290,6 +332,8 @@ impl Place {
     fn encode(&self) -> [u8; 24] {
         let mut bytes = [0; 24];
         bytes[..8].copy_from_slice(&self.segment.to_le_bytes());
+        // No segment is numbered so high.
+        bytes[7] = self.level as u8;
         bytes[8..16].copy_from_slice(&self.at.to_le_bytes());
         bytes[16..20].copy_from_slice(&self.length.to_le_bytes());
         bytes[20..].copy_from_slice(&self.count.to_le_bytes());
@@ -299,7 +343,8 @@ impl Place {
     fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; 24] = bytes.try_into().ok()?;
         Some(Self {
-            segment: u64::from_le_bytes(bytes[..8].try_into().ok()?),
+            segment: u64::from_le_bytes(bytes[..8].try_into().ok()?) & (u64::MAX >> 8),
+            level: u32::from(bytes[7]),
             at: u64::from_le_bytes(bytes[8..16].try_into().ok()?),
             length: u32::from_le_bytes(bytes[16..20].try_into().ok()?),
             count: u32::from_le_bytes(bytes[20..].try_into().ok()?),

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! frame    0  4  magic "FBF1"; the digit is the version of this format
-//!          4  1  kind: 1 file, 2 batch, 3 record
+//!          4  1  kind: 1 file, 2 batch, 3 record, 4 thinned batch
 //!          5  3  zero
 //!          8  4  length of the body
 //!         12  4  CRC32C of the body
@@ -15,6 +15,7 @@
 //!         17  8  number of the segment; 0 for the logbook
 //!         25  8  sequence that its first batch will have, or a higher one
 //!         33  8  readings appended in the epoch before this file
+//!         41  4  how often the segment was thinned; not there if never
 //!
 //! batch    0  8  sequence
 //! (body)   8  8  boot counter
@@ -26,6 +27,10 @@
 //!         48  4  epoch tag: CRC32C of the epoch
 //!         52  4  CRC32C of bytes 0..52
 //!         56  …  the encoded `Batch`, byte for byte
+//!
+//! thinned  0 56  as above; the readings are those that are left
+//! batch   56  4  readings when it was appended
+//! (body)  60  …  the encoded `Batch`
 //!
 //! record      protobuf, see `logbook.rs`
 //! ```
@@ -43,6 +48,8 @@ use super::disk::DiskFile;
 pub const HEADER: usize = 20;
 /// Bytes of a batch's body before the encoded batch.
 pub const FACTS: usize = 56;
+/// The same of a thinned batch.
+const FACTS_THINNED: usize = FACTS + 4;
 /// No body is longer; a header that says otherwise is damaged.
 pub const LONGEST_BODY: usize = 64 << 20;
 
@@ -59,6 +66,8 @@ pub enum Kind {
     Batch = 2,
     /// An entry of the logbook.
     Record = 3,
+    /// A batch that readings were left out of.
+    Thinned = 4,
 }
 
 /// A frame that was found, by its header alone.
@@ -82,6 +91,16 @@ impl Frame {
     /// Where the next frame starts.
     pub fn end(&self) -> u64 {
         self.body_at() + u64::from(self.length)
+    }
+
+    /// Is it a batch, thinned or not?
+    pub fn is_batch(&self) -> bool {
+        matches!(self.kind, Some(Kind::Batch | Kind::Thinned))
+    }
+
+    /// Bytes of a batch's body before the encoded batch.
+    pub fn lead(&self) -> usize {
+        if self.kind == Some(Kind::Thinned) { FACTS_THINNED } else { FACTS }
     }
 
     /// Reads the body; `None` if it is not what was written.
@@ -121,6 +140,8 @@ pub struct FileFacts {
     pub first: u64,
     /// Readings appended in the epoch before it.
     pub appended_before: u64,
+    /// How often it was thinned.
+    pub level: u32,
 }
 
 /// What is known of a batch without decoding it.
@@ -140,6 +161,8 @@ pub struct BatchFacts {
     pub appended_before: u64,
     /// [`epoch_tag`] of its epoch.
     pub epoch_tag: u32,
+    /// Readings when it was appended, if some were left out since.
+    pub thinned_from: Option<u32>,
 }
 
 /// Four bytes that tell epochs apart well enough to notice a stray batch.
@@ -216,6 +239,7 @@ fn parse(bytes: &[u8; HEADER], at: u64, end: u64) -> Option<Frame> {
         1 => Some(Kind::File),
         2 => Some(Kind::Batch),
         3 => Some(Kind::Record),
+        4 => Some(Kind::Thinned),
         _ => None,
     };
     let frame = Frame { at, kind, length: le_u32(bytes, 8)?, crc: le_u32(bytes, 12)? };
@@ -229,6 +253,9 @@ impl FileFacts {
         body.extend_from_slice(&self.epoch.0);
         for number in [self.number, self.first, self.appended_before] {
             body.extend_from_slice(&number.to_le_bytes());
+        }
+        if self.level > 0 {
+            body.extend_from_slice(&self.level.to_le_bytes());
         }
         frame(Kind::File, &body)
     }
@@ -254,13 +281,36 @@ impl FileFacts {
             number: le_u64(body, 17)?,
             first: le_u64(body, 25)?,
             appended_before: le_u64(body, 33)?,
+            level: le_u32(body, 41).unwrap_or(0),
         })
     }
 }
 
 impl BatchFacts {
-    /// The head of a batch's body.
-    pub fn encode(&self) -> [u8; FACTS] {
+    /// Readings when it was appended.
+    pub fn appended(&self) -> u32 {
+        self.thinned_from.unwrap_or(self.count).max(self.count)
+    }
+
+    /// Readings left out of it since.
+    pub fn left_out(&self) -> u32 {
+        self.appended() - self.count
+    }
+
+    /// All of its frame that stands before the encoded batch.
+    pub fn lead(&self, batch: &[u8]) -> Vec<u8> {
+        let mut facts = self.encode().to_vec();
+        let kind = match self.thinned_from {
+            Some(count) => {
+                facts.extend_from_slice(&count.to_le_bytes());
+                Kind::Thinned
+            }
+            None => Kind::Batch,
+        };
+        [header(kind, &[&facts, batch]).as_slice(), &facts].concat()
+    }
+
+    fn encode(&self) -> [u8; FACTS] {
         let mut bytes = [0; FACTS];
         bytes[..8].copy_from_slice(&self.sequence.0.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.boot_counter.to_le_bytes());
@@ -275,8 +325,8 @@ impl BatchFacts {
         bytes
     }
 
-    /// Reads the head of a batch's body; `None` if it is damaged.
-    pub fn decode(body: &[u8]) -> Option<Self> {
+    /// Reads the head of a batch's body, of the kind its frame says; `None` if it is damaged.
+    pub fn decode(kind: Option<Kind>, body: &[u8]) -> Option<Self> {
         if le_u32(body, 52)? != crc32c::crc32c(body.get(..52)?) {
             return None;
         }
@@ -288,6 +338,7 @@ impl BatchFacts {
             wall_us: (le_u64(body, 24)? as i64, le_u64(body, 32)? as i64),
             appended_before: le_u64(body, 40)?,
             epoch_tag: le_u32(body, 48)?,
+            thinned_from: if kind == Some(Kind::Thinned) { Some(le_u32(body, FACTS)?) } else { None },
         })
     }
 }

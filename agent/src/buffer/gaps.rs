@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use forebay_protocols::sync::wire::Gap;
 use forebay_protocols::sync::wire::gap::Reason;
+use forebay_protocols::sync::wire::{Gap, GapEnd};
 
 /// More are not kept: the oldest goes, and a server that never heard of it will not.
 pub const MOST: usize = 4096;
@@ -15,8 +15,8 @@ pub struct Gaps {
     last: u64,
     /// Up to here somebody may have read them: they are not changed any more.
     shown: u64,
-    /// The last one that says the buffer was full, as long as it may grow.
-    full: Option<u64>,
+    /// The last ones that say the buffer had no room, by reason, as long as they may grow.
+    open: BTreeMap<i32, u64>,
 }
 
 impl Gaps {
@@ -26,25 +26,24 @@ impl Gaps {
         while known.len() > MOST {
             known.pop_first();
         }
-        Self { known, last, shown: last, full: None }
+        Self { known, last, shown: last, open: BTreeMap::new() }
     }
 
     /// Numbers a gap and keeps it. A buffer that overflows for a month makes one record, not
-    /// thousands: as long as nobody read it, a [`Reason::BufferFull`] gap grows instead.
+    /// thousands: as long as nobody read it, a gap for want of room grows instead.
     pub fn record(&mut self, mut gap: Gap) -> Gap {
-        if gap.reason() == Reason::BufferFull
-            && let Some(open) = self.full.filter(|number| *number > self.shown)
-            && let Some(earlier) = self.known.get_mut(&open)
+        let grows = matches!(gap.reason(), Reason::BufferFull | Reason::Thinned);
+        if grows
+            && let Some(open) = self.open.get(&gap.reason).filter(|number| **number > self.shown)
+            && let Some(earlier) = self.known.get_mut(open)
         {
-            earlier.from_us = earlier.from_us.min(gap.from_us);
-            earlier.to_us = earlier.to_us.max(gap.to_us);
-            earlier.count += gap.count;
+            grow(earlier, &gap);
             return earlier.clone();
         }
         self.last += 1;
         gap.number = self.last;
-        if gap.reason() == Reason::BufferFull {
-            self.full = Some(gap.number);
+        if grows {
+            self.open.insert(gap.reason, gap.number);
         }
         self.known.insert(gap.number, gap.clone());
         if self.known.len() > MOST {
@@ -75,6 +74,19 @@ impl Gaps {
     pub fn next(&self) -> u64 {
         self.last + 1
     }
+}
+
+/// What goes for want of room goes from the oldest to the newest. Ends of different boots cannot be
+/// compared before their clocks are known; their order is then that of the boots.
+fn grow(earlier: &mut Gap, gap: &Gap) {
+    let key = |end: &Option<GapEnd>, at: i64| (end.as_ref().map_or(0, |end| end.boot), at);
+    if key(&gap.start, gap.from_us) < key(&earlier.start, earlier.from_us) {
+        (earlier.from_us, earlier.start) = (gap.from_us, gap.start.clone());
+    }
+    if key(&gap.end, gap.to_us) > key(&earlier.end, earlier.to_us) {
+        (earlier.to_us, earlier.end) = (gap.to_us, gap.end.clone());
+    }
+    earlier.count += gap.count;
 }
 
 #[cfg(test)]

@@ -4,13 +4,12 @@
 
 use std::io;
 
-use forebay_config::agent::WhenFull;
 use forebay_protocols::boot_time::{wall_micros, wall_offset_micros};
 use forebay_protocols::sync::batch::Encoded;
 
 use super::BufferError;
 use super::catalogue::Place;
-use super::frame::{BatchFacts, FACTS, FileFacts, HEADER, Kind, epoch_tag, header};
+use super::frame::{BatchFacts, FACTS, FileFacts, HEADER, epoch_tag};
 use super::logbook::Entry;
 use super::segments::{Segment, file_name};
 use super::store::{Store, is_full};
@@ -39,10 +38,7 @@ impl Store {
         let need = batches.iter().map(|batch| framed(batch.bytes.len())).sum();
         self.make_room(need)?;
         let mut result = self.write_batches(batches, need);
-        while result.as_ref().is_err_and(is_full)
-            && self.rules.when_full == WhenFull::DropOldest
-            && self.drop_oldest(false).unwrap_or(false)
-        {
+        while result.as_ref().is_err_and(is_full) && self.give_way() {
             result = self.write_batches(batches, need);
         }
         result.map_err(|error| self.refused(&error))?;
@@ -63,6 +59,9 @@ impl Store {
         let result = self.write_frames(number, start, batches);
         match result {
             Ok(written) => {
+                if let (Some(batch), Some((facts, _))) = (batches.last(), written.last()) {
+                    self.sign_of_life(facts, &batch.bytes);
+                }
                 self.count_in(number, start, written);
                 Ok(())
             }
@@ -104,11 +103,11 @@ impl Store {
                 wall_us,
                 appended_before: appended,
                 epoch_tag: epoch_tag(self.epoch),
+                thinned_from: None,
             };
-            let encoded = facts.encode();
-            let head = header(Kind::Batch, &[&encoded, &batch.bytes]);
-            file.write_at(&[head.as_slice(), &encoded].concat(), at)?;
-            file.write_at(&batch.bytes, at + (HEADER + FACTS) as u64)?;
+            let lead = facts.lead(&batch.bytes);
+            file.write_at(&lead, at)?;
+            file.write_at(&batch.bytes, at + lead.len() as u64)?;
             at += framed(batch.bytes.len());
             appended += u64::from(batch.count);
             written.push((facts, batch.bytes.len() as u32));
@@ -125,7 +124,7 @@ impl Store {
                 segment.count_in(facts, *length);
                 places.push((
                     facts.sequence.0,
-                    Place { segment: number, at, length: *length, count: facts.count },
+                    Place { segment: number, level: 0, at, length: *length, count: facts.count },
                 ));
                 at += framed(*length as usize);
                 self.appended += u64::from(facts.count);
@@ -147,8 +146,14 @@ impl Store {
             self.seal_growing();
         }
         let number = self.next_segment;
-        let facts =
-            FileFacts { segment: true, epoch: self.epoch, number, first, appended_before: self.appended };
+        let facts = FileFacts {
+            segment: true,
+            epoch: self.epoch,
+            number,
+            first,
+            appended_before: self.appended,
+            level: 0,
+        };
         let head = facts.encode();
         let mut file = self.disk.create(&file_name(number))?;
         file.write_at(&head, 0)?;
@@ -156,6 +161,7 @@ impl Store {
         self.disk.sync_folder()?;
         let mut segment = Segment::new(number, first, self.appended);
         segment.length = head.len() as u64;
+        segment.boot = self.boot.counter;
         self.next_segment += 1;
         self.logbook.push([segment.made(), Entry::Books(self.books())]);
         self.segments.insert(number, segment);
@@ -170,19 +176,9 @@ impl Store {
         self.writer = None;
         let Some(segment) = self.growing.take().and_then(|number| self.segments.get(&number)) else { return };
         let number = segment.number;
-        self.logbook.push([segment.seal()]);
+        let life = self.life.filter(|life| life.boot == self.boot.counter).map(Entry::Life);
+        self.logbook.push([segment.seal()].into_iter().chain(life));
         self.retire_if_done(number);
-    }
-
-    /// A segment that holds nothing alive is deleted after the next write of the logbook.
-    pub(super) fn retire_if_done(&mut self, number: u64) {
-        if self.growing != Some(number)
-            && let Some(segment) = self.segments.get(&number).filter(|segment| segment.live().batches == 0)
-        {
-            self.retired.push((number, segment.length));
-            self.segments.remove(&number);
-            self.logbook.push([Entry::Retired(number), Entry::Books(self.books())]);
-        }
     }
 }
 

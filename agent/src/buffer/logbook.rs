@@ -1,6 +1,7 @@
 //! The logbook: the small facts of an epoch, in one append-only file of record frames
-//! (`frame.rs`). Segments hold batches; the logbook holds all that must outlive them: boots,
-//! dictionary, gaps, what of which segment is forgotten, the counters. Together they are the
+//! (`frame.rs`). Segments hold batches; the logbook holds all that must outlive them: openings,
+//! boots, dictionary, gaps, what of which segment is forgotten, what a server has acknowledged, the
+//! counters. Together they are the
 //! truth; the catalogue only finds things faster.
 //!
 //! A record is one protobuf message [`Record`] of entries that become true together. Counters are
@@ -22,7 +23,9 @@ use super::disk::{Disk, DiskFile};
 use super::frame::{FileFacts, Kind, frame};
 
 pub use self::contents::Contents;
-pub use self::record::{Books, Boot, Entry, Forgotten, Made, Sealed};
+pub use self::record::{
+    Books, Boot, BootNote, Entry, Forgotten, Life, Made, Past, Sealed, Sequences, Thinned,
+};
 use self::record::{Record, Wrapped};
 
 /// The file's name.
@@ -117,7 +120,7 @@ impl Logbook {
     }
 
     fn write_anew(&mut self, disk: &dyn Disk, epoch: Epoch, entries: Vec<Entry>) -> io::Result<()> {
-        let head = FileFacts { segment: false, epoch, number: 0, first: 0, appended_before: 0 };
+        let head = FileFacts { segment: false, epoch, number: 0, first: 0, appended_before: 0, level: 0 };
         let mut bytes = head.encode();
         for some in entries.chunks(64) {
             let entries = some.iter().map(|entry| Wrapped { entry: Some(entry.clone()) }).collect();

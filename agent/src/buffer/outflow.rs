@@ -11,8 +11,8 @@ use forebay_protocols::sync::wire::gap::Reason;
 
 use super::Stored;
 use super::catalogue::Place;
-use super::disk::DAMAGED;
-use super::frame::{BatchFacts, FACTS, HEADER, Kind, epoch_tag, frame_at};
+use super::frame::{BatchFacts, Kind, epoch_tag, frame_at};
+use super::logbook::{Entry, Sequences};
 use super::segments::{Segment, Tally, file_name};
 use super::store::Store;
 
@@ -129,13 +129,13 @@ impl Store {
             Some((number, file)) if *number == place.segment => file,
             other => &mut other.insert((place.segment, self.disk.open(&file_name(place.segment))?)).1,
         };
-        let Some(frame) = frame_at(file.as_ref(), place.at, end)?.filter(|f| f.kind == Some(Kind::Batch))
-        else {
+        let Some(frame) = frame_at(file.as_ref(), place.at, end)?.filter(|frame| frame.is_batch()) else {
             return Ok(Read::Damaged);
         };
         let Some(body) = frame.body(file.as_ref())? else { return Ok(Read::Damaged) };
         let tag = epoch_tag(self.epoch);
-        let facts = BatchFacts::decode(&body).filter(|f| f.sequence.0 == sequence && f.epoch_tag == tag);
+        let facts =
+            BatchFacts::decode(frame.kind, &body).filter(|f| f.sequence.0 == sequence && f.epoch_tag == tag);
         let Some(facts) = facts else { return Ok(Read::Damaged) };
         self.unreadable.remove(&sequence);
         Ok(Read::Good(Stored {
@@ -143,8 +143,8 @@ impl Store {
             count: facts.count,
             dictionary_revision: PointId(facts.revision),
             boot_counter: facts.boot_counter,
-            thinned: false,
-            bytes: Bytes::from(body).slice(FACTS..),
+            thinned: frame.kind == Some(Kind::Thinned),
+            bytes: Bytes::from(body).slice(frame.lead()..),
         }))
     }
 
@@ -171,29 +171,16 @@ impl Store {
         let wall = segment.wall();
         let ranges = Ranges::from(sequence..=sequence);
         let lost = Tally { batches: 1, readings: u64::from(place.count), bytes: u64::from(place.length) };
-        self.lose(place.segment, &ranges, lost, Reason::Corrupt, wall);
+        self.lose(place.segment, &ranges, lost, Reason::Corrupt, wall.into());
         self.with_catalogue(|catalogue| catalogue.remove(sequence));
         self.retire_if_done(place.segment);
-    }
-
-    /// Copies the bytes of a frame to the damaged parts, if the budget has room for them.
-    fn set_aside(&mut self, place: &Place) -> io::Result<()> {
-        let length = HEADER + FACTS + place.length as usize;
-        if self.around.damaged + length as u64 > self.rules.limit / 16 {
-            return Ok(());
-        }
-        let mut bytes = vec![0; length];
-        let read = self.disk.open(&file_name(place.segment))?.read_at(&mut bytes, place.at)?;
-        bytes.truncate(read);
-        let mut file = self.disk.create(&format!("{DAMAGED}{}-{}", file_name(place.segment), place.at))?;
-        file.write_at(&bytes, 0)?;
-        self.around.damaged += read as u64;
-        file.sync()
     }
 
     /// Forgets what is alive in `first..=last`, which lies within one segment.
     fn forget(&mut self, first: u64, last: u64) {
         let mut tally = Tally::default();
+        // Sequences that were never given to a batch are not acknowledged either.
+        let mut known = Ranges::default();
         let (mut at, mut number) = (first, None);
         // Counted first and removed after, so that a catalogue that fails in between is rebuilt
         // from books that are right.
@@ -202,6 +189,7 @@ impl Store {
             for (sequence, place) in &places {
                 tally +=
                     Tally { batches: 1, readings: u64::from(place.count), bytes: u64::from(place.length) };
+                known.insert(*sequence..=*sequence);
                 (at, number) = (sequence.saturating_add(1), Some(place.segment));
             }
             if places.is_empty() {
@@ -212,7 +200,8 @@ impl Store {
         if let Some(segment) = self.segments.get_mut(&number) {
             let ranges = Ranges::from(first..=last);
             let entry = segment.forget(&ranges, tally);
-            self.logbook.push([entry]);
+            self.acknowledged.insert(&known);
+            self.logbook.push([entry, Entry::Acknowledged(Sequences::of(&known))]);
         }
         self.forget_places(first..=last);
         self.retire_if_done(number);

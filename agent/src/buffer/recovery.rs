@@ -12,25 +12,27 @@
 mod reconcile;
 mod segments;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use forebay_protocols::boot_time::wall_micros;
 use forebay_protocols::sync::batch::Epoch;
+use forebay_protocols::sync::wire::gap::Reason;
 
 use self::reconcile::catalogue_for;
-use self::segments::copy_part;
 use super::catalogue::Catalogue;
 use super::dictionary::Dictionary;
 use super::disk::{DAMAGED, Disk};
+use super::evidence::{copy_part, rename_aside};
 use super::frame::FileFacts;
 use super::gaps::Gaps;
-use super::logbook::{Boot, Contents, Entry, LOGBOOK, Logbook};
+use super::logbook::{Boot, Contents, Entry, LOGBOOK, Life, Logbook};
+use super::opening::random;
 use super::room::BALLAST;
 use super::segments::number_of;
 use super::store::{Around, Rules, Store};
-use super::{BufferError, Opening};
+use super::thin::THINNING;
+use super::{BufferError, LastRun, Opening};
 
 /// How far the sequences jump when the logbook is gone and nobody knows what was given away.
 const BLIND_JUMP: u64 = 1 << 16;
@@ -43,6 +45,8 @@ struct Findings {
     boot_counter: u64,
     /// Is anything missing that was on the disk before?
     losses: bool,
+    /// Segments without a file.
+    missing: Vec<u64>,
 }
 
 impl Store {
@@ -62,9 +66,14 @@ impl Store {
             Err(error) => fault = Some(error.to_string()),
         }
         let files: BTreeMap<String, u64> = disk.files().unwrap_or_default().into_iter().collect();
+        if files.contains_key(THINNING) {
+            // Half of a segment that is still there whole. If it stays, the next one replaces it.
+            drop(disk.remove(THINNING));
+        }
         let (mut contents, mut logbook) = read_logbook(disk.as_ref(), &files, &mut findings);
         let mut catalogue = catalogue_for(disk.as_ref(), &rules, &mut findings);
         let of_catalogue = catalogue.epoch().ok().flatten();
+        let mut blind = false;
         let known_epoch = contents
             .epoch
             .or_else(|| newest_epoch(disk.as_ref(), &files))
@@ -75,8 +84,9 @@ impl Store {
         if known_epoch.is_none() {
             set_store_aside(disk.as_ref(), &files, &mut findings);
             (contents, logbook, whole) = (Contents::default(), Logbook::fresh(0), true);
-        } else if kept && (contents.torn || !whole) {
-            contents.complete_from(&catalogue);
+        } else if contents.torn || !whole {
+            let newer = kept && contents.complete_from(&catalogue);
+            blind = !whole && !newer;
         }
         let closed = contents.closed.filter(|_| kept && catalogue.closed().ok().flatten() == contents.closed);
         if (!kept && catalogue.begin(epoch).is_err()) || catalogue.set_closed(None).is_err() {
@@ -89,6 +99,11 @@ impl Store {
             rules,
             epoch,
             boot: Boot::default(),
+            boots: contents.boots,
+            life: None,
+            lineage: contents.lineage,
+            opening_written: false,
+            acknowledged: contents.acknowledged,
             logbook,
             catalogue,
             dictionary: Dictionary::default(),
@@ -103,11 +118,20 @@ impl Store {
             reserved: contents.books.reserved,
             appended: contents.books.appended,
             dropped: contents.books.dropped,
+            dropped_full: contents.books.dropped_full,
+            dropped_thinned: contents.books.dropped_thinned,
+            folder_unsynced: false,
             unreadable: HashMap::new(),
             fault,
             around: Around::default(),
             disk,
         };
+        let gaps_before = store.gaps.next() - 1;
+        if store.dropped_full + store.dropped_thinned == 0 {
+            // Before reasons were kept, the gap records had them.
+            let full = store.gaps.iter().filter(|gap| gap.reason() == Reason::BufferFull);
+            store.dropped_full = full.map(|gap| gap.count).sum::<u64>().min(store.dropped);
+        }
         store.around.damaged =
             files.iter().filter(|(name, _)| name.starts_with(DAMAGED)).map(|(_, length)| length).sum();
         store.around.ballast = files.get(BALLAST).copied().unwrap_or(0);
@@ -123,6 +147,13 @@ impl Store {
                 .push(format!("the descriptions of points {lost:?} are lost; they go as `lost/point-N`"));
             store.logbook = Logbook::fresh(store.logbook.length());
         }
+        if !whole {
+            // What the damaged logbook does not know to be forgotten is backlog again.
+            for segment in store.segments.values() {
+                let alive = segment.span().map(|span| segment.forgotten.complement(span));
+                store.acknowledged.remove(&alive.unwrap_or_default());
+            }
+        }
         if !kept || findings.losses {
             store.copy_to_catalogue();
         }
@@ -130,10 +161,15 @@ impl Store {
             store.reconcile(&mut findings);
         }
 
+        store.life = store.look_back(contents.life);
+        let last_run = store.life.map(LastRun::from);
         let same_boot = whole && contents.boot.as_ref().is_some_and(|boot| boot.id == boot_id);
         let before = contents.boot.map_or(0, |boot| boot.counter).max(findings.boot_counter);
         let counter = if same_boot { before } else { before + 1 };
         store.boot = Boot { counter, id: boot_id.to_vec() };
+        store.boots.begin(counter, &boot_id);
+        let wanted: BTreeSet<u64> = store.segments.values().map(|segment| segment.boot).collect();
+        store.boots.keep(|counter| wanted.contains(&counter));
         let seen = store.segments.values().map(|segment| segment.last).max().unwrap_or(0).max(highest);
         let seen = seen.max(contents.books.next_sequence.saturating_sub(1));
         store.next_sequence = 1 + if !whole {
@@ -148,25 +184,31 @@ impl Store {
         let backlog: u64 = store.segments.values().map(|segment| segment.live().readings).sum();
         store.appended = store.appended.max(store.dropped + backlog);
 
-        store.settle();
+        store.begin_opening(gaps_before, blind);
+        store.settle(findings.missing);
         let opening = Opening {
             epoch,
             boot_counter: counter,
             repairs: findings.repairs,
             counts: store.status().counts,
-            boots: Vec::new(),
+            boots: store.boots(),
+            last_run,
         };
         Ok((store, opening))
     }
 
     /// Writes what the opening brought to light, if the disk lets it.
-    fn settle(&mut self) {
+    fn settle(&mut self, missing: Vec<u64>) {
+        missing.into_iter().for_each(|number| self.retire(number));
         let numbers: Vec<u64> = self.segments.keys().copied().collect();
         numbers.into_iter().for_each(|number| self.retire_if_done(number));
-        self.logbook.push([Entry::Boot(self.boot.clone()), Entry::Books(self.books())]);
+        let life = self.life.map(|life| Entry::Life(Life { clean: false, ..life }));
+        let boot = Entry::Boot(self.boot.clone());
+        self.logbook.push(life.into_iter().chain([boot, Entry::Books(self.books())]));
         if let Err(error) = self.write_logbook() {
             drop(self.refused(&error));
         }
+        self.copy_openings();
         self.look_around();
     }
 }
@@ -210,7 +252,7 @@ fn read_logbook(
             findings
                 .repairs
                 .push(format!("the logbook cannot be read ({error}); written anew from the segments"));
-            drop(disk.rename(LOGBOOK, &format!("{DAMAGED}{LOGBOOK}")));
+            drop(rename_aside(disk, LOGBOOK));
             (Contents::default(), Logbook::fresh(0))
         }
     }
@@ -229,7 +271,7 @@ fn newest_epoch(disk: &dyn Disk, files: &BTreeMap<String, u64>) -> Option<Epoch>
 fn set_store_aside(disk: &dyn Disk, files: &BTreeMap<String, u64>, findings: &mut Findings) {
     let ours: Vec<_> = files.keys().filter(|name| *name == LOGBOOK || number_of(name).is_some()).collect();
     for name in &ours {
-        drop(disk.rename(name, &format!("{DAMAGED}{name}")));
+        drop(rename_aside(disk, name));
     }
     if !ours.is_empty() {
         findings.repairs.push(format!(
@@ -240,23 +282,19 @@ fn set_store_aside(disk: &dyn Disk, files: &BTreeMap<String, u64>, findings: &mu
 }
 
 fn random_epoch() -> Epoch {
-    let mut bytes = [0; 16];
-    if getrandom::fill(&mut bytes).is_err() {
-        // No kernel we run on refuses; time and boot make it unlikely enough.
-        let moment = wall_micros().unsigned_abs().rotate_left(17) ^ u64::from(std::process::id());
-        bytes[..8].copy_from_slice(&moment.to_le_bytes());
-    }
-    Epoch(bytes)
+    Epoch(random())
 }
 
 impl Contents {
-    /// What the logbook lost the catalogue may still know.
-    fn complete_from(&mut self, catalogue: &Catalogue) {
+    /// What the logbook lost the catalogue may still know. False if it knows no newer opening.
+    fn complete_from(&mut self, catalogue: &Catalogue) -> bool {
         for (number, point) in catalogue.points().unwrap_or_default() {
             self.points.entry(number).or_insert(point);
         }
         for (number, gap) in catalogue.gaps().unwrap_or_default() {
             self.gaps.entry(number).or_insert(gap);
         }
+        self.acknowledged.insert(&catalogue.acknowledged().unwrap_or_default().set());
+        self.lineage.complete_from(catalogue.openings().unwrap_or_default())
     }
 }

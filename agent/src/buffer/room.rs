@@ -1,7 +1,8 @@
 //! Room: what the store does so as not to outgrow its budget or the file system.
 //!
-//! Room is made in this order: segments that are done with, then what was set aside as damaged,
-//! then, if the rule is to drop the oldest, the oldest segment. While the file system is short of
+//! Room is made in this order: segments that are done with, then the tail, then what was set aside as
+//! damaged, then, if the rule is to thin, half the readings of the oldest segment, then, unless the
+//! rule is to stop, the oldest segment. While the file system is short of
 //! its reserve the store does not shrink to nothing for others' sake: it stops growing, and gives
 //! up as much old as it takes in new.
 
@@ -9,15 +10,17 @@ use std::io;
 
 use forebay_config::agent::WhenFull;
 use forebay_config::units::ByteSize;
+use forebay_protocols::sync::batch::peek;
 use forebay_protocols::sync::ranges::Ranges;
+use forebay_protocols::sync::wire::GapEnd;
 use forebay_protocols::sync::wire::gap::Reason;
 
 use super::BufferError;
-use super::catalogue::Catalogue;
-use super::disk::DAMAGED;
-use super::frame::epoch_tag;
+use super::catalogue::{Catalogue, Place};
+use super::disk::{DAMAGED, DiskFile};
+use super::frame::{epoch_tag, frame_at};
 use super::segments::{Segment, file_name, survey};
-use super::store::{Store, is_full};
+use super::store::{Span, Store, is_full};
 
 /// A file that takes room only to give it back when the disk is full and the logbook must be
 /// written to go on.
@@ -59,8 +62,11 @@ impl Store {
                 self.around.allowance = if short { self.around.allowance - bytes } else { 0 };
                 return Ok(());
             }
-            let mut made = self.finish_retired() || self.remove_damaged();
-            if !made && self.rules.when_full == WhenFull::DropOldest {
+            let mut made = self.finish_retired() || self.drop_tail() || self.remove_damaged();
+            if !made && self.rules.when_full == WhenFull::Thin {
+                made = self.thin_oldest().map_err(|error| self.refused(&error))?;
+            }
+            if !made && self.rules.when_full != WhenFull::Stop {
                 made = self.drop_oldest(true).map_err(|error| self.refused(&error))?;
             }
             if !made {
@@ -75,10 +81,19 @@ impl Store {
     /// What an append may add besides its batches: heads, entries of the logbook, and what sled
     /// writes until its folder is looked at again.
     fn margin(&self) -> u64 {
-        match self.catalogue {
+        let catalogue = match self.catalogue {
             Catalogue::Sled(_) => 1 << 20,
             Catalogue::Memory(_) => 1 << 10,
-        }
+        };
+        // While a segment is thinned it takes its room twice.
+        let rewriting = self.rules.when_full == WhenFull::Thin;
+        catalogue + if rewriting { self.rules.segment_bytes() } else { 0 }
+    }
+
+    /// The disk is full, whatever the budget says: something old makes room at once.
+    pub(super) fn give_way(&mut self) -> bool {
+        self.drop_tail()
+            || (self.rules.when_full != WhenFull::Stop && self.drop_oldest(false).unwrap_or(false))
     }
 
     /// Drops what is alive in the oldest segment, and its file. The growing one only if
@@ -95,10 +110,10 @@ impl Store {
         if self.growing == Some(segment.number) {
             self.seal_growing();
         }
-        let wall = self.living_wall(&segment).unwrap_or_else(|_| segment.wall());
+        let wall = self.living_span(&segment).unwrap_or_else(|_| segment.wall().into());
         let all = Ranges::from(span.clone());
         self.lose(segment.number, &all, segment.live(), Reason::BufferFull, wall);
-        self.retire_if_done(segment.number);
+        self.retire(segment.number);
         self.finish_retired();
         self.forget_places(span);
         Ok(true)
@@ -106,7 +121,7 @@ impl Store {
 
     /// Would the disk delete a file? A disk that was remounted read-only makes no room however
     /// much is dropped, and what lies on it must not be given up for nothing.
-    fn ask_for_deletion(&self) -> io::Result<()> {
+    pub(super) fn ask_for_deletion(&self) -> io::Result<()> {
         match self.disk.create(PROBE) {
             Err(error) if !is_full(&error) => Err(error),
             Err(_) => Ok(()),
@@ -116,7 +131,7 @@ impl Store {
 
     /// Deletes what is retired; even if the logbook cannot say so: on a full disk this is the only
     /// way to make room, and a segment that is missing at the next opening is counted exactly.
-    fn finish_retired(&mut self) -> bool {
+    pub(super) fn finish_retired(&mut self) -> bool {
         if self.retired.is_empty() {
             return false;
         }
@@ -210,16 +225,44 @@ impl Store {
         }
     }
 
-    /// Wall time of the first and last reading that are alive in a segment.
-    fn living_wall(&self, segment: &Segment) -> io::Result<(i64, i64)> {
+    /// Where in time the living batches of a segment lie.
+    fn living_span(&self, segment: &Segment) -> io::Result<Span> {
         let file = self.disk.open(&file_name(segment.number))?;
-        let mut wall: Option<(i64, i64)> = None;
-        survey(file.as_ref(), segment, segment.length, epoch_tag(self.epoch), false, &mut |facts, _| {
+        let mut ends: Option<[(i64, Place); 2]> = None;
+        survey(file.as_ref(), segment, segment.length, epoch_tag(self.epoch), false, &mut |facts, place| {
             if !segment.forgotten.contains(facts.sequence.0) {
                 let (from, to) = facts.wall_us;
-                wall = Some(wall.map_or((from, to), |(first, last)| (first.min(from), last.max(to))));
+                let [first, last] = ends.get_or_insert([(from, place), (to, place)]);
+                *first = if from < first.0 { (from, place) } else { *first };
+                *last = if to >= last.0 { (to, place) } else { *last };
             }
         })?;
-        Ok(wall.unwrap_or_else(|| segment.wall()))
+        let Some([(from, first), (to, last)]) = ends else { return Ok(segment.wall().into()) };
+        let (start, end) = (self.envelope_at(file.as_ref(), &first), self.envelope_at(file.as_ref(), &last));
+        let moment = |told: Option<(GapEnd, (i64, i64))>, wall: i64, which: fn((i64, i64)) -> i64| match told
+        {
+            // By the clock that the batch itself states, so that it can be corrected with it.
+            Some((clock, boot_us)) if boot_us != (0, 0) => {
+                (which(boot_us).saturating_add(clock.wall_offset_us), Some(clock))
+            }
+            _ => (wall, None),
+        };
+        let (from, start) = moment(start, from, |boot_us| boot_us.0);
+        let (to, end) = moment(end, to, |boot_us| boot_us.1);
+        Ok(Span { wall: (from, to), start, end })
+    }
+
+    /// The clock of a batch and the boot times of its first and last reading, from its envelope.
+    fn envelope_at(&self, file: &dyn DiskFile, place: &Place) -> Option<(GapEnd, (i64, i64))> {
+        let frame = frame_at(file, place.at, u64::MAX).ok()??;
+        let body = frame.body(file).ok()??;
+        let envelope = peek(body.get(frame.lead()..)?).ok()?;
+        let boot = envelope.head.boot;
+        let clock = GapEnd {
+            boot: boot.counter,
+            wall_offset_us: boot.wall_offset_us,
+            synchronised: boot.synchronised,
+        };
+        Some((clock, envelope.span_us))
     }
 }

@@ -2,14 +2,15 @@
 //! it ([`Segment`]), and how one is read when that is not enough ([`scan`]).
 
 use std::io;
-use std::ops::{AddAssign, RangeInclusive};
+use std::ops::{AddAssign, RangeInclusive, SubAssign};
 
 use forebay_protocols::sync::ranges::Ranges;
 
+use super::acknowledged::without;
 use super::catalogue::Place;
 use super::disk::DiskFile;
-use super::frame::{BatchFacts, FACTS, Found, Frame, Kind, look};
-use super::logbook::{Entry, Forgotten, Made, Sealed};
+use super::frame::{BatchFacts, Found, Frame, Kind, look};
+use super::logbook::{Entry, Forgotten, Made, Sealed, Sequences, Thinned};
 
 const PREFIX: &str = "segment-";
 
@@ -47,6 +48,13 @@ pub struct Segment {
     pub revision: u32,
     /// Wall time of its first and last reading.
     pub wall_us: Option<(i64, i64)>,
+    /// The boot that wrote it; 0 where that was not noted. An opening begins a new segment, so it
+    /// was one boot.
+    pub boot: u64,
+    /// How often it was thinned.
+    pub level: u32,
+    /// Thinning it again would make no room.
+    pub bare: bool,
 }
 
 impl Segment {
@@ -63,6 +71,9 @@ impl Segment {
             appended_before,
             revision: 0,
             wall_us: None,
+            boot: 0,
+            level: 0,
+            bare: false,
         }
     }
 
@@ -93,9 +104,11 @@ impl Segment {
 
     /// Counts in a batch that was appended.
     pub fn count_in(&mut self, facts: &BatchFacts, bytes: u32) {
-        self.total += Tally { batches: 1, readings: u64::from(facts.count), bytes: u64::from(bytes) };
+        self.total += Tally { batches: 1, readings: u64::from(facts.appended()), bytes: u64::from(bytes) };
+        self.gone.readings += u64::from(facts.left_out());
         self.last = self.last.max(facts.sequence.0);
         self.revision = self.revision.max(facts.revision);
+        self.boot = self.boot.max(facts.boot_counter);
         let (from, to) = facts.wall_us;
         self.wall_us = Some(self.wall_us.map_or((from, to), |(first, last)| (first.min(from), last.max(to))));
     }
@@ -108,7 +121,7 @@ impl Segment {
         }
         Entry::Forgotten(Forgotten {
             segment: self.number,
-            ranges: ranges.iter().flat_map(|(first, last)| [first, last]).collect(),
+            ranges: Sequences::of(ranges).ranges,
             batches: tally.batches,
             readings: tally.readings,
             bytes: tally.bytes,
@@ -117,7 +130,12 @@ impl Segment {
 
     /// As the logbook knows it while it grows.
     pub fn made(&self) -> Entry {
-        Entry::Made(Made { segment: self.number, first: self.first, appended_before: self.appended_before })
+        Entry::Made(Made {
+            segment: self.number,
+            first: self.first,
+            appended_before: self.appended_before,
+            boot: self.boot,
+        })
     }
 
     /// As the logbook knows it when it is complete.
@@ -135,6 +153,9 @@ impl Segment {
             revision: self.revision,
             from_us,
             to_us,
+            boot: self.boot,
+            level: self.level,
+            bare: self.bare,
         })
     }
 
@@ -147,13 +168,37 @@ impl Segment {
         self.appended_before = sealed.appended_before;
         self.revision = sealed.revision;
         self.wall_us = (sealed.batches > 0).then_some((sealed.from_us, sealed.to_us));
+        self.boot = sealed.boot;
+        self.level = sealed.level;
+        self.bare = sealed.bare;
+    }
+
+    /// Counts in again what was forgotten of it, and says so to the logbook.
+    pub fn revive(&mut self, ranges: &Ranges, tally: Tally) -> Entry {
+        self.gone -= tally;
+        self.forgotten = without(&self.forgotten, ranges);
+        Entry::Revived(Forgotten {
+            segment: self.number,
+            ranges: Sequences::of(ranges).ranges,
+            batches: tally.batches,
+            readings: tally.readings,
+            bytes: tally.bytes,
+        })
+    }
+
+    /// Takes over that its file was replaced by a shorter one.
+    pub fn thin(&mut self, thinned: &Thinned) {
+        self.length = thinned.length;
+        self.level = thinned.level;
+        self.bare = thinned.bare;
+        self.gone += Tally { batches: 0, readings: thinned.readings, bytes: thinned.bytes };
     }
 
     /// What is gone of it, in one entry.
     pub fn forgotten_so_far(&self) -> Entry {
         Entry::Forgotten(Forgotten {
             segment: self.number,
-            ranges: self.forgotten.iter().flat_map(|(first, last)| [first, last]).collect(),
+            ranges: Sequences::of(&self.forgotten).ranges,
             batches: self.gone.batches,
             readings: self.gone.readings,
             bytes: self.gone.bytes,
@@ -166,6 +211,14 @@ impl AddAssign for Tally {
         self.batches += more.batches;
         self.readings += more.readings;
         self.bytes += more.bytes;
+    }
+}
+
+impl SubAssign for Tally {
+    fn sub_assign(&mut self, less: Self) {
+        self.batches = self.batches.saturating_sub(less.batches);
+        self.readings = self.readings.saturating_sub(less.readings);
+        self.bytes = self.bytes.saturating_sub(less.bytes);
     }
 }
 
@@ -207,7 +260,10 @@ pub fn survey(
     visit: &mut dyn FnMut(&BatchFacts, Place),
 ) -> io::Result<Survey> {
     let mut survey = Survey {
-        segment: Segment::new(known.number, known.first, known.appended_before),
+        segment: Segment {
+            level: known.level,
+            ..Segment::new(known.number, known.first, known.appended_before)
+        },
         found: Ranges::default(),
         boot_counter: 0,
         damage: Vec::new(),
@@ -225,8 +281,8 @@ pub fn survey(
         };
         at = frame.end();
         match frame.kind {
-            Some(Kind::Batch) => {
-                let Some((facts, place)) = batch_of(file, &frame, known.number, verify)? else { continue };
+            Some(Kind::Batch | Kind::Thinned) => {
+                let Some((facts, place)) = batch_of(file, &frame, known, verify)? else { continue };
                 if facts.epoch_tag != tag || facts.sequence.0 <= survey.segment.last {
                     continue;
                 }
@@ -251,7 +307,10 @@ impl Survey {
         let segment = &mut self.segment;
         if segment.first == 0 {
             // The file's head is damaged: its first batch tells where it begins.
-            *segment = Segment::new(segment.number, facts.sequence.0, facts.appended_before);
+            *segment = Segment {
+                level: segment.level,
+                ..Segment::new(segment.number, facts.sequence.0, facts.appended_before)
+            };
         }
         // What should have stood between this batch and the one before it.
         let before = segment.appended_before + segment.total.readings;
@@ -269,18 +328,21 @@ impl Survey {
 fn batch_of(
     file: &dyn DiskFile,
     frame: &Frame,
-    number: u64,
+    known: &Segment,
     verify: bool,
 ) -> io::Result<Option<(BatchFacts, Place)>> {
+    let lead = frame.lead();
     let facts = if verify {
-        frame.body(file)?.and_then(|body| BatchFacts::decode(&body))
+        frame.body(file)?.and_then(|body| BatchFacts::decode(frame.kind, &body))
     } else {
-        let mut head = [0; FACTS];
-        let whole = file.read_at(&mut head, frame.body_at())? == FACTS;
-        BatchFacts::decode(&head).filter(|_| whole)
+        let mut head = vec![0; lead];
+        let whole = file.read_at(&mut head, frame.body_at())? == lead;
+        BatchFacts::decode(frame.kind, &head).filter(|_| whole)
     };
     Ok(facts.map(|facts| {
-        let length = frame.length.saturating_sub(FACTS as u32);
-        (facts, Place { segment: number, at: frame.at, length, count: facts.count })
+        let length = frame.length.saturating_sub(lead as u32);
+        let place =
+            Place { segment: known.number, level: known.level, at: frame.at, length, count: facts.count };
+        (facts, place)
     }))
 }

@@ -4,8 +4,9 @@
 //! At all times, also across restarts, in readings:
 //! `appended = acknowledged + dropped + backlog`.
 //!
-//! `recovery.rs` opens it, `inflow.rs` appends, `outflow.rs` reads and forgets, `room.rs` keeps it in
-//! its budget. What stands here is what they share: the books, and how news become durable.
+//! `recovery.rs` opens it, `inflow.rs` appends, `outflow.rs` reads and forgets, `room.rs` and `thin.rs`
+//! keep it in its budget, `tail.rs` keeps what a server may lose, `opening.rs` knows who writes and by
+//! which clock. What stands here is what they share: the books, and how news become durable.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -19,12 +20,15 @@ use forebay_protocols::sync::ranges::Ranges;
 use forebay_protocols::sync::wire;
 use forebay_protocols::sync::wire::gap::Reason;
 
+use super::acknowledged::Acknowledged;
+use super::boots::Boots;
 use super::catalogue::{Catalogue, Fault};
 use super::dictionary::Dictionary;
 use super::disk::{Disk, DiskFile};
 use super::frame::epoch_tag;
 use super::gaps::Gaps;
-use super::logbook::{Books, Boot, Entry, Logbook};
+use super::lineage::Lineage;
+use super::logbook::{Books, Boot, Entry, Life, Logbook};
 use super::segments::{Segment, Tally, file_name, survey};
 use super::{BufferError, Counts, DroppedBy, Status};
 
@@ -37,6 +41,8 @@ pub struct Rules {
     pub reserve: u64,
     /// What gives way.
     pub when_full: WhenFull,
+    /// Bytes of acknowledged segments to keep within the limit.
+    pub tail: u64,
 }
 
 /// An open store. Dropping it without [`Store::close`] is a crash, which it survives.
@@ -45,11 +51,18 @@ pub struct Store {
     pub(super) rules: Rules,
     pub(super) epoch: Epoch,
     pub(super) boot: Boot,
+    pub(super) boots: Boots,
+    /// The last sign of life, of this run or, before there is one, of an earlier one.
+    pub(super) life: Option<Life>,
+    pub(super) lineage: Lineage,
+    /// Is the present opening durable?
+    pub(super) opening_written: bool,
+    pub(super) acknowledged: Acknowledged,
     pub(super) logbook: Logbook,
     pub(super) catalogue: Catalogue,
     pub(super) dictionary: Dictionary,
     pub(super) gaps: Gaps,
-    /// Every segment that holds something alive, and the growing one.
+    /// Every segment that holds something alive, those of the tail, and the growing one.
     pub(super) segments: BTreeMap<u64, Segment>,
     /// The one that grows.
     pub(super) growing: Option<u64>,
@@ -66,6 +79,12 @@ pub struct Store {
     pub(super) appended: u64,
     /// The same, dropped or lost.
     pub(super) dropped: u64,
+    /// Of those: no room.
+    pub(super) dropped_full: u64,
+    /// Of those: left out of batches that stayed.
+    pub(super) dropped_thinned: u64,
+    /// A file was renamed and the folder not synced since: before the logbook is.
+    pub(super) folder_unsynced: bool,
     /// How often reading a batch failed; after a few times it is given up.
     pub(super) unreadable: HashMap<u64, u8>,
     /// What the disk said last, while it refuses writes.
@@ -143,8 +162,12 @@ impl Store {
             backlog_readings: backlog.readings,
             backlog_bytes: backlog.bytes,
             disk_bytes: self.disk_bytes(),
-            dropped_by: DroppedBy::default(),
-            tail_bytes: 0,
+            dropped_by: DroppedBy {
+                full: self.dropped_full,
+                thinned: self.dropped_thinned,
+                corrupt: self.dropped.saturating_sub(self.dropped_full + self.dropped_thinned),
+            },
+            tail_bytes: self.tail_bytes(),
             limit_bytes: self.rules.limit,
             oldest: oldest.map(|(first, _)| Sequence(first)),
             newest: newest.map(|(_, last)| Sequence(last)),
@@ -172,6 +195,7 @@ impl Store {
 
     /// To be called when there is nothing else to do, and now and then when there is.
     pub fn rest(&mut self) {
+        self.copy_acknowledged();
         self.with_catalogue(Catalogue::flush);
         self.keep_catalogue_small();
     }
@@ -185,11 +209,12 @@ impl Store {
             return;
         }
         let token = u64::from_le_bytes(token).max(1);
+        self.copy_acknowledged();
         self.with_catalogue(|catalogue| {
             catalogue.set_closed(Some(token))?;
             catalogue.flush()
         });
-        self.logbook.push([Entry::Books(Books { closed: token, ..self.books() })]);
+        self.logbook.push([self.end_of_life(), Entry::Books(Books { closed: token, ..self.books() })]);
         // If this fails the next opening compares catalogue and segments: slower, nothing else.
         drop(self.logbook.write(self.disk.as_ref(), self.epoch, None));
     }
@@ -212,11 +237,17 @@ impl Store {
             next_segment: self.next_segment,
             next_gap: self.gaps.next(),
             closed: 0,
+            dropped_full: self.dropped_full,
+            dropped_thinned: self.dropped_thinned,
         }
     }
 
     /// Makes everything said so far durable, then deletes the segments that are done with.
     pub(super) fn write_logbook(&mut self) -> io::Result<()> {
+        if self.folder_unsynced {
+            self.disk.sync_folder()?;
+            self.folder_unsynced = false;
+        }
         if self.logbook.has_news() {
             let snapshot = self.logbook.wants_snapshot().then(|| self.snapshot());
             let again = snapshot.clone();
@@ -225,6 +256,7 @@ impl Store {
                 result = self.logbook.write(self.disk.as_ref(), self.epoch, again);
             }
             result?;
+            self.opening_written = true;
         }
         self.delete_retired();
         Ok(())
@@ -233,6 +265,11 @@ impl Store {
     /// Everything that is still true, for a new logbook.
     fn snapshot(&self) -> Vec<Entry> {
         let mut entries = vec![Entry::Boot(self.boot.clone()), Entry::Books(self.books())];
+        entries.extend(self.boots.entries());
+        // If it was a clean stop, there was a start since.
+        entries.extend(self.life.map(|life| Entry::Life(Life { clean: false, ..life })));
+        entries.extend(self.lineage.entries());
+        entries.extend(self.acknowledged.entries());
         entries.extend(
             self.dictionary
                 .after(0)
@@ -248,24 +285,14 @@ impl Store {
     }
 
     /// Batches are gone that were never acknowledged: counted, with a gap record.
-    pub(super) fn lose(
-        &mut self,
-        number: u64,
-        ranges: &Ranges,
-        lost: Tally,
-        reason: Reason,
-        wall: (i64, i64),
-    ) {
+    pub(super) fn lose(&mut self, number: u64, ranges: &Ranges, lost: Tally, reason: Reason, span: Span) {
         let Some(segment) = self.segments.get_mut(&number) else { return };
         let forgotten = segment.forget(ranges, lost);
         self.dropped += lost.readings;
-        let gap = self.gaps.record(wire::Gap {
-            from_us: wall.0,
-            to_us: wall.1,
-            count: lost.readings,
-            reason: reason as i32,
-            ..wire::Gap::default()
-        });
+        if reason == Reason::BufferFull {
+            self.dropped_full += lost.readings;
+        }
+        let gap = self.gaps.record(span.gap(reason, lost.readings));
         self.logbook.push([forgotten, Entry::Books(self.books()), Entry::Gap(gap.clone())]);
         self.with_catalogue(|catalogue| catalogue.copy_gap(&gap));
     }
@@ -336,7 +363,7 @@ impl Store {
             readings: live.readings.saturating_sub(there.readings),
             bytes: live.bytes.saturating_sub(there.bytes),
         };
-        self.lose(number, &found.complement(segment.span()?), lost, Reason::Corrupt, segment.wall());
+        self.lose(number, &found.complement(segment.span()?), lost, Reason::Corrupt, segment.wall().into());
         self.retire_if_done(number);
         Some(format!(
             "{}: {} batches with {} readings are lost",
@@ -346,10 +373,47 @@ impl Store {
         ))
     }
 
+    /// For the day the logbook is damaged.
+    fn copy_acknowledged(&mut self) {
+        if let Some(news) = self.acknowledged.news() {
+            self.with_catalogue(|catalogue| catalogue.copy_acknowledged(&news));
+        }
+    }
+
     pub(super) fn refused(&mut self, error: &io::Error) -> BufferError {
         let words = error.to_string();
         self.fault = Some(words.clone());
         BufferError::Disk(words)
+    }
+}
+
+/// Where in time batches were, and by which clocks that was written down.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Span {
+    /// Wall time of the first and the last reading.
+    pub wall: (i64, i64),
+    pub start: Option<wire::GapEnd>,
+    pub end: Option<wire::GapEnd>,
+}
+
+impl Span {
+    /// The gap that they leave.
+    pub fn gap(self, reason: Reason, count: u64) -> wire::Gap {
+        wire::Gap {
+            from_us: self.wall.0,
+            to_us: self.wall.1,
+            count,
+            reason: reason as i32,
+            start: self.start,
+            end: self.end,
+            ..wire::Gap::default()
+        }
+    }
+}
+
+impl From<(i64, i64)> for Span {
+    fn from(wall: (i64, i64)) -> Self {
+        Self { wall, ..Self::default() }
     }
 }
 

@@ -25,9 +25,9 @@ const THIS_BOOT: [u8; 16] = [7; 16];
 const NEXT_BOOT: [u8; 16] = [8; 16];
 
 /// Enough for sled, and segments of 512 KiB.
-const ROOMY: Rules = Rules { limit: 16 << 20, reserve: 0, when_full: WhenFull::DropOldest };
+const ROOMY: Rules = Rules { limit: 16 << 20, reserve: 0, when_full: WhenFull::DropOldest, tail: 2 << 20 };
 /// Segments of 16 KiB and a catalogue in memory.
-const TIGHT: Rules = Rules { limit: 384 << 10, reserve: 0, when_full: WhenFull::DropOldest };
+const TIGHT: Rules = Rules { limit: 384 << 10, reserve: 0, when_full: WhenFull::DropOldest, tail: 64 << 10 };
 
 fn open(disk: &(impl Disk + Clone + 'static), rules: Rules) -> (Store, Opening) {
     Store::open(Arc::new(disk.clone()), rules, THIS_BOOT).unwrap()

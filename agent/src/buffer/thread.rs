@@ -94,8 +94,12 @@ pub(super) async fn start(
 }
 
 fn open(settings: &Settings) -> Result<(Store, Opening), BufferError> {
-    let rules =
-        Rules { limit: settings.max_size.0, reserve: settings.reserve.0, when_full: settings.when_full };
+    let rules = Rules {
+        limit: settings.max_size.0,
+        reserve: settings.reserve.0,
+        when_full: settings.when_full,
+        tail: settings.tail.0,
+    };
     Store::open(Arc::new(Flash::new(&settings.dir)), rules, boot_id())
 }
 
@@ -165,13 +169,26 @@ fn grant(store: &mut Store, wish: Wish, shared: &Shared) {
             store.record_gap(gap);
             tell(answer, ());
         }
-        // SCAFFOLD: the buffer helper fills these in.
-        Wish::Revive { ranges: _, answer } => tell(answer, Revived::default()),
-        Wish::Acknowledged { answer } => tell(answer, Ranges::default()),
-        Wish::Openings { answer } => tell(answer, Vec::new()),
-        Wish::Greeted { opening: _, answer } => tell(answer, ()),
-        Wish::Boots { answer } => tell(answer, Vec::new()),
-        Wish::LearnOffset { offset_us: _, answer } => tell(answer, ()),
+        Wish::Revive { ranges, answer } => {
+            let revived = store.revive(&ranges);
+            shared.update(store);
+            if revived.batches > 0 {
+                // For whoever sends, they are as good as new.
+                shared.appended.notify_one();
+            }
+            tell(answer, revived);
+        }
+        Wish::Acknowledged { answer } => tell(answer, store.acknowledged().clone()),
+        Wish::Openings { answer } => tell(answer, store.openings()),
+        Wish::Greeted { opening, answer } => {
+            store.greeted(opening);
+            tell(answer, ());
+        }
+        Wish::Boots { answer } => tell(answer, store.boots()),
+        Wish::LearnOffset { offset_us, answer } => {
+            store.learn_offset(offset_us);
+            tell(answer, ());
+        }
         Wish::Close { answer } => tell(answer, ()),
     }
 }

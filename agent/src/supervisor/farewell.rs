@@ -55,8 +55,13 @@ impl Source for Broker {
 async fn a_broker_hears_that_its_message_is_durable_before_our_goodbye() {
     let dir = tempfile::tempdir().unwrap();
     let (max_size, reserve) = (ByteSize(16 << 20), ByteSize(0));
-    let store =
-        Settings { dir: dir.path().join("buffer"), max_size, reserve, when_full: WhenFull::DropOldest };
+    let store = Settings {
+        dir: dir.path().join("buffer"),
+        max_size,
+        reserve,
+        when_full: WhenFull::DropOldest,
+        tail: ByteSize(0),
+    };
     let (buffer, appender, opening) = Buffer::open(store).await.unwrap();
     let (books, ending) = (Books::open(opening.counts), Ending::default());
     let (handovers, to_batcher) = mpsc::channel(4);

@@ -128,8 +128,9 @@ fn section<'a>(roots: &[Table<'a>], key: &'static str) -> Option<Table<'a>> {
 
 fn buffer(t: &Table<'_>) -> Buffer {
     let default = Buffer::default();
+    let max_size = t.or("max_size", default.max_size, byte_size(ByteSize::mib(4)));
     let found = Buffer {
-        max_size: t.or("max_size", default.max_size, byte_size(ByteSize::mib(4))),
+        max_size,
         reserve: t.or("reserve", default.reserve, byte_size(ByteSize(0))),
         durability_window: t.or(
             "durability_window",
@@ -139,9 +140,23 @@ fn buffer(t: &Table<'_>) -> Buffer {
         when_full: t.or(
             "when_full",
             default.when_full,
-            one_of(&[("drop_oldest", WhenFull::DropOldest), ("stop", WhenFull::Stop)]),
+            one_of(&[
+                ("drop_oldest", WhenFull::DropOldest),
+                ("stop", WhenFull::Stop),
+                ("thin", WhenFull::Thin),
+            ]),
         ),
+        tail: t.or("tail", default.tail.min(ByteSize(max_size.0 / 4)), byte_size(ByteSize(0))),
     };
+    if found.tail.0 > max_size.0 / 2 {
+        t.complain_of(
+            "tail",
+            Complaint::new(
+                format!("{} leaves too little of max_size = {max_size} to what was not sent yet", found.tail),
+                format!("at most half of it, {}; or \"0B\" to keep nothing", ByteSize(max_size.0 / 2)),
+            ),
+        );
+    }
     t.finish();
     found
 }

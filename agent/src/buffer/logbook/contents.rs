@@ -12,9 +12,12 @@ use forebay_protocols::sync::wire;
 use prost::Message;
 
 use super::LOGBOOK;
-use super::record::{Books, Boot, Entry, Record};
+use super::record::{Books, Boot, Entry, Life, Record, Sequences};
+use crate::buffer::acknowledged::Acknowledged;
+use crate::buffer::boots::Boots;
 use crate::buffer::disk::{Disk, DiskFile};
 use crate::buffer::frame::{FileFacts, Found, Frame, Kind, look};
+use crate::buffer::lineage::Lineage;
 use crate::buffer::segments::{Segment, Tally};
 
 /// What a logbook says, folded.
@@ -30,6 +33,14 @@ pub struct Contents {
     pub points: BTreeMap<u32, Arc<Point>>,
     /// The gaps.
     pub gaps: BTreeMap<u64, wire::Gap>,
+    /// What a server has.
+    pub acknowledged: Acknowledged,
+    /// The openings.
+    pub lineage: Lineage,
+    /// The boots.
+    pub boots: Boots,
+    /// The last sign of life of the last run that gave one.
+    pub life: Option<Life>,
     /// The totals.
     pub books: Books,
     /// The token of a clean stop, if that is the last thing that happened.
@@ -96,17 +107,25 @@ impl Contents {
                 self.closed = None;
                 record.entries.into_iter().filter_map(|wrapped| wrapped.entry).for_each(|e| self.fold(e));
             }
-            Some(Kind::Batch) | None => {}
+            Some(Kind::Batch | Kind::Thinned) | None => {}
         }
         Ok(true)
     }
 
     fn fold(&mut self, entry: Entry) {
         match entry {
-            Entry::Boot(boot) => self.boot = Some(boot),
+            Entry::Boot(boot) => {
+                self.boots.begin(boot.counter, &boot.id);
+                self.boot = Some(boot);
+                if let Some(life) = &mut self.life {
+                    // Somebody ran after it, and nobody knows how that ended.
+                    life.clean = false;
+                }
+            }
             Entry::Made(made) => {
                 self.books.next_segment = self.books.next_segment.max(made.segment + 1);
-                let segment = Segment::new(made.segment, made.first, made.appended_before);
+                let mut segment = Segment::new(made.segment, made.first, made.appended_before);
+                segment.boot = made.boot;
                 self.segments.entry(made.segment).or_insert((segment, false));
             }
             Entry::Sealed(sealed) => {
@@ -131,7 +150,31 @@ impl Contents {
                 }
             }
             Entry::Retired(number) => {
-                self.segments.remove(&number);
+                if let Some((segment, _)) = self.segments.remove(&number) {
+                    self.acknowledged.bury(&segment);
+                }
+            }
+            Entry::Revived(revived) => {
+                if let Some((segment, _)) = self.segments.get_mut(&revived.segment) {
+                    let tally =
+                        Tally { batches: revived.batches, readings: revived.readings, bytes: revived.bytes };
+                    segment.revive(&Sequences { ranges: revived.ranges }.set(), tally);
+                }
+            }
+            Entry::Thinned(thinned) => {
+                if let Some((segment, _)) = self.segments.get_mut(&thinned.segment) {
+                    segment.thin(&thinned);
+                }
+            }
+            Entry::Acknowledged(sequences) => self.acknowledged.insert(&sequences.set()),
+            Entry::Unacknowledged(sequences) => self.acknowledged.remove(&sequences.set()),
+            Entry::Past(past) => self.acknowledged.remember(past),
+            Entry::Opening(opening) => self.lineage.push(opening),
+            Entry::Greeted(id) => drop(self.lineage.greeted(&id)),
+            Entry::BootKnown(note) => self.boots.note(&note),
+            Entry::Life(life) => {
+                self.boots.saw(&life);
+                self.life = Some(life);
             }
             Entry::Point(entry) => {
                 self.points.insert(entry.point, Arc::new(entry.describe()));
@@ -148,6 +191,8 @@ impl Contents {
                 own.next_sequence = own.next_sequence.max(books.next_sequence);
                 own.next_segment = own.next_segment.max(books.next_segment);
                 own.next_gap = own.next_gap.max(books.next_gap);
+                own.dropped_full = own.dropped_full.max(books.dropped_full);
+                own.dropped_thinned = own.dropped_thinned.max(books.dropped_thinned);
                 self.closed = (books.closed != 0).then_some(books.closed);
             }
         }

@@ -1,6 +1,7 @@
 //! The records of the logbook, as protobuf messages. This is the format on the disk: tags are never
 //! given twice, and an entry of a newer version is passed over.
 
+use forebay_protocols::sync::ranges::Ranges;
 use forebay_protocols::sync::wire;
 use prost::Message;
 
@@ -16,7 +17,7 @@ pub struct Record {
 #[derive(Clone, PartialEq, Message)]
 pub struct Wrapped {
     /// `None` from a newer version.
-    #[prost(oneof = "Entry", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "Entry", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17")]
     pub entry: Option<Entry>,
 }
 
@@ -47,6 +48,33 @@ pub enum Entry {
     /// The totals.
     #[prost(message, tag = "8")]
     Books(Books),
+    /// A server has these.
+    #[prost(message, tag = "9")]
+    Acknowledged(Sequences),
+    /// The server has them no more: they are alive again, or nobody has them.
+    #[prost(message, tag = "10")]
+    Unacknowledged(Sequences),
+    /// Forgotten batches of a segment are alive again.
+    #[prost(message, tag = "11")]
+    Revived(Forgotten),
+    /// What was in segments that are retired.
+    #[prost(message, tag = "12")]
+    Past(Past),
+    /// The store was opened under this id.
+    #[prost(message, tag = "13")]
+    Opening(wire::Opening),
+    /// A server has heard of the opening with this id.
+    #[prost(bytes = "vec", tag = "14")]
+    Greeted(Vec<u8>),
+    /// What is known of a boot; a later one of the same counter replaces it.
+    #[prost(message, tag = "15")]
+    BootKnown(BootNote),
+    /// The last sign of life of a run.
+    #[prost(message, tag = "16")]
+    Life(Life),
+    /// A sealed segment was rewritten with fewer readings.
+    #[prost(message, tag = "17")]
+    Thinned(Thinned),
 }
 
 /// A boot of the gateway.
@@ -72,6 +100,9 @@ pub struct Made {
     /// Readings appended in the epoch before it.
     #[prost(uint64, tag = "3")]
     pub appended_before: u64,
+    /// The boot that writes it; 0 where that was not noted.
+    #[prost(uint64, tag = "4")]
+    pub boot: u64,
 }
 
 /// A segment that is complete.
@@ -110,6 +141,15 @@ pub struct Sealed {
     /// Wall time of its last reading.
     #[prost(int64, tag = "11")]
     pub to_us: i64,
+    /// The boot that wrote it; 0 where that was not noted.
+    #[prost(uint64, tag = "12")]
+    pub boot: u64,
+    /// How often it was thinned.
+    #[prost(uint32, tag = "13")]
+    pub level: u32,
+    /// Thinning it again would make no room.
+    #[prost(bool, tag = "14")]
+    pub bare: bool,
 }
 
 /// Batches that are gone from a segment.
@@ -156,4 +196,121 @@ pub struct Books {
     /// Not zero in the last record of a clean stop; the catalogue holds the same number.
     #[prost(fixed64, tag = "7")]
     pub closed: u64,
+    /// Of `dropped`: no room.
+    #[prost(uint64, tag = "8")]
+    pub dropped_full: u64,
+    /// Of `dropped`: left out of batches that stayed.
+    #[prost(uint64, tag = "9")]
+    pub dropped_thinned: u64,
+}
+
+/// A set of sequences.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Sequences {
+    /// First and last of each range, in turn.
+    #[prost(uint64, repeated, tag = "1")]
+    pub ranges: Vec<u64>,
+}
+
+/// What was in one or more segments that are no longer there, so that a gap in them has a place in
+/// time and a count.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Past {
+    /// The lowest sequence.
+    #[prost(uint64, tag = "1")]
+    pub first: u64,
+    /// The highest.
+    #[prost(uint64, tag = "2")]
+    pub last: u64,
+    /// Readings appended.
+    #[prost(uint64, tag = "3")]
+    pub readings: u64,
+    /// Wall time of the first reading.
+    #[prost(int64, tag = "4")]
+    pub from_us: i64,
+    /// Wall time of the last.
+    #[prost(int64, tag = "5")]
+    pub to_us: i64,
+}
+
+/// A line of the table of boots.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct BootNote {
+    /// 1, 2, 3 …
+    #[prost(uint64, tag = "1")]
+    pub counter: u64,
+    /// First 8 bytes of the kernel's boot id.
+    #[prost(bytes = "vec", tag = "2")]
+    pub id: Vec<u8>,
+    /// Boot time of the last sign of life, microseconds.
+    #[prost(sint64, tag = "3")]
+    pub last_us: i64,
+    /// The wall offset believed then.
+    #[prost(sint64, tag = "4")]
+    pub believed_offset_us: i64,
+    /// Was it believed for good reason?
+    #[prost(bool, tag = "5")]
+    pub synchronised: bool,
+    /// The true wall offset, once it is known.
+    #[prost(sint64, optional, tag = "6")]
+    pub learnt_offset_us: Option<i64>,
+}
+
+/// When a run was last known to be alive, and what its clock was believed to be.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Life {
+    /// Counter of the boot.
+    #[prost(uint64, tag = "1")]
+    pub boot: u64,
+    /// Boot time, microseconds.
+    #[prost(sint64, tag = "2")]
+    pub until_us: i64,
+    /// To be added to it for wall time.
+    #[prost(sint64, tag = "3")]
+    pub wall_offset_us: i64,
+    /// Was that the truth, as far as the gateway knew?
+    #[prost(bool, tag = "4")]
+    pub synchronised: bool,
+    /// Did the run end cleanly at that moment?
+    #[prost(bool, tag = "5")]
+    pub clean: bool,
+}
+
+/// A segment whose file was replaced by a shorter one with the same batches.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+pub struct Thinned {
+    /// Its number.
+    #[prost(uint64, tag = "1")]
+    pub segment: u64,
+    /// Bytes of the new file.
+    #[prost(uint64, tag = "2")]
+    pub length: u64,
+    /// How often it was thinned, this time included.
+    #[prost(uint32, tag = "3")]
+    pub level: u32,
+    /// Readings that were alive and are left out now.
+    #[prost(uint64, tag = "4")]
+    pub readings: u64,
+    /// Bytes by which its living batches shrank.
+    #[prost(uint64, tag = "5")]
+    pub bytes: u64,
+    /// Thinning it again would make no room.
+    #[prost(bool, tag = "6")]
+    pub bare: bool,
+}
+
+impl Sequences {
+    /// Of a set.
+    pub fn of(ranges: &Ranges) -> Self {
+        Self { ranges: ranges.iter().flat_map(|(first, last)| [first, last]).collect() }
+    }
+
+    /// As a set.
+    pub fn set(&self) -> Ranges {
+        let mut set = Ranges::default();
+        for pair in self.ranges.chunks_exact(2) {
+            set.insert(pair[0]..=pair[1]);
+        }
+        set
+    }
 }

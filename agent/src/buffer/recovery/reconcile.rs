@@ -50,6 +50,7 @@ impl Store {
             points.iter().try_for_each(|(number, point)| catalogue.copy_point(number.0, point))?;
             gaps.iter().try_for_each(|gap| catalogue.copy_gap(gap))
         });
+        self.copy_openings();
     }
 
     /// Makes the catalogue agree with segments and logbook.
@@ -64,6 +65,8 @@ impl Store {
             for (sequence, place) in places {
                 match self.segments.get(&place.segment) {
                     Some(segment) if segment.forgotten.contains(sequence) => {}
+                    // A place in the file before it was thinned.
+                    Some(segment) if segment.level != place.level => {}
                     Some(segment) if segment.span().is_some_and(|span| span.contains(&sequence)) => {
                         *there.entry(place.segment).or_default() += 1;
                         continue;
@@ -101,7 +104,7 @@ impl Store {
         self.appended = self.appended.max(segment.appended_before + segment.total.readings);
         let (wall, seal) = (segment.wall(), segment.seal());
         self.logbook.push([seal]);
-        self.lose(number, ranges, lost, Reason::Corrupt, wall);
+        self.lose(number, ranges, lost, Reason::Corrupt, wall.into());
         findings.losses = true;
         let name = file_name(number);
         findings

@@ -3,20 +3,16 @@
 //! rest is counted as lost. Parts that cannot be read are copied aside for a person.
 
 use std::collections::BTreeMap;
-use std::io;
 
 use forebay_protocols::boot_time::wall_micros;
 use forebay_protocols::sync::ranges::Ranges;
 use forebay_protocols::sync::wire::gap::Reason;
 
 use super::Findings;
-use crate::buffer::disk::{DAMAGED, Disk};
+use crate::buffer::disk::DAMAGED;
 use crate::buffer::frame::{FileFacts, epoch_tag};
 use crate::buffer::segments::{Segment, Tally, file_name, number_of, survey};
 use crate::buffer::store::Store;
-
-/// Damaged parts above this size are not copied aside.
-const LARGEST_EVIDENCE: u64 = 1 << 20;
 
 impl Store {
     /// Takes in what the logbook knows and what lies there. True if the two agree and every
@@ -80,11 +76,14 @@ impl Store {
     }
 
     /// Reads a segment from end to end. What is readable is kept, the rest counted as lost.
-    fn read_segment(&mut self, known: Segment, sealed: bool, length: u64, findings: &mut Findings) {
+    fn read_segment(&mut self, mut known: Segment, sealed: bool, length: u64, findings: &mut Findings) {
         let name = file_name(known.number);
         let mut alive = Tally::default();
         let tag = epoch_tag(self.epoch);
         let surveyed = self.disk.open(&name).and_then(|file| {
+            // Perhaps it was thinned and the power went off before the logbook knew.
+            let head = FileFacts::read(file.as_ref())?;
+            known.level = known.level.max(head.map_or(0, |head| head.level));
             survey(file.as_ref(), &known, length, tag, true, &mut |facts, place| {
                 if !known.forgotten.contains(facts.sequence.0) {
                     alive += Tally {
@@ -123,6 +122,7 @@ impl Store {
             segment.last = segment.last.max(known.last);
             segment.wall_us = known.wall_us;
             segment.revision = known.revision;
+            segment.boot = segment.boot.max(known.boot);
         }
         let live = segment.live();
         let lost = Tally {
@@ -138,7 +138,9 @@ impl Store {
             findings
                 .repairs
                 .push(format!("{name}: {} batches with {} readings are lost", lost.batches, lost.readings));
-            self.lose(number, &survey.found.complement(span), lost, Reason::Corrupt, wall);
+            self.lose(number, &survey.found.complement(span), lost, Reason::Corrupt, wall.into());
+        } else if lost.readings > 0 {
+            self.miss_left_out(number, lost, wall);
         }
     }
 
@@ -165,6 +167,7 @@ impl Store {
             };
         }
         let (number, live, span) = (segment.number, segment.live(), segment.span());
+        findings.missing.push(number);
         self.logbook.push([segment.seal()]);
         self.segments.insert(number, segment);
         let Some(span) = span.filter(|_| live.batches > 0) else { return };
@@ -174,28 +177,6 @@ impl Store {
         let earlier = self.segments.range(..number).filter_map(|(_, segment)| segment.wall_us).next_back();
         let wall = self.segments.get(&number).and_then(|segment| segment.wall_us);
         let wall = wall.unwrap_or_else(|| (earlier.map_or(0, |(_, to)| to), wall_micros()));
-        self.lose(number, &all, live, Reason::Corrupt, wall);
+        self.lose(number, &all, live, Reason::Corrupt, wall.into());
     }
-
-    fn move_aside(&mut self, name: &str, length: u64) {
-        if self.disk.rename(name, &format!("{DAMAGED}{name}")).is_ok() {
-            self.around.damaged += length;
-        }
-    }
-
-    fn copy_aside(&mut self, name: &str, from: u64, to: u64) {
-        let copied = copy_part(self.disk.as_ref(), name, from, to);
-        self.around.damaged += copied.unwrap_or(0);
-    }
-}
-
-/// Copies a part of a file to the damaged parts; says how many bytes that took.
-pub(super) fn copy_part(disk: &dyn Disk, name: &str, from: u64, to: u64) -> io::Result<u64> {
-    let mut bytes = vec![0; to.saturating_sub(from).min(LARGEST_EVIDENCE) as usize];
-    let read = disk.open(name)?.read_at(&mut bytes, from)?;
-    bytes.truncate(read);
-    let mut copy = disk.create(&format!("{DAMAGED}{name}-{from}"))?;
-    copy.write_at(&bytes, 0)?;
-    copy.sync()?;
-    Ok(read as u64)
 }

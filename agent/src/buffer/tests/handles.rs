@@ -11,6 +11,7 @@ fn settings(dir: &Path) -> Settings {
         max_size: ByteSize(ROOMY.limit),
         reserve: ByteSize(0),
         when_full: WhenFull::DropOldest,
+        tail: ByteSize(ROOMY.tail),
     }
 }
 
