@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::field::Link;
-use crate::units::{ByteSize, Name};
+use crate::units::{ByteSize, Name, Secret};
 
 /// Everything `forebay-agent` may be told.
 #[derive(Clone, Debug, PartialEq)]
@@ -78,6 +78,64 @@ pub struct Uplink {
     pub heartbeat: Duration,
     /// `backoff_max`: the longest pause after failures. Default 60 s.
     pub backoff_max: Duration,
+    /// `order`. Default the newest readings first.
+    pub order: Order,
+    /// `connections`: the most that are open at once, 1 to 16. There is one, and there are more only
+    /// while a backlog drains. Default 4.
+    pub connections: u8,
+    /// `bandwidth`: bytes a second, both ways, averaged over a few seconds. Default unlimited.
+    pub bandwidth: Option<ByteSize>,
+    /// `daily`: bytes in any 24 hours, both ways, since the agent started. The backlog may use half
+    /// of them. When they are spent, only a heartbeat an hour goes. Default unlimited.
+    pub daily: Option<ByteSize>,
+    /// `hours`: when the backlog may be sent, in UTC. Fresh readings go at any time. Default always.
+    pub hours: Option<Hours>,
+    /// `proxy`: the HTTP proxy on the way to the server. Default none.
+    pub proxy: Option<Proxy>,
+}
+
+/// `uplink.order`: what goes first when there is a backlog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// `"fresh_first"`: what was just read; the backlog drains behind it.
+    FreshFirst,
+    /// `"in_order"`: the oldest, one request at a time.
+    InOrder,
+}
+
+/// `uplink.hours`: a part of each day, minutes since midnight UTC, the end not inside. It may lie
+/// across midnight. Made by [`Hours::new`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hours {
+    from: u16,
+    to: u16,
+}
+
+impl Hours {
+    /// Minutes of a day.
+    pub const DAY: u16 = 24 * 60;
+
+    /// From a minute of the day to another one; `None` where there is no such minute, or no time
+    /// between them.
+    pub fn new(from: u16, to: u16) -> Option<Self> {
+        (from < Self::DAY && to <= Self::DAY && from != to).then_some(Self { from, to })
+    }
+
+    /// Does this minute of the day lie inside?
+    pub fn contains(self, minute: u16) -> bool {
+        let Self { from, to } = self;
+        if from < to { (from..to).contains(&minute) } else { minute >= from || minute < to }
+    }
+}
+
+/// `uplink.proxy`: `http://user:password@host:port`, asked with CONNECT. What passes through it is
+/// encrypted between agent and server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxy {
+    /// `host:port`.
+    pub address: String,
+    /// Sent as HTTP Basic.
+    pub user: Option<(String, Secret)>,
 }
 
 impl Default for Uplink {
@@ -87,6 +145,12 @@ impl Default for Uplink {
             max_request: ByteSize::mib(1),
             heartbeat: Duration::from_secs(60),
             backoff_max: Duration::from_secs(60),
+            order: Order::FreshFirst,
+            connections: 4,
+            bandwidth: None,
+            daily: None,
+            hours: None,
+            proxy: None,
         }
     }
 }

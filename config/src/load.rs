@@ -11,6 +11,7 @@ mod mqtt;
 mod opcua;
 mod sections;
 mod table;
+mod uplink;
 mod words;
 
 use std::path::{Path, PathBuf};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use forebay_config::agent::{LogFormat, WhenFull};
+use forebay_config::agent::{LogFormat, Order, WhenFull};
 use forebay_config::field::{ByteOrder, Parity, Payload, PointKind, Protocol, RawType, Register};
 use forebay_config::load::{self, Finding};
 use forebay_config::server::Store;
@@ -188,5 +188,74 @@ proptest::proptest! {
         let start = (0..=at.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
         let end = (start + cut..=text.len()).find(|i| text.is_char_boundary(*i)).unwrap_or(text.len());
         let _ = load::agent_text("x", &format!("{}{put}{}", &text[..start], &text[end.max(start)..]));
+    }
+}
+
+fn uplink(keys: &str) -> Result<forebay_config::agent::Uplink, Vec<Finding>> {
+    let text = format!("[agent]\nsite = \"n\"\ngateway = \"g\"\n[uplink]\n{keys}\n");
+    load::agent_text("agent.toml", &text).map(|agent| agent.uplink).map_err(|findings| findings.0)
+}
+
+#[test]
+fn a_budget_is_written_as_people_say_it() {
+    let found =
+        uplink("bandwidth = \"64KiB/s\"\ndaily = \"50MiB\"\nhours = \"22:00-06:30\"\nconnections = 1")
+            .unwrap();
+    assert_eq!((found.bandwidth, found.daily), (Some(ByteSize::kib(64)), Some(ByteSize::mib(50))));
+    let hours = found.hours.unwrap();
+    let inside =
+        [(21 * 60 + 59, false), (22 * 60, true), (0, true), (6 * 60 + 29, true), (6 * 60 + 30, false)];
+    for (minute, expected) in inside {
+        assert_eq!(hours.contains(minute), expected, "{minute}");
+    }
+    let day = uplink("hours = \"08:00-24:00\"").unwrap().hours.unwrap();
+    assert!(day.contains(23 * 60 + 59) && !day.contains(0));
+    assert_eq!(uplink("order = \"in_order\"").unwrap().order, Order::InOrder);
+}
+
+#[test]
+fn a_budget_that_makes_no_sense_is_refused_with_the_way_out() {
+    let table = [
+        ("bandwidth = \"fast\"", "bytes a second"),
+        ("bandwidth = \"10B/s\"", "10 B/s is too small"),
+        ("daily = \"20KiB\"", "20.0 KiB is too small"),
+        ("hours = \"22-6\"", "\"22-6\" are no hours of the day"),
+        ("hours = \"22:00-22:00\"", "are no hours of the day"),
+        ("hours = \"25:00-06:00\"", "are no hours of the day"),
+        ("hours = \"+1:00-06:00\"", "are no hours of the day"),
+        ("connections = 0", "0 is not between 1 and 16"),
+        ("order = \"random\"", "\"random\" is not known here"),
+        ("order = \"in_order\"\nhours = \"22:00-06:00\"", "in order nothing passes it"),
+    ];
+    for (keys, words) in table {
+        let found = uplink(keys).unwrap_err();
+        assert!(found.len() == 1 && found[0].message.contains(words), "{keys}: {found:?}");
+        assert!(!found[0].hint.is_empty() || keys.starts_with("conn"), "{keys} is left without a hint");
+    }
+}
+
+#[test]
+fn a_proxy_is_a_url_and_its_password_stays_secret() {
+    let proxy = uplink("proxy = \"http://pump%40hall:hun:ter%2F2@10.0.0.1:3128/\"").unwrap().proxy.unwrap();
+    assert_eq!(proxy.address, "10.0.0.1:3128");
+    let (user, password) = proxy.user.clone().unwrap();
+    assert_eq!((user.as_str(), password.reveal()), ("pump@hall", "hun:ter/2"));
+    assert!(!format!("{proxy:?}").contains("hun"), "{proxy:?}");
+    assert_eq!(uplink("proxy = \"http://[fd00::1]:3128\"").unwrap().proxy.unwrap().user, None);
+    for bad in [
+        "https://u:hunter2@p:3128",
+        "socks5://u:hunter2@p:1080",
+        "u:hunter2@p:3128",
+        "http://u:hunter2@p",
+        "http://u:hunter2@:1",
+        "http://u:hunter2@p:0",
+        "http://u:hunter2%@p:1",
+        "http://hunter2@p:1",
+        "http://u:hunter2@p /:1",
+        "http://u:hunter2@a:b:1",
+    ] {
+        let found = uplink(&format!("proxy = \"{bad}\"")).unwrap_err();
+        assert!(!format!("{found:?}").contains("hunter2"), "{found:?}");
+        assert!(found[0].message.starts_with("this is no proxy"), "{found:?}");
     }
 }

@@ -44,7 +44,7 @@ pub(super) fn agent(files: &[File], book: &Book) -> Option<Agent> {
         }
     };
     let buffer = section(&roots, "buffer").map_or_else(Buffer::default, |t| buffer(&t));
-    let uplink = section(&roots, "uplink").map_or_else(Uplink::default, |t| uplink(&t));
+    let uplink = section(&roots, "uplink").map_or_else(Uplink::default, |t| super::uplink::uplink(&t));
     let telemetry = section(&roots, "telemetry").map_or_else(Telemetry::default, |t| telemetry(&t));
     let log = section(&roots, "log").map_or_else(Log::default, |t| log(&t));
     let owner = (site.as_ref().map(ToString::to_string), gateway.as_ref().map(ToString::to_string));
@@ -157,19 +157,6 @@ fn buffer(t: &Table<'_>) -> Buffer {
             ),
         );
     }
-    t.finish();
-    found
-}
-
-fn uplink(t: &Table<'_>) -> Uplink {
-    let default = Uplink::default();
-    let second = Duration::from_secs(1);
-    let found = Uplink {
-        request_timeout: t.or("request_timeout", default.request_timeout, duration(second)),
-        max_request: t.or("max_request", default.max_request, byte_size(ByteSize::kib(16))),
-        heartbeat: t.or("heartbeat", default.heartbeat, duration(second)),
-        backoff_max: t.or("backoff_max", default.backoff_max, duration(second)),
-    };
     t.finish();
     found
 }

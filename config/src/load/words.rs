@@ -211,7 +211,7 @@ fn parse_duration(text: &str) -> Option<Duration> {
     (total <= Duration::from_secs(100 * 366 * 86_400)).then_some(total)
 }
 
-fn parse_size(text: &str) -> Option<ByteSize> {
+pub(super) fn parse_size(text: &str) -> Option<ByteSize> {
     let text = text.trim();
     let number_end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
     let (number, unit) = text.split_at(number_end);
