@@ -72,7 +72,7 @@ pub struct BufferShown {
 pub struct UplinkShown {
     /// `not_joined`, `connecting`, `up`, `troubled`.
     pub state: &'static str,
-    /// Why it is troubled.
+    /// Why it is troubled, or what must be known while it is up.
     pub words: String,
 }
 
@@ -192,6 +192,7 @@ impl UplinkShown {
             UplinkStatus::NotJoined => ("not_joined", ""),
             UplinkStatus::Connecting => ("connecting", ""),
             UplinkStatus::Up => ("up", ""),
+            UplinkStatus::UpBut(words) => ("up", words.as_str()),
             UplinkStatus::Troubled(words) => ("troubled", words.as_str()),
         };
         Self { state, words: words.into() }

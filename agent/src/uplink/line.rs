@@ -1,12 +1,14 @@
-//! One connection to the server: mutual TLS, HTTP/1.1, kept alive. Says what came back, judges
-//! nothing.
+//! One connection to the server: mutual TLS, HTTP/1.1, kept alive, through a proxy if there is one.
+//! Says what came back, judges nothing.
 //!
-//! There is one request at a time, so HTTP/2 would add nothing but a second way to fail.
+//! There is one request at a time on it, so HTTP/2 would add nothing but a second way to fail; where
+//! several are under way they are on several lines, and one that is cut takes no other with it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use forebay_config::agent::Proxy;
 use forebay_protocols::sync::problem::Problem;
 use forebay_protocols::sync::tls::server_name;
 use forebay_protocols::sync::wire::SyncAnswer;
@@ -15,13 +17,16 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use prost::Message;
-use rustls::ClientConfig;
+use rustls::{ClientConfig, HandshakeKind};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
+use super::meter::{Meter, Metered};
+use super::proxy;
 use super::state::Reply;
 
 /// Answers larger than this are no answers.
@@ -58,32 +63,62 @@ impl Peer {
 pub struct Line {
     sender: http1::SendRequest<Full<Bytes>>,
     host: String,
+    /// The opening under which we said who we are, once the server has answered that well.
+    pub greeted: Option<Bytes>,
+    /// When it was used last.
+    pub used: Instant,
+    closed: Arc<OnceLock<Instant>>,
+    resumed: bool,
     _connection: AbortOnDropHandle<()>,
 }
 
 impl Line {
     /// Connects. The words of an error are for people.
-    pub async fn connect(peer: &Peer) -> Result<Self, String> {
-        let tcp = TcpStream::connect(&peer.server)
-            .await
-            .map_err(|e| format!("cannot reach {}: {e}", peer.server))?;
+    pub async fn connect(peer: &Peer, proxy: Option<&Proxy>, meter: &Meter) -> Result<Self, String> {
+        let address = proxy.map_or(&peer.server, |proxy| &proxy.address);
+        let what = if proxy.is_some() { "the proxy " } else { "" };
+        let tcp =
+            TcpStream::connect(address).await.map_err(|e| format!("cannot reach {what}{address}: {e}"))?;
         tcp.set_nodelay(true).map_err(|e| e.to_string())?;
+        let mut stream = Metered::new(tcp, meter.clone());
+        if let Some(proxy) = proxy {
+            proxy::tunnel(&mut stream, proxy, &peer.server).await?;
+        }
         let tls = TlsConnector::from(peer.tls.clone())
-            .connect(peer.name.clone(), tcp)
+            .connect(peer.name.clone(), stream)
             .await
             .map_err(|e| format!("{} does not agree on TLS: {e}", peer.server))?;
+        let resumed = tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
+        debug!(server = %peer.server, resumed, "Connected.");
         let (sender, connection) = http1::handshake(TokioIo::new(tls)).await.map_err(|e| words_of(&e))?;
-        let connection = AbortOnDropHandle::new(tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                debug!("The connection to the server ended: {}", words_of(&error));
+        let closed = Arc::new(OnceLock::new());
+        let connection = AbortOnDropHandle::new(tokio::spawn({
+            let closed = closed.clone();
+            async move {
+                if let Err(error) = connection.await {
+                    debug!("The connection to the server ended: {}", words_of(&error));
+                }
+                closed.get_or_init(Instant::now);
             }
         }));
-        Ok(Self { sender, host: peer.server.clone(), _connection: connection })
+        let host = peer.server.clone();
+        let used = Instant::now();
+        Ok(Self { sender, host, greeted: None, used, closed, resumed, _connection: connection })
     }
 
     /// Did the server leave it open, as far as we know?
     pub fn is_open(&self) -> bool {
         !self.sender.is_closed()
+    }
+
+    /// When it was closed, if that was seen.
+    pub fn closed_at(&self) -> Option<Instant> {
+        self.closed.get().copied()
+    }
+
+    /// Did TLS go on where an earlier connection had been? That saves the certificates.
+    pub fn is_resumed(&self) -> bool {
+        self.resumed
     }
 
     /// Posts `body` and waits for the answer, for ever: the caller limits that.
@@ -108,7 +143,11 @@ impl Line {
 fn reply(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Reply {
     match status {
         StatusCode::OK => answer(headers, body).map_or_else(Reply::Strange, Reply::Answer),
-        StatusCode::CONFLICT => answer(headers, body).map_or_else(Reply::Strange, Reply::Lacking),
+        StatusCode::CONFLICT => match answer(headers, body) {
+            Ok(SyncAnswer { greet: true, .. }) => Reply::Stranger,
+            Ok(answer) => Reply::Lacking(answer),
+            Err(words) => Reply::Strange(words),
+        },
         StatusCode::PAYLOAD_TOO_LARGE => Reply::TooLarge,
         StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => {
             let header = headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
@@ -171,7 +210,9 @@ mod tests {
         let answer = SyncAnswer { server_time_us: 1, ..SyncAnswer::default() };
         let protobuf = [("content-type", PROTOBUF)];
         assert_eq!(judge(200, &protobuf, &answer.encode_to_vec()), Reply::Answer(answer.clone()));
-        assert_eq!(judge(409, &protobuf, &answer.encode_to_vec()), Reply::Lacking(answer));
+        assert_eq!(judge(409, &protobuf, &answer.encode_to_vec()), Reply::Lacking(answer.clone()));
+        let greet = SyncAnswer { greet: true, ..answer };
+        assert_eq!(judge(409, &protobuf, &greet.encode_to_vec()), Reply::Stranger);
         let portal = judge(200, &[("content-type", "text/html")], b"<html>Please pay</html>");
         assert!(matches!(portal, Reply::Strange(_)), "{portal:?}");
         for body in [&b""[..], b"\xff\xff\xff", b"<html>"] {

@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use forebay_protocols::reading::{Point, PointId};
 use forebay_protocols::sync::batch::{Boot, Epoch, Sequence};
+use forebay_protocols::sync::ranges::Ranges;
 use forebay_protocols::sync::wire;
 use prost::Message;
 
 use super::state::{Plan, Sent, Wants};
-use crate::buffer::{Buffer, BufferError, Status, Stored};
+use crate::buffer::{Buffer, BufferError, Revived, Status, Stored};
 use crate::clock::Clock;
 
 /// The most gap records in one request.
@@ -40,6 +41,17 @@ pub trait Backlog: Send + Sync + 'static {
         after: u64,
         most: usize,
     ) -> impl Future<Output = Result<Vec<wire::Gap>, BufferError>> + Send;
+    /// As [`Buffer::openings`].
+    fn openings(&self) -> impl Future<Output = Result<Vec<wire::Opening>, BufferError>> + Send;
+    /// As [`Buffer::greeted`].
+    fn greeted(&self, opening: [u8; 8]) -> impl Future<Output = Result<(), BufferError>> + Send;
+    /// As [`Buffer::acknowledged`].
+    fn acknowledged(&self) -> impl Future<Output = Result<Ranges, BufferError>> + Send;
+    /// As [`Buffer::revive`].
+    fn revive(
+        &self,
+        ranges: Vec<RangeInclusive<u64>>,
+    ) -> impl Future<Output = Result<Revived, BufferError>> + Send;
     /// As [`Buffer::status`].
     fn status(&self) -> Status;
     /// As [`Buffer::appended`].
@@ -73,6 +85,21 @@ impl Backlog for Buffer {
     ) -> impl Future<Output = Result<Vec<wire::Gap>, BufferError>> + Send {
         self.gaps(after, most)
     }
+    fn openings(&self) -> impl Future<Output = Result<Vec<wire::Opening>, BufferError>> + Send {
+        self.openings()
+    }
+    fn greeted(&self, opening: [u8; 8]) -> impl Future<Output = Result<(), BufferError>> + Send {
+        self.greeted(opening)
+    }
+    fn acknowledged(&self) -> impl Future<Output = Result<Ranges, BufferError>> + Send {
+        self.acknowledged()
+    }
+    fn revive(
+        &self,
+        ranges: Vec<RangeInclusive<u64>>,
+    ) -> impl Future<Output = Result<Revived, BufferError>> + Send {
+        self.revive(ranges)
+    }
     fn status(&self) -> Status {
         self.status()
     }
@@ -102,32 +129,55 @@ pub async fn pack(
     let request = wire::SyncRequest { epoch: epoch.0.to_vec().into(), ..Default::default() };
     let mut parcel = Parcel { request, sent: Sent::default(), backlog_over: false };
     if let Plan::Send(wants) = plan {
-        let covered = parcel.add_dictionary(&wants, backlog).await?;
-        parcel.add_gaps(&wants, backlog).await?;
-        parcel.add_batches(&wants, covered, backlog, clock).await?;
+        parcel.sent.dictionary_after = wants.dictionary_after;
+        let mut covered = Covered { upto: wants.dictionary_after, is_all: !wants.others };
+        if wants.others {
+            covered = parcel.add_dictionary(&wants, backlog).await?;
+            parcel.add_gaps(&wants, backlog, clock).await?;
+        }
+        parcel.add_fresh(&wants, covered, backlog, clock).await?;
+        parcel.add_backlog(&wants, covered, backlog, clock).await?;
     }
     Ok(parcel)
 }
 
+/// The dictionary as the server has it after this request.
+#[derive(Clone, Copy)]
+struct Covered {
+    upto: u32,
+    /// There is no more of it, or no more can go now.
+    is_all: bool,
+}
+
 impl Parcel {
-    /// Adds entries and says up to which number the server has them after this request.
-    async fn add_dictionary(&mut self, wants: &Wants, backlog: &impl Backlog) -> Result<u32, BufferError> {
-        let mut covered = wants.dictionary_after;
-        for (id, point) in backlog.dictionary(PointId(covered)).await? {
+    async fn add_dictionary(
+        &mut self,
+        wants: &Wants,
+        backlog: &impl Backlog,
+    ) -> Result<Covered, BufferError> {
+        let mut covered = Covered { upto: wants.dictionary_after, is_all: true };
+        for (id, point) in backlog.dictionary(PointId(covered.upto)).await? {
             let entry = wire::DictionaryEntry::new(id, &point);
             let bytes = entry.encoded_len() + 8;
             if self.sent.others > 0 && self.sent.bytes + bytes > wants.bytes {
+                covered.is_all = false;
                 break;
             }
-            covered = id.0;
+            covered.upto = id.0;
             self.request.dictionary.push(entry);
             self.add_other(bytes);
         }
         Ok(covered)
     }
 
-    async fn add_gaps(&mut self, wants: &Wants, backlog: &impl Backlog) -> Result<(), BufferError> {
+    async fn add_gaps(
+        &mut self,
+        wants: &Wants,
+        backlog: &impl Backlog,
+        clock: &Clock,
+    ) -> Result<(), BufferError> {
         for gap in backlog.gaps(wants.gaps_after, MOST_GAPS).await? {
+            let gap = clock.resolve(gap);
             let bytes = gap.encoded_len() + 8;
             if self.sent.others > 0 && self.sent.bytes + bytes > wants.bytes {
                 break;
@@ -143,65 +193,96 @@ impl Parcel {
         self.sent.bytes += bytes;
     }
 
-    async fn add_batches(
+    async fn add_fresh(
         &mut self,
         wants: &Wants,
-        covered: u32,
+        covered: Covered,
         backlog: &impl Backlog,
         clock: &Clock,
     ) -> Result<(), BufferError> {
-        for stored in self.read(wants, wants.fresh_from, backlog).await?.unwrap_or_default() {
+        let Some(from) = wants.fresh_from else { return Ok(()) };
+        for stored in self.read(wants, from, u64::MAX, backlog).await?.unwrap_or_default() {
             if !self.fits(&stored, wants) {
                 break;
             }
-            if stored.dictionary_revision.0 <= covered {
+            // One that needs more dictionary than goes now is backlog once others have passed it.
+            if stored.dictionary_revision.0 <= covered.upto {
                 self.sent.fresh.push(stored.sequence.0);
-                self.add(stored, false, clock);
-            }
-        }
-        let Some(mut older) = self.read(wants, wants.backlog_from, backlog).await? else { return Ok(()) };
-        older.retain(|stored| stored.sequence.0 < wants.backlog_below);
-        self.backlog_over = older.is_empty();
-        older.retain(|stored| !wants.left_out.contains(&stored.sequence.0));
-        for stored in older {
-            if !self.fits(&stored, wants) {
-                break;
-            }
-            // One that needs more dictionary than fits here comes again when its lane starts anew.
-            if stored.dictionary_revision.0 <= covered {
-                self.sent.backlog.push(stored.sequence.0);
-                self.add(stored, true, clock);
+                self.add(stored, wants, clock);
             }
         }
         Ok(())
     }
 
-    /// At least one batch if the request is empty, else what still fits; `None` without room.
+    async fn add_backlog(
+        &mut self,
+        wants: &Wants,
+        covered: Covered,
+        backlog: &impl Backlog,
+        clock: &Clock,
+    ) -> Result<(), BufferError> {
+        let Some((from, below)) = wants.backlog.filter(|_| wants.mixed || self.sent.fresh.is_empty()) else {
+            return Ok(());
+        };
+        let Some(older) = self.read(wants, from, below, backlog).await? else { return Ok(()) };
+        self.backlog_over = older.is_empty();
+        for stored in older {
+            if !self.fits(&stored, wants) {
+                break;
+            }
+            // One that needs more dictionary than goes now comes again when its lane starts anew.
+            // One that needs more than there is can never go, and must not stop the others.
+            if stored.dictionary_revision.0 <= covered.upto {
+                self.sent.backlog.push(stored.sequence.0);
+                self.add(stored, wants, clock);
+            } else if wants.in_order && !covered.is_all {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next batches of a lane that are not passed over: at least one if the request is empty, else
+    /// what still fits; `None` without room.
     async fn read(
         &self,
         wants: &Wants,
         from: u64,
+        below: u64,
         backlog: &impl Backlog,
     ) -> Result<Option<Vec<Stored>>, BufferError> {
         let room = wants.bytes.saturating_sub(self.sent.bytes);
         if room == 0 && !self.sent.is_empty() {
             return Ok(None);
         }
-        backlog.oldest(Sequence(from), room).await.map(Some)
+        let mut from = from;
+        loop {
+            from = wants.passed_over.first_missing(from);
+            let mut found = backlog.oldest(Sequence(from), room).await?;
+            found.retain(|stored| (from..below).contains(&stored.sequence.0));
+            let Some(last) = found.last().map(|stored| stored.sequence.0) else { return Ok(Some(found)) };
+            found.retain(|stored| !wants.passed_over.contains(stored.sequence.0));
+            if !found.is_empty() {
+                return Ok(Some(found));
+            }
+            from = last.saturating_add(1);
+        }
     }
 
     fn fits(&self, stored: &Stored, wants: &Wants) -> bool {
         self.sent.is_empty() || self.sent.bytes + stored.bytes.len() <= wants.bytes
     }
 
-    fn add(&mut self, stored: Stored, backlog: bool, clock: &Clock) {
+    fn add(&mut self, stored: Stored, wants: &Wants, clock: &Clock) {
         self.sent.bytes += stored.bytes.len() + 16;
-        let time_correction_us = boot_of(&stored).map_or(0, |boot| clock.correction_us(&boot));
+        let unknown = (0, wire::sent_batch::Clock::Stated);
+        let (time_correction_us, from) = boot_of(&stored).map_or(unknown, |boot| clock.correction(&boot));
         self.request.batches.push(wire::SentBatch {
+            backlog: stored.sequence.0 < wants.live_from,
             batch: stored.bytes,
             time_correction_us,
-            backlog,
-            ..Default::default()
+            clock: from.into(),
+            thinned: stored.thinned,
         });
     }
 }

@@ -3,24 +3,27 @@
 //! - It greets first, with a report and nothing else, and so learns the server's time, which
 //!   dictionary entries and gaps it has, and the largest request it takes.
 //! - Two lanes: `fresh` are batches appended since the connection works, `backlog` is older. Fresh
-//!   ones go first in every request, the backlog fills the rest. Both lanes only move forward, so
-//!   a batch the server does not want just now never blocks the others; when the backlog lane
-//!   has come to its end it starts again from the beginning.
-//! - Requests start small, double with every answer, and halve with 413 or no answer.
+//!   ones go first, the backlog fills the rest; or nothing passes what is older, if so configured.
+//! - Several requests may be under way, each with a ticket. A lane moves forward when a request
+//!   departs, and back when it comes to nothing; what is under way is not read again. A batch the
+//!   server does not want just now never blocks the others: when the backlog lane has come to its
+//!   end it starts again from the beginning.
+//! - Dictionary entries and gaps travel in one request at a time, and batches that need entries the
+//!   server has not confirmed travel with them: requests overtake each other.
 //! - Only `COMMITTED`, `DUPLICATE` and `SET_ASIDE` of a batch we sent let the agent forget it.
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use forebay_config::agent::Order;
+use forebay_protocols::sync::ranges::Ranges;
 use forebay_protocols::sync::wire::SyncAnswer;
 use forebay_protocols::sync::wire::sync_answer::Verdict;
 
-/// The first request after a start; the next ones grow.
-const SMALL_REQUEST: usize = 64 << 10;
-/// Requests are not planned smaller than this; one batch is sent even if it is larger.
-const LEAST_REQUEST: usize = 4 << 10;
-/// After this many good answers a lowered ceiling is tried again.
-const CEILING_HOLDS_FOR: u32 = 16;
+use super::budget::Leave;
+use super::pace::Pace;
+
 /// Batches too large for the path are left out for this many good answers, and so many of them.
 const LEFT_OUT_FOR: u32 = 1_000;
 const MOST_LEFT_OUT: usize = 64;
@@ -34,6 +37,8 @@ pub enum Plan {
     Greet,
     /// All that fits.
     Send(Wants),
+    /// Nothing now: enough is under way, or the budget is spent.
+    Wait,
 }
 
 /// Where the next request begins and how large it may be.
@@ -43,14 +48,20 @@ pub struct Wants {
     pub dictionary_after: u32,
     /// Gaps after this one.
     pub gaps_after: u64,
-    /// Fresh batches from this sequence on.
-    pub fresh_from: u64,
-    /// Backlog from this sequence on, below `backlog_below`.
-    pub backlog_from: u64,
-    /// Where the fresh lane began when the request was planned.
-    pub backlog_below: u64,
-    /// Batches the path refused for their size alone.
-    pub left_out: Vec<u64>,
+    /// May entries and gaps go along? Not while others are under way.
+    pub others: bool,
+    /// Fresh batches from this sequence on, if any may go.
+    pub fresh_from: Option<u64>,
+    /// Backlog from the first sequence on, below the second, if any may go.
+    pub backlog: Option<(u64, u64)>,
+    /// May backlog ride behind fresh batches? Else it goes only if there are none.
+    pub mixed: bool,
+    /// Nothing may be left out that comes later in the same lane.
+    pub in_order: bool,
+    /// Batches below it are not shown live.
+    pub live_from: u64,
+    /// Under way, or refused by the path for their size alone.
+    pub passed_over: Ranges,
     /// The most bytes.
     pub bytes: usize,
 }
@@ -64,6 +75,8 @@ pub struct Sent {
     pub backlog: Vec<u64>,
     /// Entries and gaps in it.
     pub others: usize,
+    /// Its entries begin after this one.
+    pub dictionary_after: u32,
     /// Its size.
     pub bytes: usize,
 }
@@ -88,6 +101,8 @@ pub enum Reply {
     Answer(SyncAnswer),
     /// 409: the server lacks dictionary entries; no batch was taken.
     Lacking(SyncAnswer),
+    /// 409: the server does not know the present opening; no batch was taken.
+    Stranger,
     /// 413.
     TooLarge,
     /// 429 or 503.
@@ -108,20 +123,22 @@ pub enum Reply {
 pub enum Action {
     /// The server has these for good.
     Acknowledge(Vec<RangeInclusive<u64>>),
-    /// Do not send for a while.
+    /// Say who we are on every connection again.
+    GreetAnew,
+    /// Wait before the next request. Without it the next one goes at once.
     Pause(Pause),
-    /// Something people want to know, once.
+    /// Tell people.
     Tell(Notice),
 }
 
-/// How long not to send.
+/// How long to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pause {
-    /// The growing pause of the back-off.
+    /// Longer each time.
     Growing,
-    /// At least this long, and the growing pause on top.
+    /// As the server said, and a random time more.
     AtLeast(Duration),
-    /// The longest pause: trying soon is of no use.
+    /// Only a person can help.
     Longest,
 }
 
@@ -146,6 +163,8 @@ pub enum Notice {
         batches: usize,
         words: String,
     },
+    /// This buffer was copied or restored; the server keeps it apart under this number.
+    Fork(u32),
     WorksAgain,
 }
 
@@ -160,27 +179,33 @@ enum Trouble {
     Retry,
 }
 
+/// Names a request under way. Later ones are higher.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ticket(pub u64);
+
 /// The uplink's knowledge.
 #[derive(Clone, Debug)]
 pub struct State {
+    order: Order,
+    /// The most requests under way.
+    connections: usize,
+    pace: Pace,
     /// What the server has; `None` until it greeted us.
     known: Option<Known>,
-    /// The most bytes of a request, by configuration.
-    limit: usize,
-    /// The most bytes the path takes, as far as it told.
-    ceiling: usize,
-    /// Good answers since the ceiling came down.
-    good: u32,
-    /// Bytes of the next request.
-    bytes: usize,
+    /// The request that said so: an earlier one that is answered later knows less.
+    known_by: Ticket,
     /// Where the fresh lane goes on; `None` while the connection does not work.
     fresh_from: Option<u64>,
     backlog_from: u64,
+    under_way: BTreeMap<Ticket, Flight>,
+    next: Ticket,
     /// Batches nothing on the path takes, each alone more than it allows; bounded.
     left_out: Vec<u64>,
     /// Good answers since one of them was tried.
     good_without: u32,
     trouble: Option<Trouble>,
+    /// The number the server keeps us apart under, once told; 0 if it does not.
+    fork: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,72 +214,156 @@ struct Known {
     gaps: u64,
 }
 
+/// A request under way.
+#[derive(Clone, Debug)]
+struct Flight {
+    sent: Sent,
+    /// Will it be answered so soon that it is worth waiting for?
+    is_short: bool,
+}
+
 impl State {
     /// Knows nothing yet. `limit` is `uplink.max_request`.
-    pub fn new(limit: usize) -> Self {
-        let limit = limit.max(LEAST_REQUEST);
+    pub fn new(limit: usize, connections: usize, order: Order) -> Self {
+        let connections = connections.max(1);
         Self {
+            order,
+            connections,
+            // One connection is left to fresh readings.
+            pace: Pace::new(limit, connections - 1),
             known: None,
-            limit,
-            ceiling: limit,
-            good: 0,
-            bytes: limit.min(SMALL_REQUEST),
+            known_by: Ticket::default(),
             fresh_from: None,
             backlog_from: 1,
+            under_way: BTreeMap::new(),
+            next: Ticket::default(),
             left_out: Vec::new(),
             good_without: 0,
             trouble: None,
+            fork: 0,
         }
     }
 
     /// What to send next. `newest` is the newest batch in the buffer, 0 if there is none.
-    pub fn plan(&mut self, newest: u64) -> Plan {
-        let Some(known) = self.known else { return Plan::Greet };
-        let fresh_from = *self.fresh_from.get_or_insert(newest.saturating_add(1));
+    pub fn plan(&mut self, newest: u64, leave: Leave) -> Plan {
+        let Some(known) = self.known else {
+            return if self.under_way.is_empty() { Plan::Greet } else { Plan::Wait };
+        };
+        let live_from = *self.fresh_from.get_or_insert(newest.saturating_add(1));
+        let (fresh, backlog) = self.may_go(leave);
+        if !fresh && !backlog {
+            return Plan::Wait;
+        }
+        let in_order = self.order == Order::InOrder;
+        let (from, below) = if in_order { (1, u64::MAX) } else { (self.backlog_from, live_from) };
+        let is_idle = self.under_way.is_empty();
         Plan::Send(Wants {
             dictionary_after: known.dictionary,
             gaps_after: known.gaps,
-            fresh_from,
-            backlog_from: self.backlog_from,
-            backlog_below: fresh_from,
-            left_out: self.left_out.clone(),
-            bytes: self.bytes,
+            others: self.under_way.values().all(|flight| flight.sent.others == 0),
+            fresh_from: fresh.then_some(live_from),
+            backlog: backlog.then_some((from, below)),
+            mixed: is_idle && (self.connections == 1 || self.pace.is_short(self.pace.bytes())),
+            in_order,
+            live_from,
+            passed_over: self.passed_over(),
+            bytes: self.pace.bytes().min(leave.most),
         })
+    }
+
+    /// The number the server keeps this buffer apart under; 0 if it does not.
+    pub fn fork(&self) -> u32 {
+        self.fork
+    }
+
+    /// Bytes that are under way.
+    pub fn bytes_under_way(&self) -> usize {
+        self.under_way.values().map(|flight| flight.sent.bytes).sum()
+    }
+
+    /// A request departs. Its lanes go on behind it.
+    pub fn departs(&mut self, sent: Sent) -> Ticket {
+        if let (Some(last), Some(from)) = (sent.fresh.last(), self.fresh_from.as_mut()) {
+            *from = (*from).max(last + 1);
+        }
+        if let Some(last) = sent.backlog.last() {
+            self.backlog_from = last + 1;
+        }
+        self.next.0 += 1;
+        let is_short = self.pace.is_short(sent.bytes);
+        self.under_way.insert(self.next, Flight { sent, is_short });
+        self.next
     }
 
     /// The backlog lane found nothing more. True if it may find something from the beginning.
     pub fn backlog_ends(&mut self) -> bool {
-        std::mem::replace(&mut self.backlog_from, 1) > 1
+        // In order, every request begins there.
+        std::mem::replace(&mut self.backlog_from, 1) > 1 && self.order == Order::FreshFirst
     }
 
-    /// Takes in what came back for `sent`.
-    pub fn step(&mut self, sent: &Sent, reply: Reply) -> Vec<Action> {
-        let mut actions = Vec::new();
-        if !matches!(reply, Reply::Answer(_) | Reply::Lacking(_) | Reply::TooLarge) {
-            // What is appended until it works again is backlog by then.
-            self.fresh_from = None;
+    /// From this sequence on something is in the backlog again.
+    pub fn goes_back_to(&mut self, sequence: u64) {
+        self.backlog_from = self.backlog_from.min(sequence);
+    }
+
+    /// Which lanes may go.
+    fn may_go(&self, leave: Leave) -> (bool, bool) {
+        let under_way = self.under_way.len();
+        if self.order == Order::InOrder {
+            return (false, under_way == 0 && leave.fresh);
         }
+        if under_way >= self.connections {
+            return (false, false);
+        }
+        let draining = self.under_way.values().filter(|flight| flight.drains()).count();
+        // A second connection costs: it is worth it only beside a request that takes its time.
+        let fresh = self.under_way.values().all(|flight| flight.drains() && !flight.is_short);
+        let beside = under_way == 0 || self.pace.lanes() > 1 || !self.pace.is_short(self.pace.bytes());
+        (fresh && leave.fresh, beside && draining < self.pace.lanes() && leave.backlog)
+    }
+
+    fn passed_over(&self) -> Ranges {
+        let mut ranges = Ranges::default();
+        let flights = self.under_way.values();
+        let under_way = flights.flat_map(|flight| flight.sent.fresh.iter().chain(&flight.sent.backlog));
+        for sequence in under_way.chain(&self.left_out) {
+            ranges.insert(*sequence..=*sequence);
+        }
+        ranges
+    }
+
+    /// Takes in what came back for the request with this ticket, `took` after it was sent.
+    pub fn step(&mut self, ticket: Ticket, reply: Reply, took: Duration) -> Vec<Action> {
+        let mut actions = Vec::new();
+        let Some(Flight { sent, .. }) = self.under_way.remove(&ticket) else { return actions };
         match reply {
-            Reply::Answer(answer) => self.answered(sent, answer, &mut actions),
-            Reply::Lacking(answer) => self.lacking(&answer, &mut actions),
-            Reply::TooLarge => self.too_large(sent, &mut actions),
+            Reply::Answer(answer) => self.answered(ticket, &sent, answer, took, &mut actions),
+            Reply::Lacking(answer) => self.lacking(ticket, &sent, &answer, &mut actions),
+            Reply::Stranger => {
+                self.take_back(&sent);
+                actions.push(Action::GreetAnew);
+            }
+            Reply::TooLarge => self.too_large(&sent, &mut actions),
             Reply::Busy { retry_after } => {
+                self.came_to_nothing(&sent);
                 self.trouble(Trouble::Busy, Notice::Busy, &mut actions);
                 let pause =
                     retry_after.map_or(Pause::Growing, |wait| Pause::AtLeast(wait.min(LONGEST_RETRY_AFTER)));
                 actions.push(Action::Pause(pause));
             }
             Reply::Forbidden(words) => {
+                self.came_to_nothing(&sent);
                 self.trouble(Trouble::Forbidden, Notice::Forbidden(words), &mut actions);
                 actions.push(Action::Pause(Pause::Longest));
             }
             Reply::Strange(words) => {
+                self.came_to_nothing(&sent);
                 self.trouble(Trouble::Strange, Notice::Strange(words), &mut actions);
                 actions.push(Action::Pause(Pause::Growing));
             }
             Reply::Nothing(words) => {
-                // The path may be thin, or cut whatever is large.
-                self.bytes = (self.bytes / 2).max(LEAST_REQUEST);
+                self.came_to_nothing(&sent);
+                self.pace.failed();
                 self.trouble(Trouble::Unreachable, Notice::Unreachable(words), &mut actions);
                 actions.push(Action::Pause(Pause::Growing));
             }
@@ -262,8 +371,19 @@ impl State {
         actions
     }
 
-    fn answered(&mut self, sent: &Sent, answer: SyncAnswer, actions: &mut Vec<Action>) {
-        self.known = Some(Known { dictionary: answer.dictionary_revision, gaps: answer.gaps_known });
+    fn answered(
+        &mut self,
+        ticket: Ticket,
+        sent: &Sent,
+        answer: SyncAnswer,
+        took: Duration,
+        actions: &mut Vec<Action>,
+    ) {
+        self.knows(ticket, &answer);
+        // Not every answer says it.
+        if answer.fork != 0 && std::mem::replace(&mut self.fork, answer.fork) != answer.fork {
+            actions.push(Action::Tell(Notice::Fork(answer.fork)));
+        }
         let mut committed = Vec::with_capacity(answer.outcomes.len());
         let mut excuse = String::new();
         for outcome in answer.outcomes {
@@ -286,10 +406,11 @@ impl State {
         if taken > 0 {
             actions.push(Action::Acknowledge(ranges));
         }
-        self.move_on(sent);
+        // What the server did not take becomes backlog.
         let refused = sent.batches().saturating_sub(taken);
         if refused == 0 {
-            self.all_is_well(answer.max_request_bytes as usize, actions);
+            self.pace.answered(sent.bytes, took, answer.max_request_bytes as usize);
+            self.all_is_well(actions);
         } else {
             let notice = Notice::Retry { batches: refused, words: excuse };
             self.trouble(Trouble::Retry, notice, actions);
@@ -299,44 +420,33 @@ impl State {
         }
     }
 
-    fn all_is_well(&mut self, server_takes: usize, actions: &mut Vec<Action>) {
+    fn all_is_well(&mut self, actions: &mut Vec<Action>) {
         if self.trouble.take().is_some() {
             actions.push(Action::Tell(Notice::WorksAgain));
-        }
-        self.good += 1;
-        if self.good >= CEILING_HOLDS_FOR {
-            self.good = 0;
-            self.ceiling = self.ceiling.saturating_mul(2).min(self.limit);
         }
         self.good_without += 1;
         if self.good_without >= LEFT_OUT_FOR {
             self.good_without = 0;
             self.left_out.clear();
         }
-        if server_takes > 0 {
-            // An eighth is left for the report and the envelope.
-            self.ceiling = self.ceiling.min(server_takes / 8 * 7).max(LEAST_REQUEST);
-        }
-        self.bytes = self.bytes.saturating_mul(2).min(self.ceiling);
     }
 
-    fn lacking(&mut self, answer: &SyncAnswer, actions: &mut Vec<Action>) {
-        let told = Known { dictionary: answer.dictionary_revision, gaps: answer.gaps_known };
+    fn lacking(&mut self, ticket: Ticket, sent: &Sent, answer: &SyncAnswer, actions: &mut Vec<Action>) {
+        self.take_back(sent);
+        self.knows(ticket, answer);
         // The first time we just do what it says. A server that says it again is not well.
-        if self.known.replace(told) == Some(told) {
-            let words = format!("it asks again for dictionary entries after {}", told.dictionary);
+        if sent.dictionary_after == answer.dictionary_revision {
+            let words = format!("it asks again for dictionary entries after {}", answer.dictionary_revision);
             self.trouble(Trouble::Strange, Notice::Strange(words), actions);
             actions.push(Action::Pause(Pause::Growing));
         }
     }
 
     fn too_large(&mut self, sent: &Sent, actions: &mut Vec<Action>) {
-        self.good = 0;
         let alone =
             sent.fresh.first().or(sent.backlog.first()).filter(|_| sent.batches() == 1 && sent.others == 0);
         if let Some(&sequence) = alone {
             // It cannot be split. It stays in the buffer; the others go on.
-            self.move_on(sent);
             self.good_without = 0;
             self.left_out.push(sequence);
             if self.left_out.len() > MOST_LEFT_OUT {
@@ -346,24 +456,37 @@ impl State {
             self.trouble(Trouble::BatchTooLarge, notice, actions);
             actions.push(Action::Pause(Pause::Growing));
         } else if sent.is_empty() {
-            self.trouble(
-                Trouble::Strange,
-                Notice::Strange("it finds a mere report too large".into()),
-                actions,
-            );
+            let notice = Notice::Strange("it finds a mere report too large".into());
+            self.trouble(Trouble::Strange, notice, actions);
             actions.push(Action::Pause(Pause::Longest));
+        } else {
+            self.take_back(sent);
         }
-        self.ceiling = (sent.bytes.min(self.ceiling) / 2).max(LEAST_REQUEST);
-        self.bytes = self.bytes.min(self.ceiling);
+        self.pace.too_large(sent.bytes);
     }
 
-    /// Both lanes go on behind what was sent. What the server did not take becomes backlog.
-    fn move_on(&mut self, sent: &Sent) {
-        if let (Some(last), Some(from)) = (sent.fresh.last(), self.fresh_from.as_mut()) {
-            *from = (*from).max(last + 1);
+    fn knows(&mut self, ticket: Ticket, answer: &SyncAnswer) {
+        if ticket >= self.known_by {
+            self.known = Some(Known { dictionary: answer.dictionary_revision, gaps: answer.gaps_known });
+            self.known_by = ticket;
         }
-        if let Some(last) = sent.backlog.last() {
-            self.backlog_from = last + 1;
+    }
+
+    /// Both lanes go back to what was sent, each to its own.
+    fn take_back(&mut self, sent: &Sent) {
+        if let (Some(first), Some(from)) = (sent.fresh.first(), self.fresh_from.as_mut()) {
+            *from = (*from).min(*first);
+        }
+        if let Some(first) = sent.backlog.first() {
+            self.goes_back_to(*first);
+        }
+    }
+
+    /// The connection does not work: what was sent, and what is appended until it does, is backlog.
+    fn came_to_nothing(&mut self, sent: &Sent) {
+        self.fresh_from = None;
+        for first in sent.fresh.first().into_iter().chain(sent.backlog.first()) {
+            self.goes_back_to(*first);
         }
     }
 
@@ -371,6 +494,12 @@ impl State {
         if self.trouble.replace(trouble) != Some(trouble) {
             actions.push(Action::Tell(notice));
         }
+    }
+}
+
+impl Flight {
+    fn drains(&self) -> bool {
+        !self.sent.backlog.is_empty()
     }
 }
 

@@ -3,15 +3,19 @@ use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use forebay_protocols::boot_time::wall_offset_micros;
 use forebay_protocols::reading::{DataType, Point, PointId, PointKind};
 use forebay_protocols::sync::batch::Sequence;
+use forebay_protocols::sync::ranges::Ranges;
 use forebay_protocols::sync::wire::sync_answer::{Outcome, Verdict};
 use forebay_protocols::sync::wire::{SyncAnswer, SyncRequest};
 use tokio::sync::Notify;
 
 use super::peer::{Behaviour, Server};
 use super::*;
-use crate::buffer::{Status, Stored};
+use crate::buffer::{Revived, Status, Stored};
+use prost::Message;
+use tokio::time::timeout;
 
 const EPOCH: Epoch = Epoch([9; 16]);
 const BOOT: [u8; 8] = [7; 8];
@@ -22,6 +26,11 @@ struct Shelf {
     batches: Mutex<BTreeMap<u64, Stored>>,
     points: Mutex<Vec<Arc<Point>>>,
     gaps: Mutex<Vec<wire::Gap>>,
+    /// What was acknowledged, and is still there or not.
+    tail: Mutex<BTreeMap<u64, Option<Stored>>>,
+    openings: Mutex<Vec<wire::Opening>>,
+    greeted: Mutex<Vec<[u8; 8]>>,
+    revived: Mutex<Vec<Revived>>,
     appended: Notify,
     /// Wakes when something was acknowledged.
     forgotten: Notify,
@@ -83,10 +92,9 @@ impl Backlog for Arc<Shelf> {
         Ok(fits.map(|(_, stored)| stored.clone()).collect())
     }
     async fn acknowledge(&self, ranges: Vec<RangeInclusive<u64>>) -> Result<(), BufferError> {
-        self.batches
-            .lock()
-            .unwrap()
-            .retain(|sequence, _| !ranges.iter().any(|range| range.contains(sequence)));
+        let mut batches = self.batches.lock().unwrap();
+        let known = batches.extract_if(.., |sequence, _| ranges.iter().any(|range| range.contains(sequence)));
+        self.tail.lock().unwrap().extend(known.map(|(sequence, stored)| (sequence, Some(stored))));
         self.forgotten.notify_one();
         Ok(())
     }
@@ -101,6 +109,36 @@ impl Backlog for Arc<Shelf> {
     fn status(&self) -> Status {
         let newest = self.batches.lock().unwrap().keys().last().copied().map(Sequence);
         Status { newest, ..Status::default() }
+    }
+    async fn openings(&self) -> Result<Vec<wire::Opening>, BufferError> {
+        Ok(self.openings.lock().unwrap().clone())
+    }
+    async fn greeted(&self, opening: [u8; 8]) -> Result<(), BufferError> {
+        self.greeted.lock().unwrap().push(opening);
+        Ok(())
+    }
+    async fn acknowledged(&self) -> Result<Ranges, BufferError> {
+        let mut ranges = Ranges::default();
+        for &sequence in self.tail.lock().unwrap().keys() {
+            ranges.insert(sequence..=sequence);
+        }
+        Ok(ranges)
+    }
+    async fn revive(&self, ranges: Vec<RangeInclusive<u64>>) -> Result<Revived, BufferError> {
+        let mut revived = Revived::default();
+        let (mut tail, mut batches) = (self.tail.lock().unwrap(), self.batches.lock().unwrap());
+        for sequence in ranges.into_iter().flatten() {
+            match tail.remove(&sequence) {
+                Some(Some(stored)) => {
+                    batches.insert(sequence, stored);
+                    revived.batches += 1;
+                }
+                Some(None) => revived.lost += 1,
+                None => {}
+            }
+        }
+        self.revived.lock().unwrap().push(revived);
+        Ok(revived)
     }
     async fn appended(&self) {
         self.appended.notified().await;
@@ -149,6 +187,11 @@ fn bench_before_joining(peer: Peer, heartbeat: Duration, joined: bool, stock: im
             heartbeat,
             backoff: Backoff::new(Duration::from_millis(1), Duration::from_millis(5)).unwrap(),
             look_for_identity: Duration::from_millis(2),
+            order: Order::FreshFirst,
+            connections: 4,
+            limits: Limits::default(),
+            proxy: None,
+            spread: Duration::ZERO,
         },
         finish: finish.clone(),
         give_up: CancellationToken::new(),
@@ -388,7 +431,7 @@ async fn a_gateway_that_woke_without_the_time_corrects_every_batch_from_the_firs
     let server = Server::start().await;
     let bench = bench(server.peer(), SELDOM, |shelf| shelf.append(1..=3, 100, 1));
     bench.shelf.until_empty().await;
-    let truth = forebay_protocols::boot_time::wall_offset_micros();
+    let truth = wall_offset_micros();
     let corrections = server.corrections();
     assert_eq!(corrections.len(), 3);
     for correction in corrections {
