@@ -130,6 +130,10 @@ pub struct BootKnown {
     pub last_us: i64,
     /// The wall offset believed then.
     pub believed_offset_us: i64,
+    /// The wall offset that the system's clock showed when this boot first opened the buffer, before
+    /// anybody set it right: says how long the power was off, if the clock kept running meanwhile.
+    /// `None` in books of older versions.
+    pub first_offset_us: Option<i64>,
     /// Was that the truth, as far as the gateway knew?
     pub synchronised: bool,
     /// The true wall offset, if the boot learnt it, before or after.
