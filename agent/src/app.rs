@@ -82,7 +82,8 @@ async fn build(config: Agent, ending: &Ending) -> anyhow::Result<(Supervisor, Bu
     for repair in &opening.repairs {
         warn!("The buffer was mended: {repair}.");
     }
-    let clock = Clock::open(&state_dir, opening.boot_counter);
+    let clock = Clock::open(&state_dir);
+    clock.place(opening.boot_counter, &opening.boots);
     let books = Books::open(opening.counts);
     let progress = Progress::default();
     let (handovers, to_batcher) = mpsc::channel::<Handover>(HANDOVERS);

@@ -2,20 +2,30 @@
 //!
 //! Readings are stamped with boot time, which is never wrong. This file keeps the one number that
 //! turns boot time into wall time, where it comes from, and what it should have been in batches
-//! that were encoded before it was known. The system's clock is believed while it is synchronised
-//! or agrees with the server; else the server's time is, which came with an authenticated answer.
+//! and gap records that were written down before it was known, in this boot or an earlier one
+//! (`boots`). The system's clock is believed while it is synchronised or agrees with the server;
+//! else the server's time is, which came with an authenticated answer. A clock that says it is
+//! synchronised and is an hour off was set by somebody since, and is not believed either.
+
+pub mod boots;
+pub mod keeping;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use std::{fs, io};
+use std::{fmt, fs, io};
 
 use forebay_protocols::boot_time::{BootTime, wall_offset_micros};
 use forebay_protocols::sync::batch::Boot;
 use forebay_protocols::sync::tls::EARLIEST_TIME;
 use forebay_protocols::sync::wire;
 use rustls_pki_types::UnixTime;
+use tokio::sync::Notify;
+use tracing::warn;
+
+use self::boots::{Solved, Sure, solve};
+use crate::buffer::BootKnown;
 
 /// No clock that shows less can be right.
 const BUILT_US: i64 = EARLIEST_TIME * 1_000_000;
@@ -23,6 +33,11 @@ const BUILT_US: i64 = EARLIEST_TIME * 1_000_000;
 const FAR_FUTURE_US: i64 = BUILT_US + 30 * 365 * 86_400_000_000;
 /// The system's clock is believed if it is this close to the server's.
 const AGREEMENT_US: i64 = 1_000_000;
+/// One that claims to be synchronised is believed up to here: the server's own may be wrong too.
+const CLAIM_US: i64 = 3_600_000_000;
+/// Two offsets that differ by less are one: a small gateway may be kept from its work for so long
+/// between its looks at two clocks.
+const SAME_US: i64 = 10_000;
 /// How much the boot clock may drift: microseconds in a second. Cheap crystals do 20 to 50.
 const DRIFT_PPM: i64 = 50;
 /// How often the last good time is written down: flash wears.
@@ -31,25 +46,45 @@ const REMEMBER_EVERY: Duration = Duration::from_secs(3600);
 const TIMESYNC: &str = "/run/systemd/timesync/synchronized";
 
 /// The gateway's clock. Cheap to clone; every clone is the same clock.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Clock(Arc<Inner>);
 
-#[derive(Debug)]
 struct Inner {
-    counter: u64,
     id: [u8; 8],
     /// Where the last good time is kept.
     file: PathBuf,
+    system: System,
     learnt: Mutex<Learnt>,
+    /// Told when the server's time was heard.
+    news: Notify,
 }
 
-#[derive(Debug)]
+/// Looks at the system's clock.
+type System = Box<dyn Fn() -> Shown + Send + Sync>;
+
+/// What the system's clock shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Shown {
+    /// Microseconds to add to boot time for what it shows.
+    offset_us: i64,
+    /// Does it say that it is synchronised?
+    claims: bool,
+}
+
 struct Learnt {
+    /// The present boot's number; 0 until the buffer is open.
+    counter: u64,
+    /// As the buffer knows them, the present one last; empty until it is open.
+    boots: Vec<BootKnown>,
+    /// Where they lie, and the belief about the present that this was worked out with.
+    solved: Option<(Belief, Vec<Solved>)>,
     /// What the server's answers say.
     server: Option<Estimate>,
     /// Wall time that has certainly passed, microseconds since 1970.
     floor_us: i64,
     remembered: Option<BootTime>,
+    /// The system's clock claims to be synchronised, is not, and that was said.
+    doubted: bool,
 }
 
 /// The wall offset according to the server.
@@ -60,13 +95,42 @@ struct Estimate {
     at: BootTime,
 }
 
-/// What to add to boot time, and whether that can be trusted.
+/// What to add to boot time, and whose word that is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Belief {
     /// Microseconds to add to boot time for wall time.
     pub offset_us: i64,
-    /// From a synchronised system clock or from the server.
-    pub synchronised: bool,
+    /// Where it comes from.
+    pub source: Source,
+}
+
+/// Whom the gateway believes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The system's clock: it is synchronised, or the server says the same.
+    System,
+    /// The server: the system's clock is wrong.
+    Server,
+    /// Nobody: this is what the system's clock shows, and it may be anything.
+    Nobody,
+}
+
+impl Belief {
+    /// Can it be trusted?
+    pub fn synchronised(&self) -> bool {
+        self.source != Source::Nobody
+    }
+}
+
+impl Source {
+    /// The word for it in `/status` and `/metrics`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::System => "system",
+            Self::Server => "server",
+            Self::Nobody => "nobody",
+        }
+    }
 }
 
 /// The clock for brokers' and servers' certificates.
@@ -79,31 +143,95 @@ impl rustls::time_provider::TimeProvider for Clock {
     }
 }
 
+impl fmt::Debug for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Clock").field("belief", &self.belief()).finish_non_exhaustive()
+    }
+}
+
 impl Clock {
-    /// The clock of this boot, the `counter`th, with the last good time found in `state_dir`.
-    pub fn open(state_dir: &Path, counter: u64) -> Self {
-        Self::with_boot_id(state_dir, counter, boot_id())
+    /// The clock of this boot, with the last good time found in `state_dir`. The boot has no number
+    /// until [`Clock::place`].
+    pub fn open(state_dir: &Path) -> Self {
+        let system = || Shown { offset_us: wall_offset_micros(), claims: Path::new(TIMESYNC).exists() };
+        Self::with_system(state_dir, boot_id(), Box::new(system))
     }
 
     /// As [`Clock::open`], in a boot of one's own choice.
+    #[cfg(test)]
     pub(crate) fn with_boot_id(state_dir: &Path, counter: u64, id: [u8; 8]) -> Self {
+        let system = || Shown { offset_us: wall_offset_micros(), claims: Path::new(TIMESYNC).exists() };
+        let clock = Self::with_system(state_dir, id, Box::new(system));
+        clock.place(counter, &[]);
+        clock
+    }
+
+    fn with_system(state_dir: &Path, id: [u8; 8], system: System) -> Self {
         let file = state_dir.join("last-good-time");
         let kept = fs::read_to_string(&file).ok().and_then(|text| text.trim().parse::<i64>().ok());
         let floor_us = kept.filter(|us| *us < FAR_FUTURE_US).unwrap_or(BUILT_US).max(BUILT_US);
-        let learnt = Mutex::new(Learnt { server: None, floor_us, remembered: None });
-        Self(Arc::new(Inner { counter, id, file, learnt }))
+        let learnt = Mutex::new(Learnt {
+            counter: 0,
+            boots: Vec::new(),
+            solved: None,
+            server: None,
+            floor_us,
+            remembered: None,
+            doubted: false,
+        });
+        Self(Arc::new(Inner { id, file, system, learnt, news: Notify::new() }))
+    }
+
+    /// The buffer is open: this is the `counter`th boot, and these are all it remembers.
+    pub fn place(&self, counter: u64, boots: &[BootKnown]) {
+        let shown = (self.0.system)();
+        let mut boots: Vec<_> = boots.iter().copied().filter(|boot| boot.counter <= counter).collect();
+        boots.sort_by_key(|boot| boot.counter);
+        if boots.last().is_none_or(|last| last.counter < counter) {
+            boots.push(BootKnown {
+                counter,
+                id: self.0.id,
+                last_us: 0,
+                believed_offset_us: shown.offset_us,
+                first_offset_us: Some(shown.offset_us),
+                synchronised: false,
+                learnt_offset_us: None,
+            });
+        }
+        self.learnt(|learnt| {
+            // What an earlier run of the agent learnt in this boot is as good as ever.
+            let told = boots.last().and_then(|present| {
+                let at = BootTime(present.last_us.max(0));
+                let uncertainty_us = AGREEMENT_US;
+                present.learnt_offset_us.map(|offset_us| Estimate { offset_us, uncertainty_us, at })
+            });
+            learnt.server = learnt.server.or(told);
+            learnt.counter = counter;
+            learnt.boots = boots;
+            learnt.solved = None;
+        });
     }
 
     /// What is believed now.
     pub fn belief(&self) -> Belief {
-        let system = Belief { offset_us: wall_offset_micros(), synchronised: Path::new(TIMESYNC).exists() };
-        believe(system, self.learnt(|learnt| learnt.server))
+        believe((self.0.system)(), self.learnt(|learnt| learnt.server))
+    }
+
+    /// How far the system's clock is ahead of what is believed, microseconds.
+    pub fn system_ahead_us(&self) -> i64 {
+        (self.0.system)().offset_us.saturating_sub(self.belief().offset_us)
     }
 
     /// The boot as a batch encoded now states it.
     pub fn boot(&self) -> Boot {
-        let Belief { offset_us, synchronised } = self.belief();
-        Boot { counter: self.0.counter, id: self.0.id, wall_offset_us: offset_us, synchronised }
+        let belief = self.belief();
+        let (counter, synchronised) = (self.boot_counter(), belief.synchronised());
+        Boot { counter, id: self.0.id, wall_offset_us: belief.offset_us, synchronised }
+    }
+
+    /// The boot's number; 0 until the buffer is open.
+    pub fn boot_counter(&self) -> u64 {
+        self.learnt(|learnt| learnt.counter)
     }
 
     /// Wall time now, microseconds since 1970, as believed.
@@ -117,36 +245,65 @@ impl Clock {
             return;
         }
         let heard = Estimate::from_answer(server_us, asked, answered);
-        self.learnt(|learnt| {
-            learnt.server = Some(learnt.server.map_or(heard, |known| known.better_of(heard)));
+        let shown = (self.0.system)();
+        let apart_us = self.learnt(|learnt| {
+            let server = learnt.server.map_or(heard, |known| known.better_of(heard));
+            learnt.server = Some(server);
             learnt.floor_us = learnt.floor_us.max(server_us);
+            let apart_us = shown.offset_us.saturating_sub(server.offset_us);
+            let doubtful = shown.claims && !server.allows(shown.offset_us, CLAIM_US);
+            let news = doubtful && !learnt.doubted;
+            learnt.doubted = doubtful;
+            news.then_some(apart_us)
         });
+        if let Some(apart_us) = apart_us {
+            let (apart, ahead) = (Duration::from_micros(apart_us.unsigned_abs()), apart_us > 0);
+            warn!(
+                "The system's clock is {} h {} the server's though it says that it is synchronised: somebody has set it since. The server's time is used until they agree; look at the clock of this gateway.",
+                apart.as_secs() / 3600,
+                if ahead { "ahead of" } else { "behind" },
+            );
+        }
+        self.0.news.notify_one();
     }
 
-    /// To be added to the wall offset of a batch that says `boot`. Zero where the batch knew the
-    /// time, where nobody knows it yet, and for earlier boots, which the server has to bracket.
-    pub fn correction_us(&self, boot: &Boot) -> i64 {
-        if boot.synchronised || boot.id != self.0.id {
-            return 0;
-        }
-        match self.belief() {
-            Belief { synchronised: true, offset_us } => offset_us.saturating_sub(boot.wall_offset_us),
-            Belief { synchronised: false, .. } => 0,
-        }
+    /// Waits until the server's time was heard since the last call. One waiter at a time: `keeping`.
+    pub async fn news(&self) {
+        self.0.news.notified().await;
     }
 
     /// What to add to the wall offset of a batch that says `boot`, and where that comes from.
     pub fn correction(&self, boot: &Boot) -> (i64, wire::sent_batch::Clock) {
-        match self.correction_us(boot) {
-            0 => (0, wire::sent_batch::Clock::Stated),
-            us => (us, wire::sent_batch::Clock::Corrected),
-        }
+        let Boot { counter, id, wall_offset_us, synchronised } = *boot;
+        let solved = self.solved(|solved| solved.id == id && (solved.counter == counter || id == self.0.id));
+        solved.map_or((0, wire::sent_batch::Clock::Stated), |solved| {
+            solved.differs(wall_offset_us, synchronised)
+        })
+    }
+
+    /// As [`Clock::correction`], the number alone.
+    pub fn correction_us(&self, boot: &Boot) -> i64 {
+        self.correction(boot).0
     }
 
     /// A gap record as the server shall have it: both ends corrected as batches of their boots
     /// would be, and without the clocks they were written down by.
     pub fn resolve(&self, gap: wire::Gap) -> wire::Gap {
-        wire::Gap { start: None, end: None, ..gap }
+        let right = |us: i64, end: Option<wire::GapEnd>| {
+            let Some(wire::GapEnd { boot, wall_offset_us, synchronised }) = end else { return us };
+            let solved = self.solved(|solved| solved.counter == boot);
+            us.saturating_add(solved.map_or(0, |solved| solved.differs(wall_offset_us, synchronised).0))
+        };
+        let (from_us, to_us) = (right(gap.from_us, gap.start), right(gap.to_us, gap.end));
+        wire::Gap { from_us, to_us: to_us.max(from_us), start: None, end: None, ..gap }
+    }
+
+    /// Earlier boots that the buffer remembers and of which nobody knows exactly when they were.
+    pub fn boots_unsure(&self) -> usize {
+        self.with_solved(|solved| {
+            let (_, earlier) = solved.split_last().unzip();
+            earlier.unwrap_or(&[]).iter().filter(|boot| boot.sure != Sure::Exact).count()
+        })
     }
 
     /// A moment that has certainly passed, in seconds since 1970. TLS judges certificates by this or
@@ -179,8 +336,52 @@ impl Clock {
         Ok(())
     }
 
+    fn solved(&self, wanted: impl Fn(&Solved) -> bool) -> Option<Solved> {
+        self.with_solved(|solved| solved.iter().rev().copied().find(|solved| wanted(solved)))
+    }
+
+    /// Looks at the boots as they lie by what is believed now. Worked out anew only when that changed.
+    fn with_solved<T>(&self, look: impl FnOnce(&[Solved]) -> T) -> T {
+        let belief = self.belief();
+        self.learnt(|learnt| {
+            let same = |(then, _): &(Belief, _)| then.is_as_good_as(belief);
+            if !learnt.solved.as_ref().is_some_and(same) {
+                let mut boots = learnt.boots.clone();
+                if let Some(present) = boots.last_mut() {
+                    present.id = self.0.id;
+                    present.believed_offset_us = belief.offset_us;
+                    present.synchronised = belief.synchronised();
+                    present.learnt_offset_us = belief.synchronised().then_some(belief.offset_us);
+                }
+                learnt.solved = Some((belief, solve(&boots, BUILT_US..FAR_FUTURE_US)));
+            }
+            look(learnt.solved.as_ref().map_or(&[], |(_, solved)| solved))
+        })
+    }
+
     fn learnt<T>(&self, look: impl FnOnce(&mut Learnt) -> T) -> T {
         look(&mut self.0.learnt.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Belief {
+    fn is_as_good_as(&self, other: Self) -> bool {
+        let apart = self.offset_us.saturating_sub(other.offset_us).saturating_abs();
+        self.synchronised() == other.synchronised() && apart <= SAME_US
+    }
+}
+
+impl Solved {
+    /// What to add to an offset that was stated in this boot.
+    fn differs(&self, stated_us: i64, synchronised: bool) -> (i64, wire::sent_batch::Clock) {
+        let us = self.offset_us.saturating_sub(stated_us);
+        // NTP is better than what the server said, unless the clock was set by hand since.
+        let near = if synchronised { CLAIM_US } else { SAME_US };
+        match self.sure {
+            Sure::Exact if us.saturating_abs() > near => (us, wire::sent_batch::Clock::Corrected),
+            Sure::Exact | Sure::Believed => (0, wire::sent_batch::Clock::Stated),
+            Sure::Bracketed { .. } => (us, wire::sent_batch::Clock::Bracketed),
+        }
     }
 }
 
@@ -198,19 +399,23 @@ impl Estimate {
         let blurred = self.uncertainty_us.saturating_add(age_s.saturating_mul(DRIFT_PPM));
         if later.uncertainty_us <= blurred { later } else { self }
     }
+
+    /// Is another offset within `tolerance_us` of what the server may have meant?
+    fn allows(&self, offset_us: i64, tolerance_us: i64) -> bool {
+        let apart = self.offset_us.saturating_sub(offset_us).saturating_abs();
+        apart <= self.uncertainty_us.saturating_add(tolerance_us)
+    }
 }
 
-fn believe(system: Belief, server: Option<Estimate>) -> Belief {
+fn believe(system: Shown, server: Option<Estimate>) -> Belief {
+    let Shown { offset_us, claims } = system;
+    // Somebody we do not know of (chrony, a battery clock) may keep it well: it jitters less.
+    let tolerance = if claims { CLAIM_US } else { AGREEMENT_US };
     match server {
-        _ if system.synchronised => system,
-        None => system,
-        Some(server) => {
-            let apart = server.offset_us.saturating_sub(system.offset_us).saturating_abs();
-            // Somebody we do not know of (chrony, a battery clock) keeps it well: it jitters less.
-            let agrees = apart <= server.uncertainty_us.saturating_add(AGREEMENT_US);
-            let offset_us = if agrees { system.offset_us } else { server.offset_us };
-            Belief { offset_us, synchronised: true }
-        }
+        None if claims => Belief { offset_us, source: Source::System },
+        None => Belief { offset_us, source: Source::Nobody },
+        Some(server) if server.allows(offset_us, tolerance) => Belief { offset_us, source: Source::System },
+        Some(server) => Belief { offset_us: server.offset_us, source: Source::Server },
     }
 }
 
@@ -229,91 +434,4 @@ fn boot_id() -> [u8; 8] {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: i64 = 1_000_000;
-    const TRUE_US: i64 = BUILT_US + 86_400 * SECOND;
-
-    fn clock(dir: &Path) -> Clock {
-        Clock::with_boot_id(dir, 1, [7; 8])
-    }
-
-    fn estimate(offset_us: i64, uncertainty_us: i64, at_s: i64) -> Estimate {
-        Estimate { offset_us, uncertainty_us, at: BootTime(at_s * SECOND) }
-    }
-
-    #[test]
-    fn whom_the_gateway_believes() {
-        let synchronised = Belief { offset_us: 100 * SECOND, synchronised: true };
-        let free = Belief { synchronised: false, ..synchronised };
-        let near = estimate(100 * SECOND + SECOND / 2, 10_000, 0);
-        let far = estimate(900 * SECOND, 10_000, 0);
-        assert_eq!(believe(free, None), free, "alone, the system's clock is all there is");
-        assert_eq!(believe(synchronised, Some(far)), synchronised, "NTP is better than an answer");
-        assert_eq!(believe(free, Some(near)), synchronised, "a clock that agrees is kept");
-        let corrected = Belief { offset_us: 900 * SECOND, synchronised: true };
-        assert_eq!(believe(free, Some(far)), corrected, "a clock that does not is not");
-    }
-
-    #[test]
-    fn a_slow_answer_does_not_blur_a_sharp_estimate_until_the_crystal_has_drifted() {
-        let sharp = estimate(5 * SECOND, 2_000, 0);
-        let slow = estimate(6 * SECOND, 400_000, 60);
-        assert_eq!(sharp.better_of(slow), sharp);
-        let slow_but_days_later = Estimate { at: BootTime(86_400 * SECOND), ..slow };
-        assert_eq!(sharp.better_of(slow_but_days_later), slow_but_days_later);
-    }
-
-    #[test]
-    fn the_server_is_believed_to_have_answered_half_way() {
-        let heard = Estimate::from_answer(TRUE_US, BootTime(10 * SECOND), BootTime(12 * SECOND));
-        assert_eq!(
-            heard,
-            Estimate { offset_us: TRUE_US - 11 * SECOND, uncertainty_us: SECOND, at: BootTime(12 * SECOND) }
-        );
-    }
-
-    #[test]
-    fn batches_encoded_before_the_time_was_known_are_corrected_and_others_are_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let clock = clock(dir.path());
-        let now = BootTime::now();
-        // Two days ahead of this machine: surely no agreement.
-        let server_us = forebay_protocols::boot_time::wall_micros().max(BUILT_US) + 2 * 86_400 * SECOND;
-        clock.learn(server_us, now, now);
-        if clock.belief().offset_us == wall_offset_micros() {
-            return; // This machine is synchronised by timesyncd and rightly believes itself.
-        }
-        let early = Boot { counter: 1, id: [7; 8], wall_offset_us: 1_000, synchronised: false };
-        assert_eq!(clock.correction_us(&early), server_us - now.0 - 1_000);
-        assert_eq!(clock.correction_us(&Boot { synchronised: true, ..early }), 0);
-        assert_eq!(clock.correction_us(&Boot { id: [8; 8], ..early }), 0, "another boot has another base");
-    }
-
-    #[test]
-    fn certificates_are_never_judged_by_a_time_that_has_passed() {
-        let dir = tempfile::tempdir().unwrap();
-        assert_eq!(clock(dir.path()).tls_floor(), BUILT_US / SECOND);
-        let later_us = BUILT_US + 400 * 86_400 * SECOND;
-        let first = clock(dir.path());
-        first.learn(later_us, BootTime::now(), BootTime::now());
-        assert!(first.tls_floor() >= later_us / SECOND);
-        first.remember().unwrap();
-        let after_restart = clock(dir.path());
-        assert!(after_restart.tls_floor() >= later_us / SECOND - 1, "forgotten over a restart");
-    }
-
-    #[test]
-    fn nonsense_in_the_file_or_from_the_server_is_not_believed() {
-        let dir = tempfile::tempdir().unwrap();
-        for text in ["", "yesterday", "9223372036854775807", "-5"] {
-            fs::write(dir.path().join("last-good-time"), text).unwrap();
-            let clock = clock(dir.path());
-            clock.learn(0, BootTime::now(), BootTime::now());
-            clock.learn(i64::MAX, BootTime::now(), BootTime::now());
-            assert_eq!(clock.tls_floor(), BUILT_US / SECOND, "{text}");
-            assert_eq!(clock.learnt(|learnt| learnt.server), None);
-        }
-    }
-}
+mod tests;

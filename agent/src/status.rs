@@ -115,7 +115,7 @@ impl Board {
             version: VERSION,
             uptime_s: BootTime::now().since(self.started).as_secs(),
             wall_us: self.clock.wall_us(),
-            synchronised: belief.synchronised,
+            synchronised: belief.synchronised(),
             ledger: self.books.ledger(&self.buffer),
             buffer: BufferShown {
                 backlog_batches: status.backlog_batches,

@@ -138,7 +138,7 @@ fn bench_of(
         flash: disk.clone(),
         encode,
         epoch: Epoch([1; 16]),
-        clock: Clock::open(dir.path(), 1),
+        clock: Clock::open(dir.path()),
         window,
         books: books.clone(),
         progress: Progress::default(),

@@ -96,7 +96,7 @@ async fn a_broker_hears_that_its_message_is_durable_before_our_goodbye() {
         flash: appender,
         encode: fittings::encoder(),
         epoch: opening.epoch,
-        clock: Clock::open(dir.path(), opening.boot_counter),
+        clock: Clock::open(dir.path()),
         window: AGES,
         books,
         progress: Progress::default(),

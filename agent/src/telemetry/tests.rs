@@ -20,7 +20,7 @@ fn window(dir: &std::path::Path) -> (Window, Books, watch::Sender<LinkStatus>) {
         buffer: Box::new(move || status),
         links: vec![("hall".into(), links)],
         uplink,
-        clock: Clock::open(dir, 7),
+        clock: Clock::open(dir),
         boot_counter: 7,
         started: BootTime::now(),
     };
