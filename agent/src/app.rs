@@ -2,9 +2,14 @@
 //!
 //! ```text
 //! links ──handovers──▶ batcher ──▶ buffer ──▶ uplink ──▶ server
+//!   └───silences────▶ recorder ──────┘
 //!    all seen by the board ──▶ telemetry, systemd, the server's report
 //! ```
+//!
+//! Links do not wait for the buffer: a store that takes long to open costs no reading, for the
+//! batcher opens it while handovers wait in their bounded channel.
 
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +17,7 @@ use anyhow::Context;
 use forebay_config::agent::{Agent, Telemetry};
 use forebay_config::field;
 use forebay_protocols::boot_time::BootTime;
+use forebay_protocols::sync::batch::Epoch;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -20,10 +26,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::backoff::Backoff;
-use crate::batcher::{Batcher, Handover};
-use crate::buffer::{Buffer, Settings as BufferSettings};
-use crate::clock::Clock;
+use crate::batcher::{Batcher, Handover, while_opening};
+use crate::buffer::{Appender, Buffer, BufferError, Opening, Settings as BufferSettings};
+use crate::clock::{Clock, keeping};
 use crate::fittings::{self, Fitter};
+use crate::gaps::{self, Recorder, Silences, Tally};
 use crate::ledger::Books;
 use crate::link::{Desk, LinkState, LinkStatus};
 use crate::status::{Board, VERSION};
@@ -34,6 +41,9 @@ use crate::uplink::{Settings as UplinkSettings, Uplink, UplinkStatus};
 
 /// The last thing the buffer does may take this long.
 const CLOSE_WITHIN: Duration = Duration::from_secs(3);
+/// The field is left alone for so long while the buffer opens. Another agent's hold on it shows at
+/// once, and then this one must not ask devices anything.
+const FIRST_LOOK: Duration = Duration::from_millis(100);
 /// Harvests between the links and the batcher. Full, it makes links wait.
 const HANDOVERS: usize = 64;
 /// The first pause after a link's fault.
@@ -41,12 +51,27 @@ const LINK_PAUSE: Duration = Duration::from_secs(1);
 /// Pauses between attempts at a disk that refuses.
 const DISK_PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
+/// The buffer's handles and what was found at its opening.
+type Opened = (Buffer, Appender, Opening);
+
+/// The buffer as everybody but the batcher sees it: open some day.
+type Seen = watch::Receiver<Option<OpenBuffer>>;
+
+#[derive(Clone)]
+struct OpenBuffer {
+    buffer: Buffer,
+    epoch: Epoch,
+}
+
 /// Runs the agent until SIGTERM, SIGINT or `ending.asked`, and through its orderly end.
 pub async fn run(config: Agent, ending: Ending) -> anyhow::Result<Verdict> {
     // First of all: a signal without a handler kills.
     let signals = Signals::listen().context("listen for signals")?;
     let grace = Grace::default();
-    let (mut supervisor, buffer) = build(config, &ending).await?;
+    let forebay_config::agent::Buffer { max_size, reserve, when_full, tail, durability_window: _ } = config.buffer;
+    let dir = config.state_dir.join("buffer");
+    let opening = Buffer::open(BufferSettings { dir, max_size, reserve, when_full, tail });
+    let (mut supervisor, buffer) = build(config, opening, &ending).await?;
     supervisor.attendant("signals", signals.run(ending.asked.clone(), ending.give_up.clone()));
     supervisor.attendant("farewell", async move {
         ending.asked.cancelled().await;
@@ -55,13 +80,14 @@ pub async fn run(config: Agent, ending: Ending) -> anyhow::Result<Verdict> {
     });
     systemd::ready();
     let verdict = supervisor.run(grace).await;
-    close(&buffer).await;
+    close(buffer).await;
     Ok(verdict)
 }
 
 /// A store that is closed opens without a look at its segments. One that hangs is left behind:
-/// nothing in it depends on this.
-async fn close(buffer: &Buffer) {
+/// nothing in it depends on this. Nor on one that never opened.
+async fn close(buffer: Seen) {
+    let Some(OpenBuffer { buffer, .. }) = buffer.borrow().clone() else { return };
     let words = match timeout(CLOSE_WITHIN, buffer.close()).await {
         Ok(Ok(())) => return,
         Ok(Err(error)) => error.to_string(),
@@ -70,35 +96,36 @@ async fn close(buffer: &Buffer) {
     warn!("The buffer could not be closed: {words}. The next start looks through its segments.");
 }
 
-/// Opens the buffer and starts every task.
-async fn build(config: Agent, ending: &Ending) -> anyhow::Result<(Supervisor, Buffer)> {
+/// Starts every task. `opening` opens the buffer; if it is refused at once, nothing is started.
+async fn build(
+    config: Agent,
+    opening: impl Future<Output = Result<Opened, BufferError>> + Send + 'static,
+    ending: &Ending,
+) -> anyhow::Result<(Supervisor, Seen)> {
     let Agent { site, gateway, state_dir, buffer, uplink, telemetry: Telemetry { listen }, log: _, links } =
         config;
-    let forebay_config::agent::Buffer { max_size, reserve, durability_window, when_full, tail } = buffer;
+    let window = buffer.durability_window;
     let started = BootTime::now();
+    let opening = look(opening).await?;
 
-    let store = BufferSettings { dir: state_dir.join("buffer"), max_size, reserve, when_full, tail };
-    let (buffer, appender, opening) = Buffer::open(store).await.context("open the buffer")?;
-    for repair in &opening.repairs {
-        warn!("The buffer was mended: {repair}.");
-    }
     let clock = Clock::open(&state_dir);
-    clock.place(opening.boot_counter, &opening.boots);
-    let books = Books::open(opening.counts);
-    let progress = Progress::default();
+    let (books, progress, tally) = (Books::default(), Progress::default(), Tally::default());
     let (handovers, to_batcher) = mpsc::channel::<Handover>(HANDOVERS);
+    let (open, seen) = watch::channel::<Option<OpenBuffer>>(None);
     let (uplink_status, uplink_seen) = watch::channel(UplinkStatus::default());
     let fitter = Arc::new(Fitter { site, gateway, state_dir, clock: clock.clone() });
 
     let mut supervisor = Supervisor::new(ending.clone());
-    let mut links_seen = Vec::with_capacity(links.len());
+    let (mut links_seen, mut silences) = (Vec::with_capacity(links.len()), Vec::with_capacity(links.len()));
     for (index, link) in links.into_iter().enumerate() {
         let (status, seen) = watch::channel(LinkStatus::default());
         links_seen.push((link.name.to_arc(), seen));
+        silences.push(Silences::default());
         let desk = DeskPlan {
             index,
             handovers: handovers.clone(),
             books: books.clone(),
+            silences: silences[index].clone(),
             status,
             stop: ending.stop_links.clone(),
             goodbye: ending.close_links.clone(),
@@ -111,43 +138,72 @@ async fn build(config: Agent, ending: &Ending) -> anyhow::Result<(Supervisor, Bu
     let board = Arc::new(Board {
         books: books.clone(),
         buffer: {
-            let buffer = buffer.clone();
-            Box::new(move || buffer.status())
+            let seen = seen.clone();
+            Box::new(move || seen.borrow().as_ref().map(|open| open.buffer.status()))
         },
         links: links_seen,
         uplink: uplink_seen,
         clock: clock.clone(),
-        boot_counter: opening.boot_counter,
+        gaps: tally.clone(),
         started,
     });
-    let batcher = Batcher {
-        flash: appender,
-        encode: fittings::encoder(),
-        epoch: opening.epoch,
-        clock: clock.clone(),
-        window: durability_window,
-        books,
-        progress: progress.clone(),
-        backoff: Backoff::new(DISK_PAUSES.0, DISK_PAUSES.1).context("pauses of the batcher")?,
-        hurry: ending.stop_links.clone(),
-        give_up: ending.give_up.clone(),
+    let recorder = Recorder { links: silences, clock: clock.clone(), tally };
+    let batcher = {
+        let (clock, recorder, progress) = (clock.clone(), recorder.clone(), progress.clone());
+        let (hurry, give_up) = (ending.stop_links.clone(), ending.give_up.clone());
+        let backoff = Backoff::new(DISK_PAUSES.0, DISK_PAUSES.1).context("pauses of the batcher")?;
+        async move {
+            let opened = while_opening(opening, &progress).await.context("open the buffer")?;
+            let (buffer, appender, opening) = opened;
+            let Opening { epoch, boot_counter, repairs, counts, boots, last_run } = opening;
+            for repair in repairs {
+                warn!("The buffer was mended: {repair}.");
+            }
+            info!(%epoch, boot = boot_counter, "The buffer is open.");
+            clock.place(boot_counter, &boots);
+            recorder.agent_was_down(&buffer, last_run, started).await?;
+            open.send_replace(Some(OpenBuffer { buffer: buffer.clone(), epoch }));
+            books.open(counts);
+            let batcher = Batcher {
+                flash: appender,
+                encode: fittings::encoder(),
+                epoch,
+                clock,
+                window,
+                books,
+                progress,
+                backoff,
+                hurry,
+                give_up,
+            };
+            batcher.run(to_batcher).await?;
+            // Here, so that the uplink's last requests carry what is silent still.
+            Ok(recorder.finish(&buffer).await?)
+        }
     };
-    supervisor.batcher(async move { Ok(batcher.run(to_batcher).await?) });
-    let uplink = Uplink {
-        backlog: buffer.clone(),
-        epoch: opening.epoch,
-        clock,
-        introduction: fitter.introduction(),
-        reporter: {
-            let board = board.clone();
-            Box::new(move || board.report())
-        },
-        status: uplink_status,
-        settings: UplinkSettings::new(uplink),
-        finish: ending.finish_uplink.clone(),
-        give_up: ending.give_up.clone(),
+    supervisor.batcher(batcher);
+    let uplink = {
+        let (seen, clock, board) = (seen.clone(), clock.clone(), board.clone());
+        let (finish, give_up) = (ending.finish_uplink.clone(), ending.give_up.clone());
+        async move {
+            let Some(OpenBuffer { buffer, epoch }) = open_unless(seen, &finish).await else { return Ok(()) };
+            let uplink = Uplink {
+                backlog: buffer,
+                epoch,
+                clock,
+                introduction: fitter.introduction(),
+                reporter: Box::new(move || board.report()),
+                status: uplink_status,
+                settings: UplinkSettings::new(uplink),
+                finish,
+                give_up,
+            };
+            uplink.run().await.context("read the buffer")
+        }
     };
-    supervisor.uplink(async move { uplink.run().await.context("read the buffer") });
+    supervisor.uplink(uplink);
+    attend_gaps(&mut supervisor, recorder, seen.clone(), ending.stop_links.clone());
+    attend_clock(&mut supervisor, clock, seen.clone(), ending.give_up.clone());
     if let Some(address) = listen {
         attend_telemetry(&mut supervisor, address, board.clone(), ending).await;
     }
@@ -160,8 +216,63 @@ async fn build(config: Agent, ending: &Ending) -> anyhow::Result<(Supervisor, Bu
         systemd::run(words, progress, stop).await;
         Ok(())
     });
-    info!(version = VERSION, links = board.links.len(), epoch = %opening.epoch, boot = opening.boot_counter, "Started.");
-    Ok((supervisor, buffer))
+    info!(version = VERSION, links = board.links.len(), "Started.");
+    Ok((supervisor, seen))
+}
+
+/// Waits for the buffer a moment. A refusal ends the agent before it has started anything.
+async fn look(
+    opening: impl Future<Output = Result<Opened, BufferError>> + Send + 'static,
+) -> anyhow::Result<impl Future<Output = Result<Opened, BufferError>> + Send + 'static> {
+    let mut opening = Box::pin(opening);
+    let early = match timeout(FIRST_LOOK, &mut opening).await {
+        Ok(opened) => Some(opened.context("open the buffer")?),
+        Err(_) => {
+            info!("The buffer takes its time to open. Devices are read meanwhile, and their readings held.");
+            None
+        }
+    };
+    Ok(async move {
+        match early {
+            Some(opened) => Ok(opened),
+            None => opening.await,
+        }
+    })
+}
+
+/// The buffer when it is open; `None` if `stop` comes first, or if it will not open.
+async fn open_unless(mut seen: Seen, stop: &CancellationToken) -> Option<OpenBuffer> {
+    tokio::select! {
+        biased;
+        open = seen.wait_for(Option::is_some) => match open {
+            Ok(open) => return open.clone(),
+            // The batcher is gone and the agent ends: not by us.
+            Err(_) => {}
+        },
+        () = stop.cancelled() => {}
+    }
+    stop.cancelled().await;
+    None
+}
+
+fn attend_gaps(supervisor: &mut Supervisor, recorder: Recorder, seen: Seen, stop: CancellationToken) {
+    supervisor.attendant("gaps", async move {
+        let Some(open) = open_unless(seen, &stop).await else { return Ok(()) };
+        Ok(recorder.run(&open.buffer, gaps::LOOK_EVERY, &stop).await?)
+    });
+}
+
+fn attend_clock(supervisor: &mut Supervisor, clock: Clock, seen: Seen, stop: CancellationToken) {
+    supervisor.attendant("clock", async move {
+        let Some(OpenBuffer { buffer, .. }) = open_unless(seen, &stop).await else { return Ok(()) };
+        let tell = |offset_us| {
+            let buffer = buffer.clone();
+            // A buffer that has stopped ends the agent by the batcher and the uplink.
+            async move { drop(buffer.learn_offset(offset_us).await) }
+        };
+        keeping::keep(clock, keeping::LOOK_EVERY, tell, stop).await;
+        Ok(())
+    });
 }
 
 /// What every life of a link's task gets anew.
@@ -169,6 +280,7 @@ struct DeskPlan {
     index: usize,
     handovers: mpsc::Sender<Handover>,
     books: Books,
+    silences: Silences,
     status: watch::Sender<LinkStatus>,
     stop: CancellationToken,
     goodbye: CancellationToken,
@@ -186,6 +298,7 @@ fn spawn_link(supervisor: &mut Supervisor, fitter: Arc<Fitter>, link: field::Lin
                 index: plan.index,
                 handovers: plan.handovers.clone(),
                 books: plan.books.clone(),
+                silences: plan.silences.clone(),
                 status: plan.status.clone(),
                 backoff: pauses.clone(),
                 stop: plan.stop.clone(),
@@ -266,3 +379,6 @@ impl Signals {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,7 +14,7 @@ use forebay_protocols::field::source::{Receipt, Sample};
 use forebay_protocols::reading::{Point, PointId, Reading, Value};
 use forebay_protocols::sync::batch::{Encoded, Epoch, Head, Sequence};
 use tokio::sync::mpsc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -101,6 +101,18 @@ pub struct Batcher<F, E> {
     pub hurry: CancellationToken,
     /// Cancelled when the agent will not wait for a refusing disk any longer.
     pub give_up: CancellationToken,
+}
+
+/// Waits for the buffer to open, and gives signs of life meanwhile: a large store on a slow card
+/// takes long, and a watchdog that ended us would only make it begin again.
+pub async fn while_opening<T>(opening: impl Future<Output = T>, progress: &Progress) -> T {
+    let mut opening = std::pin::pin!(opening);
+    loop {
+        progress.advance();
+        if let Ok(opened) = timeout(SIGN_OF_LIFE, opening.as_mut()).await {
+            return opened;
+        }
+    }
 }
 
 /// Why the batcher ended before its links did.

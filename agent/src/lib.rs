@@ -1,8 +1,8 @@
 //! Forebay's agent as a library: the binary, the demo and the tests run the same code.
 //!
 //! `app` is where everything meets. A reading goes `link` → `processing` → `batcher` → `buffer` →
-//! `uplink`; `supervisor` owns the tasks, `ledger` knows where every reading is, `clock` what time
-//! it is, and `status`, `telemetry`, `systemd` and `log` let others see.
+//! `uplink`; `supervisor` owns the tasks, `ledger` knows where every reading is, `gaps` where none
+//! was taken, `clock` what time it is, and `status`, `telemetry`, `systemd` and `log` let others see.
 
 pub mod app;
 pub mod backoff;
@@ -11,6 +11,7 @@ pub mod buffer;
 pub mod cli;
 pub mod clock;
 pub mod fittings;
+pub mod gaps;
 pub mod ledger;
 pub mod link;
 pub mod log;

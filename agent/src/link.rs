@@ -3,6 +3,7 @@
 //! - The only owner of reconnecting: jittered, growing pauses; seldom where the peer refuses us.
 //! - When a connection is lost each point gets one bad reading, so that charts show a hole.
 //! - A fault is logged once and counted after that. It is over when a connection has held.
+//! - Notes which device answers: the time in which one does not is a gap.
 //! - Waits for the batcher when the batcher waits for the disk: then devices are read later.
 //! - At the end it hangs up and keeps its connection until the batcher has confirmed what is in
 //!   hand: a broker that does not hear of it would send all of that again.
@@ -11,8 +12,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use forebay_protocols::boot_time::BootTime;
 use forebay_protocols::field::source::{DeviceNews, Harvest, LinkFault, Receipt, Sample, Source};
-use forebay_protocols::reading::{Fault, Quality, Stamp};
+use forebay_protocols::reading::{Clock, Fault, Point, Quality, Stamp};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +22,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::backoff::{Backoff, Waited, wait};
 use crate::batcher::Handover;
+use crate::gaps::Silences;
 use crate::ledger::Books;
 use crate::processing::{Processed, process};
 
@@ -97,6 +100,8 @@ pub struct Desk {
     pub handovers: mpsc::Sender<Handover>,
     /// The ledger's books.
     pub books: Books,
+    /// Who answers, and since when not.
+    pub silences: Silences,
     /// Seen by telemetry, systemd and the server.
     pub status: watch::Sender<LinkStatus>,
     /// Pauses between attempts.
@@ -130,6 +135,8 @@ impl<S: Source> Link<S> {
     /// Runs until `stop`, whatever the link does.
     pub async fn run(mut self) {
         let mut course = Course::default();
+        // Nobody is known yet, unless a life of this task before this one fell.
+        self.desk.silences.link_lost();
         self.desk.list_devices(&self.source);
         let stop = self.desk.stop.clone();
         loop {
@@ -200,7 +207,8 @@ impl<S: Source> Link<S> {
     /// Passes a harvest on. False if there is nobody left to take it.
     async fn hand_over(&mut self, harvest: Harvest, course: &mut Course) -> bool {
         let Harvest { samples, receipt, news, discarded } = harvest;
-        self.desk.heard(news, discarded, !samples.is_empty());
+        let answers = answers(&samples, self.source.points());
+        self.desk.heard(news, discarded, !samples.is_empty(), answers);
         if samples.is_empty() {
             // Nothing in it needs the disk. A broker sends only so many messages ahead of our word,
             // and foreign ones must not use that up until the next append.
@@ -255,6 +263,8 @@ impl<S: Source> Link<S> {
 
 impl Desk {
     fn list_devices(&self, source: &impl Source) {
+        let now = BootTime::now();
+        source.points().iter().for_each(|point| self.silences.expect(&point.device, now));
         self.status.send_modify(|status| {
             for point in source.points() {
                 if !status.devices.contains_key(&point.device) {
@@ -284,6 +294,7 @@ impl Desk {
     }
 
     fn faulted(&self, fault: &LinkFault, course: &mut Course) {
+        self.silences.link_lost();
         let attempts = self.backoff.attempts();
         if std::mem::replace(&mut course.fault_logged, true) {
             debug!(link = %self.name, attempts, "Still down: {fault}");
@@ -296,11 +307,21 @@ impl Desk {
         });
     }
 
-    fn heard(&self, news: Vec<DeviceNews>, discarded: u64, samples: bool) {
+    fn heard(
+        &self,
+        news: Vec<DeviceNews>,
+        discarded: u64,
+        samples: bool,
+        answers: Vec<(Arc<str>, BootTime)>,
+    ) {
+        let now = BootTime::now();
+        self.silences.heard(answers, now);
         for DeviceNews { device, answers, words } in &news {
             if *answers {
+                self.silences.heard([(device.clone(), now)], now);
                 info!(link = %self.name, %device, "The device answers.");
             } else {
+                self.silences.silent(device);
                 warn!(link = %self.name, %device, "The device does not answer: {words}.");
             }
         }
@@ -314,6 +335,24 @@ impl Desk {
             changed
         });
     }
+}
+
+/// Which devices said something, be it "no", and when.
+fn answers(samples: &[Sample], points: &[Point]) -> Vec<(Arc<str>, BootTime)> {
+    let now = BootTime::now();
+    let mut answers: Vec<(Arc<str>, BootTime)> = Vec::new();
+    for Sample { slot, stamp, quality, .. } in samples {
+        let Some(Point { device, .. }) = points.get(*slot) else { continue };
+        if matches!(quality, Quality::Bad(Fault::NoConnection | Fault::Silent)) {
+            continue;
+        }
+        let at = if stamp.clock == Clock::Boot { BootTime(stamp.micros) } else { now };
+        // A poll brings many samples of one device and one moment.
+        if answers.last().is_none_or(|(last, then)| !Arc::ptr_eq(last, device) || *then != at) {
+            answers.push((device.clone(), at));
+        }
+    }
+    answers
 }
 
 /// One bad reading for each of `points` points, all at this moment.

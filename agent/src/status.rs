@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::buffer;
 use crate::clock::Clock;
+use crate::gaps::Tally;
 use crate::ledger::{Books, Ledger};
 use crate::link::{LinkState, LinkStatus};
 use crate::uplink::UplinkStatus;
@@ -21,16 +22,16 @@ pub const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub struct Board {
     /// The ledger's books.
     pub books: Books,
-    /// The durable half of the ledger.
-    pub buffer: Box<dyn Fn() -> buffer::Status + Send + Sync>,
+    /// The durable half of the ledger; `None` until the buffer is open.
+    pub buffer: Box<dyn Fn() -> Option<buffer::Status> + Send + Sync>,
     /// Links by name, in the order of the configuration.
     pub links: Vec<(Arc<str>, watch::Receiver<LinkStatus>)>,
     /// The uplink.
     pub uplink: watch::Receiver<UplinkStatus>,
     /// The clock.
     pub clock: Clock,
-    /// The boot's number.
-    pub boot_counter: u64,
+    /// Gaps that were recorded.
+    pub gaps: Tally,
     /// When the agent started.
     pub started: BootTime,
 }
@@ -46,8 +47,14 @@ pub struct Snapshot {
     pub wall_us: i64,
     /// Is it trusted?
     pub synchronised: bool,
+    /// Where that comes from.
+    pub clock: ClockShown,
     /// Where every reading is.
     pub ledger: Ledger,
+    /// Readings by which the ledger does not close.
+    pub imbalance: u64,
+    /// Gaps recorded since the agent started.
+    pub gaps: GapsShown,
     /// What the flash holds.
     pub buffer: BufferShown,
     /// The way to the server.
@@ -60,17 +67,43 @@ pub struct Snapshot {
 #[derive(Clone, Debug, Serialize)]
 #[expect(missing_docs, reason = "the words say it")]
 pub struct BufferShown {
+    /// `opening`, `open`.
+    pub state: &'static str,
     pub backlog_batches: u64,
     pub backlog_bytes: u64,
     pub disk_bytes: u64,
     pub limit_bytes: u64,
+    pub tail_bytes: u64,
+    pub dropped_full: u64,
+    pub dropped_corrupt: u64,
+    pub dropped_thinned: u64,
     pub writable: bool,
+}
+
+/// The clock in a [`Snapshot`].
+#[derive(Clone, Debug, Serialize)]
+pub struct ClockShown {
+    /// Whose word it is: `system`, `server`, `nobody`.
+    pub source: &'static str,
+    /// Seconds that the system's clock is ahead of it.
+    pub system_ahead_s: f64,
+    /// Earlier boots that nobody knows exactly the time of.
+    pub boots_unsure: usize,
+}
+
+/// Gaps in a [`Snapshot`], by reason. Those for readings that are gone are the buffer's, and its
+/// dropped readings are counted there.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the words say it")]
+pub struct GapsShown {
+    pub device_silent: u64,
+    pub agent_down: u64,
 }
 
 /// The uplink in a [`Snapshot`].
 #[derive(Clone, Debug, Serialize)]
 pub struct UplinkShown {
-    /// `not_joined`, `connecting`, `up`, `troubled`.
+    /// `waiting` until the buffer is open, `not_joined`, `connecting`, `up`, `troubled`.
     pub state: &'static str,
     /// Why it is troubled, or what must be known while it is up.
     pub words: String,
@@ -109,30 +142,34 @@ pub struct DeviceShown {
 impl Board {
     /// Looks at everything once.
     pub fn snapshot(&self) -> Snapshot {
-        let status = (self.buffer)();
+        let buffer = BufferShown::new((self.buffer)());
         let belief = self.clock.belief();
+        let ledger = self.books.ledger(|| (self.buffer)().unwrap_or_default());
         Snapshot {
             version: VERSION,
             uptime_s: BootTime::now().since(self.started).as_secs(),
             wall_us: self.clock.wall_us(),
             synchronised: belief.synchronised(),
-            ledger: self.books.ledger(&self.buffer),
-            buffer: BufferShown {
-                backlog_batches: status.backlog_batches,
-                backlog_bytes: status.backlog_bytes,
-                disk_bytes: status.disk_bytes,
-                limit_bytes: status.limit_bytes,
-                writable: status.writable,
+            clock: ClockShown {
+                source: belief.source.word(),
+                system_ahead_s: self.clock.system_ahead_us() as f64 / 1e6,
+                boots_unsure: self.clock.boots_unsure(),
             },
-            uplink: UplinkShown::new(&self.uplink.borrow()),
+            ledger,
+            imbalance: ledger.imbalance(),
+            gaps: GapsShown { device_silent: self.gaps.device_silent(), agent_down: self.gaps.agent_down() },
+            uplink: match buffer.state {
+                "opening" => UplinkShown { state: "waiting", words: "the buffer is not open yet".into() },
+                _ => UplinkShown::new(&self.uplink.borrow()),
+            },
+            buffer,
             links: self.links.iter().map(|(name, link)| LinkShown::new(name, &link.borrow())).collect(),
         }
     }
 
     /// What the server is told with every request.
     pub fn report(&self) -> wire::Report {
-        let status = (self.buffer)();
-        let Snapshot { version, uptime_s, wall_us, synchronised, ledger, buffer, uplink: _, links } =
+        let Snapshot { version, uptime_s, wall_us, synchronised, ledger, buffer, links, .. } =
             self.snapshot();
         let devices = links.into_iter().flat_map(|link| {
             let LinkShown { name: link, devices, .. } = link;
@@ -145,7 +182,7 @@ impl Board {
         });
         wire::Report {
             version: version.into(),
-            boot_counter: self.boot_counter,
+            boot_counter: self.clock.boot_counter(),
             wall_us,
             synchronised,
             produced: ledger.produced,
@@ -161,10 +198,10 @@ impl Board {
             uptime_s,
             in_hand: ledger.in_hand,
             received_us: 0,
-            dropped_full: status.dropped_by.full,
-            dropped_corrupt: status.dropped_by.corrupt,
-            dropped_thinned: status.dropped_by.thinned,
-            tail_bytes: status.tail_bytes,
+            dropped_full: buffer.dropped_full,
+            dropped_corrupt: buffer.dropped_corrupt,
+            dropped_thinned: buffer.dropped_thinned,
+            tail_bytes: buffer.tail_bytes,
         }
     }
 
@@ -177,12 +214,35 @@ impl Board {
             "troubled" => "server out of reach",
             state => state,
         };
-        let disk = if buffer.writable { "" } else { " The disk refuses writes." };
+        let disk = match buffer.state {
+            "opening" => " The buffer is being opened; readings are held.",
+            _ if buffer.writable => "",
+            _ => " The disk refuses writes.",
+        };
         format!(
             "{up} of {} links up, {} readings in the buffer, uplink: {server}.{disk}",
             links.len(),
             ledger.backlog
         )
+    }
+}
+
+impl BufferShown {
+    fn new(status: Option<buffer::Status>) -> Self {
+        let state = if status.is_some() { "open" } else { "opening" };
+        let status = status.unwrap_or_default();
+        Self {
+            state,
+            backlog_batches: status.backlog_batches,
+            backlog_bytes: status.backlog_bytes,
+            disk_bytes: status.disk_bytes,
+            limit_bytes: status.limit_bytes,
+            tail_bytes: status.tail_bytes,
+            dropped_full: status.dropped_by.full,
+            dropped_corrupt: status.dropped_by.corrupt,
+            dropped_thinned: status.dropped_by.thinned,
+            writable: status.writable,
+        }
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::clock::Source;
 use crate::status::{Board, Snapshot};
 
 const PRODUCED: &str = "forebay_agent_readings_produced_total";
@@ -39,8 +40,15 @@ const LINK_UP: &str = "forebay_agent_link_up";
 const LINK_CONNECTIONS: &str = "forebay_agent_link_connections_total";
 const LINK_DISCARDED: &str = "forebay_agent_link_discarded_total";
 const DEVICE_ANSWERS: &str = "forebay_agent_device_answers";
+const BUFFER_TAIL: &str = "forebay_agent_buffer_tail_bytes";
+const BUFFER_OPEN: &str = "forebay_agent_buffer_open";
+const IMBALANCE: &str = "forebay_agent_ledger_imbalance_readings";
+const GAPS: &str = "forebay_agent_gaps_recorded_total";
 const UPLINK_UP: &str = "forebay_agent_uplink_up";
 const CLOCK_SYNCHRONISED: &str = "forebay_agent_clock_synchronised";
+const CLOCK_SOURCE: &str = "forebay_agent_clock_source";
+const CLOCK_AHEAD: &str = "forebay_agent_clock_system_ahead_seconds";
+const CLOCK_UNSURE: &str = "forebay_agent_clock_boots_unsure";
 const UPTIME: &str = "forebay_agent_uptime_seconds";
 const MEMORY_PEAK: &str = "forebay_agent_memory_peak_bytes";
 
@@ -99,6 +107,10 @@ impl Window {
         match request.uri().path() {
             "/livez" => text(StatusCode::OK, "alive\n"),
             "/readyz" if self.ending.is_cancelled() => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
+            "/readyz" if (self.board.buffer)().is_none() => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "opening the buffer; links are started, readings are held\n",
+            ),
             "/readyz" => text(StatusCode::OK, "ready: the buffer is open and links are started\n"),
             "/metrics" => respond(StatusCode::OK, "text/plain; version=0.0.4", self.metrics()),
             "/status" => match serde_json::to_string(&self.board.snapshot()) {
@@ -130,12 +142,19 @@ fn recorder() -> PrometheusRecorder {
         describe_gauge!(BUFFER_BYTES, "Bytes of the buffer on disk, overhead included.");
         describe_gauge!(BUFFER_LIMIT, "The buffer's budget.");
         describe_gauge!(BUFFER_WRITABLE, "1 while the disk takes writes.");
+        describe_gauge!(BUFFER_TAIL, "Bytes of acknowledged batches kept for a server that loses them.");
+        describe_gauge!(BUFFER_OPEN, "1 once the buffer is open; links are read before.");
+        describe_gauge!(IMBALANCE, "Readings by which the conservation ledger does not close.");
+        describe_counter!(GAPS, "Gaps recorded since the start, where readings were never taken.");
         describe_gauge!(LINK_UP, "1 while the link is connected.");
         describe_counter!(LINK_CONNECTIONS, "Connections made.");
         describe_counter!(LINK_DISCARDED, "Messages and frames that gave no reading.");
         describe_gauge!(DEVICE_ANSWERS, "1 while the device answers.");
         describe_gauge!(UPLINK_UP, "1 while the server takes readings.");
         describe_gauge!(CLOCK_SYNCHRONISED, "1 while the wall clock is trusted.");
+        describe_gauge!(CLOCK_SOURCE, "1 for whose word the wall clock is: system, server or nobody.");
+        describe_gauge!(CLOCK_AHEAD, "Seconds that the system's clock is ahead of what is believed.");
+        describe_gauge!(CLOCK_UNSURE, "Earlier boots in the buffer of which nobody knows the exact time.");
         describe_gauge!(UPTIME, "Seconds since the agent started.");
         describe_gauge!(MEMORY_PEAK, "Most memory ever resident (VmHWM).");
     });
@@ -143,12 +162,25 @@ fn recorder() -> PrometheusRecorder {
 }
 
 fn record(snapshot: &Snapshot) {
-    let Snapshot { version: _, uptime_s, wall_us: _, synchronised, ledger, buffer, uplink, links } = snapshot;
+    let Snapshot {
+        version: _,
+        uptime_s,
+        wall_us: _,
+        synchronised,
+        clock,
+        ledger,
+        imbalance,
+        gaps,
+        buffer,
+        uplink,
+        links,
+    } = snapshot;
     counter!(PRODUCED).absolute(ledger.produced);
     counter!(FILTERED).absolute(ledger.filtered);
     counter!(APPENDED).absolute(ledger.appended);
-    // The buffer gives one count for all its reasons; the gap records tell them apart.
-    counter!(DROPPED, "reason" => "buffer").absolute(ledger.dropped);
+    counter!(DROPPED, "reason" => "full").absolute(buffer.dropped_full);
+    counter!(DROPPED, "reason" => "corrupt").absolute(buffer.dropped_corrupt);
+    counter!(DROPPED, "reason" => "thinned").absolute(buffer.dropped_thinned);
     counter!(ACKNOWLEDGED).absolute(ledger.acknowledged);
     gauge!(IN_HAND).set(ledger.in_hand as f64);
     gauge!(BACKLOG_READINGS).set(ledger.backlog as f64);
@@ -157,6 +189,11 @@ fn record(snapshot: &Snapshot) {
     gauge!(BUFFER_BYTES).set(buffer.disk_bytes as f64);
     gauge!(BUFFER_LIMIT).set(buffer.limit_bytes as f64);
     gauge!(BUFFER_WRITABLE).set(one_if(buffer.writable));
+    gauge!(BUFFER_TAIL).set(buffer.tail_bytes as f64);
+    gauge!(BUFFER_OPEN).set(one_if(buffer.state == "open"));
+    gauge!(IMBALANCE).set(*imbalance as f64);
+    counter!(GAPS, "reason" => "device_silent").absolute(gaps.device_silent);
+    counter!(GAPS, "reason" => "agent_down").absolute(gaps.agent_down);
     for link in links {
         gauge!(LINK_UP, "link" => link.name.clone()).set(one_if(link.state == "connected"));
         counter!(LINK_CONNECTIONS, "link" => link.name.clone()).absolute(link.connections);
@@ -168,6 +205,11 @@ fn record(snapshot: &Snapshot) {
     }
     gauge!(UPLINK_UP).set(one_if(uplink.state == "up"));
     gauge!(CLOCK_SYNCHRONISED).set(one_if(*synchronised));
+    for source in [Source::System, Source::Server, Source::Nobody].map(Source::word) {
+        gauge!(CLOCK_SOURCE, "source" => source).set(one_if(clock.source == source));
+    }
+    gauge!(CLOCK_AHEAD).set(clock.system_ahead_s);
+    gauge!(CLOCK_UNSURE).set(clock.boots_unsure as f64);
     gauge!(UPTIME).set(*uptime_s as f64);
     if let Some(bytes) = memory_peak() {
         gauge!(MEMORY_PEAK).set(bytes as f64);

@@ -132,7 +132,7 @@ fn bench_of(
     let dir = tempfile::tempdir().unwrap();
     let (disk, tried) = Disk::new(refusals);
     let (handovers, receiver) = mpsc::channel(channel);
-    let books = Books::open(Counts::default());
+    let books = Books::default();
     let (hurry, give_up) = (CancellationToken::new(), CancellationToken::new());
     let batcher = Batcher {
         flash: disk.clone(),

@@ -1,7 +1,7 @@
 use forebay_protocols::reading::{DataType, Point, PointKind, Value};
 
 use super::*;
-use crate::buffer::Counts;
+use crate::gaps::Lasting;
 
 /// What a scripted peer does next.
 enum Step {
@@ -55,6 +55,7 @@ struct Bench {
     handovers: mpsc::Receiver<Handover>,
     status: watch::Receiver<LinkStatus>,
     books: Books,
+    silences: Silences,
     stop: CancellationToken,
     goodbye: CancellationToken,
     end: tokio::task::JoinHandle<()>,
@@ -65,7 +66,7 @@ fn bench(points: &[&str], max_pause: Duration) -> Bench {
     let (deed, deeds) = mpsc::unbounded_channel();
     let (sender, handovers) = mpsc::channel(64);
     let (status, seen) = watch::channel(LinkStatus::default());
-    let books = Books::open(Counts::default());
+    let (books, silences) = (Books::default(), Silences::default());
     let (stop, goodbye) = (CancellationToken::new(), CancellationToken::new());
     let source =
         Scripted { points: points.iter().map(|name| point(name)).collect(), script: steps, deeds: deed };
@@ -74,13 +75,14 @@ fn bench(points: &[&str], max_pause: Duration) -> Bench {
         index: 3,
         handovers: sender,
         books: books.clone(),
+        silences: silences.clone(),
         status,
         backoff: Backoff::new(Duration::from_millis(1), max_pause).unwrap(),
         stop: stop.clone(),
         goodbye: goodbye.clone(),
     };
     let end = tokio::spawn(Link { source, desk }.run());
-    Bench { script, deeds, handovers, status: seen, books, stop, goodbye, end }
+    Bench { script, deeds, handovers, status: seen, books, silences, stop, goodbye, end }
 }
 
 impl Bench {
@@ -235,6 +237,45 @@ async fn the_status_tells_faults_and_devices_in_words() {
     let down = bench.until(|status| matches!(status.state, LinkState::BackingOff(_))).await;
     assert_eq!(down.device("pump"), (false, "lost the connection to 10.0.0.7:502: connection reset".into()));
     assert_eq!(down.attempts, 1);
+}
+
+/// Device, and whether the silence is longer than nothing.
+fn silences(bench: &Bench, lasting: Lasting) -> Vec<(String, bool)> {
+    let taken = bench.silences.take(BootTime::now(), lasting);
+    taken.into_iter().map(|silence| (silence.device.to_string(), silence.from < silence.to)).collect()
+}
+
+#[tokio::test]
+async fn a_lost_link_is_a_silence_of_its_devices_until_each_answers_again() {
+    let mut bench = bench(&["flow"], SOON);
+    bench.play([Step::Connect(Ok(())), bring(&[(0, 1)]), Step::Bring(Err(lost()))]);
+    assert_eq!(bench.values().await, [(0, Some(1))]);
+    assert_eq!(bench.values().await, [(0, None)]);
+    assert_eq!(silences(&bench, Lasting::Hours), [], "it lasts, and a bad reading of ours is no answer");
+    bench.play([Step::Connect(Ok(())), bring(&[(0, 2)])]);
+    assert_eq!(bench.values().await, [(0, Some(2))]);
+    assert_eq!(silences(&bench, Lasting::Hours), [("pump".into(), true)]);
+    assert_eq!(silences(&bench, Lasting::All), []);
+}
+
+#[tokio::test]
+async fn a_device_that_the_driver_calls_silent_is_until_a_reading_that_is_not_bad_for_silence() {
+    let mut bench = bench(&["flow"], SOON);
+    let quality = Quality::Bad(Fault::Silent);
+    let timeout = Sample { slot: 0, stamp: Stamp::now(), value: None, quality };
+    let refusal = Sample { quality: Quality::Bad(Fault::Refused), ..timeout.clone() };
+    let news = DeviceNews { device: "pump".into(), answers: false, words: "unit 7 is silent".into() };
+    bench.play([
+        Step::Connect(Ok(())),
+        Step::Bring(Ok(Harvest { samples: vec![timeout], news: vec![news], ..Harvest::default() })),
+    ]);
+    assert_eq!(bench.handovers.recv().await.unwrap().samples.len(), 1);
+    assert_eq!(silences(&bench, Lasting::Hours), []);
+    assert_eq!(silences(&bench, Lasting::All), [("pump".into(), true)], "what lasts is told at the end");
+    let refusal = Sample { stamp: Stamp::now(), ..refusal };
+    bench.play([Step::Bring(Ok(Harvest { samples: vec![refusal], ..Harvest::default() }))]);
+    assert_eq!(bench.handovers.recv().await.unwrap().samples.len(), 1);
+    assert_eq!(silences(&bench, Lasting::All), [("pump".into(), true)], "a device that says no speaks");
 }
 
 #[tokio::test]

@@ -15,6 +15,7 @@ use crate::batcher::Batcher;
 use crate::buffer::{Buffer, Settings};
 use crate::clock::Clock;
 use crate::fittings;
+use crate::gaps::Silences;
 use crate::ledger::Books;
 use crate::link::{Desk, Link, LinkStatus};
 use crate::systemd::Progress;
@@ -63,7 +64,8 @@ async fn a_broker_hears_that_its_message_is_durable_before_our_goodbye() {
         tail: ByteSize(0),
     };
     let (buffer, appender, opening) = Buffer::open(store).await.unwrap();
-    let (books, ending) = (Books::open(opening.counts), Ending::default());
+    let (books, ending) = (Books::default(), Ending::default());
+    books.open(opening.counts);
     let (handovers, to_batcher) = mpsc::channel(4);
     let (status, _seen) = watch::channel(LinkStatus::default());
     let (drained, mut until_drained) = mpsc::unbounded_channel();
@@ -87,6 +89,7 @@ async fn a_broker_hears_that_its_message_is_durable_before_our_goodbye() {
         index: 0,
         handovers,
         books: books.clone(),
+        silences: Silences::default(),
         status,
         backoff: Backoff::new(AGES, AGES).unwrap(),
         stop: ending.stop_links.clone(),

@@ -2,26 +2,38 @@ use forebay_protocols::boot_time::BootTime;
 use tokio::sync::watch;
 
 use super::*;
-use crate::buffer::{Counts, Status};
+use crate::buffer::{Counts, DroppedBy, Status};
 use crate::clock::Clock;
+use crate::gaps::Tally;
 use crate::ledger::Books;
 use crate::link::{LinkState, LinkStatus};
 use crate::uplink::UplinkStatus;
 
 fn window(dir: &std::path::Path) -> (Window, Books, watch::Sender<LinkStatus>) {
     let counts = Counts { appended: 100, dropped: 10, acknowledged: 60 };
-    let books = Books::open(counts);
+    let books = Books::default();
+    books.open(counts);
     let (link, links) = watch::channel(LinkStatus::default());
     let (_, uplink) = watch::channel(UplinkStatus::Troubled("no route".into()));
-    let status =
-        Status { counts, backlog_readings: 30, disk_bytes: 4096, writable: true, ..Status::default() };
+    let dropped_by = DroppedBy { full: 7, corrupt: 2, thinned: 1 };
+    let status = Status {
+        counts,
+        dropped_by,
+        backlog_readings: 30,
+        disk_bytes: 4096,
+        tail_bytes: 512,
+        writable: true,
+        ..Status::default()
+    };
+    let clock = Clock::open(dir);
+    clock.place(7, &[]);
     let board = Board {
         books: books.clone(),
-        buffer: Box::new(move || status),
+        buffer: Box::new(move || Some(status)),
         links: vec![("hall".into(), links)],
         uplink,
-        clock: Clock::open(dir),
-        boot_counter: 7,
+        clock,
+        gaps: Tally::default(),
         started: BootTime::now(),
     };
     (Window { board: Arc::new(board), ending: CancellationToken::new(), recorder: recorder() }, books, link)
@@ -42,7 +54,15 @@ fn metrics_are_the_ledger_at_the_moment_of_the_look() {
     for line in [
         "forebay_agent_readings_produced_total 100",
         "forebay_agent_readings_appended_total 100",
-        "forebay_agent_readings_dropped_total{reason=\"buffer\"} 10",
+        "forebay_agent_readings_dropped_total{reason=\"full\"} 7",
+        "forebay_agent_readings_dropped_total{reason=\"corrupt\"} 2",
+        "forebay_agent_readings_dropped_total{reason=\"thinned\"} 1",
+        "forebay_agent_buffer_tail_bytes 512",
+        "forebay_agent_buffer_open 1",
+        "forebay_agent_ledger_imbalance_readings 0",
+        "forebay_agent_gaps_recorded_total{reason=\"device_silent\"} 0",
+        "forebay_agent_clock_source{source=\"server\"} 0",
+        "forebay_agent_clock_boots_unsure 0",
         "forebay_agent_readings_acknowledged_total 60",
         "forebay_agent_backlog_readings 30",
         "forebay_agent_buffer_bytes 4096",
@@ -66,6 +86,33 @@ fn metrics_are_the_ledger_at_the_moment_of_the_look() {
 }
 
 #[test]
+fn a_ledger_that_does_not_close_is_a_figure() {
+    let dir = tempfile::tempdir().unwrap();
+    let (window, books, _) = window(dir.path());
+    books.appended(4);
+    let (_, metrics) = get(&window, "/metrics");
+    let line = "forebay_agent_ledger_imbalance_readings 8";
+    assert!(metrics.lines().any(|other| other == line), "4 were never produced, and lie nowhere:\n{metrics}");
+}
+
+#[test]
+fn until_the_buffer_is_open_everybody_sees_that_it_is_being_opened() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut window, ..) = window(dir.path());
+    Arc::get_mut(&mut window.board).unwrap().buffer = Box::new(|| None);
+    let (code, words) = get(&window, "/readyz");
+    assert_eq!(code, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(words.starts_with("opening the buffer"), "{words}");
+    let status: serde_json::Value = serde_json::from_str(&get(&window, "/status").1).unwrap();
+    assert_eq!(
+        (&status["buffer"]["state"], &status["uplink"]["state"]),
+        (&"opening".into(), &"waiting".into())
+    );
+    assert!(window.board.words().ends_with("The buffer is being opened; readings are held."));
+    assert_eq!(get(&window, "/livez").0, StatusCode::OK);
+}
+
+#[test]
 fn ready_until_the_end_begins() {
     let dir = tempfile::tempdir().unwrap();
     let (window, ..) = window(dir.path());
@@ -82,8 +129,10 @@ fn status_is_json_and_the_report_is_the_same_truth() {
     let status: serde_json::Value = serde_json::from_str(&get(&window, "/status").1).unwrap();
     assert_eq!(status["ledger"]["backlog"], 30);
     assert_eq!(status["uplink"]["words"], "no route");
+    assert_eq!((&status["buffer"]["tail_bytes"], &status["imbalance"]), (&512.into(), &0.into()));
     assert_eq!(status["links"][0]["state"], "connecting");
     let report = window.board.report();
+    assert_eq!((report.dropped_full, report.dropped_corrupt, report.dropped_thinned), (7, 2, 1));
     assert_eq!((report.appended, report.backlog_readings, report.boot_counter), (100, 30, 7));
     assert_eq!(
         window.board.words(),
