@@ -114,14 +114,19 @@ impl Ingest {
         let received = wall_micros();
         let mut asked = Requested::new(request, received)?;
         let mut answer = SyncAnswer { max_request_bytes: self.bodies.most(), ..Default::default() };
-        // The first slice carries dictionary, gaps and report; it may be without batches.
+        // The first slice carries dictionary, gaps, report and greeting; it may be without batches.
         let mut first = true;
         while first || !asked.is_done() {
             let slice = asked.next_slice();
             let receipt = self.committer.commit(asked.delivery(member.key, &slice)).await?;
             answer.dictionary_revision = receipt.dictionary_revision;
             answer.gaps_known = receipt.gaps_known;
-            if receipt.dictionary_missing && first {
+            (answer.fork, answer.greet) = (receipt.fork, receipt.greet);
+            if let Some((ranges, is_whole)) = &receipt.committed {
+                answer.committed = ranges.iter().flat_map(|(first, last)| [first, last]).collect();
+                answer.committed_is_whole = *is_whole;
+            }
+            if (receipt.dictionary_missing || receipt.greet) && first {
                 slice.arrived().for_each(|_| self.telemetry.verdict(Verdict::Retry));
                 answer.server_time_us = wall_micros();
                 return Ok(protobuf(StatusCode::CONFLICT, &answer));

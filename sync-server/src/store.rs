@@ -53,43 +53,33 @@ pub trait Store: Send + Sync + 'static {
     async fn ingest(&self, deliveries: Vec<Delivery>) -> Result<Vec<Receipt>, StoreError>;
 
     /// The ledger of every buffer that ever wrote here, by agent, epoch and fork.
-    async fn ledgers(&self, _agent: Option<AgentKey>) -> Result<Vec<LedgerRow>, StoreError> {
-        Ok(Vec::new()) // SCAFFOLD
-    }
+    async fn ledgers(&self, agent: Option<AgentKey>) -> Result<Vec<LedgerRow>, StoreError>;
 
     /// Faults that a person should know of, newest first: those that stand, and the last `most` that
     /// are over.
-    async fn faults(&self, _agent: Option<AgentKey>, _most: usize) -> Result<Vec<FaultRow>, StoreError> {
-        Ok(Vec::new()) // SCAFFOLD
-    }
+    async fn faults(&self, agent: Option<AgentKey>, most: usize) -> Result<Vec<FaultRow>, StoreError>;
 
     /// Raises a fault, or renews the words and `last` of the one that stands of this agent, kind and
     /// subject.
-    async fn raise(&self, _fault: Fault) -> Result<(), StoreError> {
-        Ok(()) // SCAFFOLD
-    }
+    async fn raise(&self, fault: Fault) -> Result<(), StoreError>;
 
     /// A fault of this agent, kind and subject is over, if one stands.
     async fn clear(
         &self,
-        _agent: AgentKey,
-        _kind: FaultKind,
-        _subject: &str,
-        _now: Micros,
-    ) -> Result<(), StoreError> {
-        Ok(()) // SCAFFOLD
-    }
+        agent: AgentKey,
+        kind: FaultKind,
+        subject: &str,
+        now: Micros,
+    ) -> Result<(), StoreError>;
 
     /// Which times were corrected or bracketed, by agent and beginning, that touch `from..to`.
     async fn time_marks(
         &self,
-        _agent: Option<AgentKey>,
-        _from: Micros,
-        _to: Micros,
-        _most: usize,
-    ) -> Result<Vec<TimeMark>, StoreError> {
-        Ok(Vec::new()) // SCAFFOLD
-    }
+        agent: Option<AgentKey>,
+        from: Micros,
+        to: Micros,
+        most: usize,
+    ) -> Result<Vec<TimeMark>, StoreError>;
 
     /// All agents, by site and gateway.
     async fn fleet(&self) -> Result<Vec<AgentRow>, StoreError>;

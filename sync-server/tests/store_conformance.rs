@@ -12,6 +12,12 @@ mod hostile;
 mod identity;
 #[path = "store_conformance/ingest.rs"]
 mod ingest;
+#[path = "store_conformance/ledger.rs"]
+mod ledger;
+#[path = "store_conformance/lineage.rs"]
+mod lineage;
+#[path = "store_conformance/migration.rs"]
+mod migration;
 #[path = "store_conformance/outage.rs"]
 mod outage;
 #[path = "store_conformance/place.rs"]
@@ -66,6 +72,28 @@ on_both_stores! {
     identity::a_token_says_why_it_is_worth_nothing,
     identity::certificates_renew_and_the_old_one_stays_good,
     identity::a_revoked_agent_is_told_from_a_stranger_and_may_join_again,
+    lineage::an_unknown_opening_must_greet_before_anything_is_taken,
+    lineage::an_agent_that_restarts_continues_its_history,
+    lineage::a_copy_that_speaks_first_leaves_the_original_in_the_fork,
+    lineage::a_copy_that_speaks_later_is_the_fork,
+    lineage::an_older_state_that_was_restored_is_a_fork_at_its_first_word,
+    lineage::a_fork_of_a_fork_keeps_all_histories_apart,
+    lineage::a_fork_has_its_own_dictionary_and_gaps_beyond_the_border,
+    lineage::who_continues_nothing_known_continues_the_main_history,
+    lineage::greetings_that_no_buffer_says_do_not_hurt,
+    lineage::the_highest_ranges_are_told_and_whether_they_are_all,
+    lineage::two_copies_at_two_servers_at_once_are_stored_once_each,
+    lineage::another_batch_under_a_known_number_is_set_aside_and_told,
+    lineage::checksums_are_kept_of_the_newest_batches_only,
+    ledger::each_buffer_has_its_books,
+    ledger::a_new_buffer_while_the_old_one_held_readings_is_told_as_wiped,
+    ledger::a_new_buffer_after_a_drained_one_is_no_fault,
+    ledger::a_restored_server_says_so_until_the_gateway_has_refilled_it,
+    ledger::a_forks_books_count_the_history_it_shares,
+    ledger::faults_stand_are_renewed_and_end,
+    ledger::corrected_times_are_marked_by_boot_and_kind,
+    ledger::a_silent_device_is_named_by_its_gap,
+    migration::a_database_of_the_first_version_keeps_everything,
     outage::what_was_acknowledged_is_there_after_a_restart,
     outage::several_servers_start_at_once_on_an_empty_database,
 }

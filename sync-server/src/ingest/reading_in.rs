@@ -17,10 +17,12 @@ use forebay_protocols::sync::problem::{Kind, Problem};
 use forebay_protocols::sync::wire::{self, sync_answer::Outcome, sync_answer::Verdict};
 use prost::Message;
 
-use crate::store::{AgentKey, Arrived, Content, Delivery, Micros, Receipt, Timed};
+use crate::store::{AgentKey, Arrived, Content, Delivery, Micros, OpeningId, Receipt, Timed};
 
 /// Readings after which a slice is closed.
 const SLICE_READINGS: usize = 100_000;
+/// Openings in a greeting. Agents send at most 32.
+const MOST_OPENINGS: usize = 256;
 /// A gateway that says itself that its clock is not set is believed from this difference on.
 const CLOCK_IS_OFF: Micros = 60_000_000;
 
@@ -31,6 +33,8 @@ pub(super) struct Requested {
     dictionary: Vec<(PointId, Arc<Point>)>,
     gaps: Vec<wire::Gap>,
     report: Option<wire::Report>,
+    opening: Option<OpeningId>,
+    greeting: Option<Vec<wire::Opening>>,
     /// The gateway's present boot, if it does not know the time: batches of it can still be
     /// corrected, while those of earlier boots stay as they are for ever.
     clock_is_off_since: Option<u64>,
@@ -55,10 +59,22 @@ enum Entry {
 impl Requested {
     /// Checks what concerns the request as a whole.
     pub(super) fn new(request: wire::SyncRequest, received: Micros) -> Result<Self, Problem> {
-        let wire::SyncRequest { epoch, dictionary, batches, gaps, report, greeting: _, opening: _ } = request;
+        let wire::SyncRequest { epoch, dictionary, batches, gaps, report, greeting, opening } = request;
         let epoch: [u8; 16] = epoch.as_ref().try_into().map_err(|_| {
             bad(format!("the epoch has {} bytes, not 16; is this a Forebay agent?", epoch.len()))
         })?;
+        let opening = match opening.is_empty() {
+            true => None,
+            false => Some(
+                opening[..]
+                    .try_into()
+                    .map_err(|_| bad(format!("the opening's id has {} bytes, not 8", opening.len())))?,
+            ),
+        };
+        let greeting = greeting.map(|greeting| greeting.openings);
+        if let Some(openings) = greeting.as_ref().filter(|openings| openings.len() > MOST_OPENINGS) {
+            return Err(bad(format!("{} openings are no greeting; 32 are enough", openings.len())));
+        }
         let mut previous = None;
         let dictionary = dictionary
             .into_iter()
@@ -84,6 +100,8 @@ impl Requested {
             dictionary,
             gaps,
             report,
+            opening,
+            greeting,
             clock_is_off_since,
             batches,
             decoder: Decoder::new(),
@@ -120,7 +138,7 @@ impl Requested {
         slice
     }
 
-    /// A slice for the store. Dictionary, gaps and report go with the first one.
+    /// A slice for the store. Dictionary, gaps, report and greeting go with the first one.
     pub(super) fn delivery(&mut self, agent: AgentKey, slice: &Slice) -> Delivery {
         Delivery {
             agent,
@@ -130,22 +148,23 @@ impl Requested {
             gaps: std::mem::take(&mut self.gaps),
             report: self.report.take(),
             received: self.received,
-            opening: None,
-            greeting: None,
+            opening: self.opening,
+            greeting: self.greeting.take(),
         }
     }
 
     /// One batch: for the store, or to be sent again.
     fn read(&mut self, sent: wire::SentBatch) -> Result<Arrived, (Sequence, String)> {
+        let checksum = crc32c::crc32c(&sent.batch);
         let aside = |why: String| Arrived {
             sequence: sequence_of(&sent.batch),
             dictionary_revision: PointId(0),
-            checksum: 0,
+            checksum,
             thinned: sent.thinned,
             boot_counter: 0,
             clock: sent.clock(),
             correction_us: sent.time_correction_us,
-            count: 0,
+            count: envelope_of(&sent.batch).count,
             content: Content::SetAside { bytes: sent.batch.clone(), why },
         };
         let Decoded { head, dictionary_revision, readings } = match self.decoder.decode(&sent.batch) {
@@ -182,7 +201,7 @@ impl Requested {
         Ok(Arrived {
             sequence: head.sequence,
             dictionary_revision,
-            checksum: 0,
+            checksum,
             thinned: sent.thinned,
             boot_counter: boot.counter,
             clock: sent.clock(),
@@ -219,7 +238,11 @@ impl Slice {
                 }
                 Some(verdict) => match arrived.content {
                     Content::SetAside { why, .. } => outcome(sequence, *verdict, why),
-                    Content::Readings(_) => outcome(sequence, *verdict, "the store set it aside".into()),
+                    Content::Readings(_) => {
+                        let words = "kept, but not as readings: another batch has its number, or the \
+                                     database refused it";
+                        outcome(sequence, *verdict, words.into())
+                    }
                 },
                 None => {
                     let (needs, knows) = (arrived.dictionary_revision.0, receipt.dictionary_revision);
@@ -239,9 +262,14 @@ impl Slice {
     }
 }
 
-/// The number on the envelope; 0 when not even that can be read. Cheap: the payload is not copied.
+/// The number on the envelope; 0 when not even that can be read.
 fn sequence_of(batch: &Bytes) -> Sequence {
-    Sequence(wire::Batch::decode(batch.clone()).map_or(0, |envelope| envelope.sequence))
+    Sequence(envelope_of(batch).sequence)
+}
+
+/// The envelope, empty where it cannot be read. Cheap: the payload is not copied.
+fn envelope_of(batch: &Bytes) -> wire::Batch {
+    wire::Batch::decode(batch.clone()).unwrap_or_default()
 }
 
 fn bad(detail: String) -> Problem {

@@ -1,162 +1,306 @@
-//! What a delivery comes to, given what the store knows of its epoch: which dictionary entries are
-//! new, which batches are new, what must be set aside. Pure, and the same for both stores; they only
-//! read the [`Book`] before and write the outcome after, in one transaction.
+//! What a delivery comes to, given what the store knows of its buffer: which dictionary entries are
+//! new, which batches are new, what must be set aside, what a person must be told. Pure, and the same
+//! for both stores. A transaction goes like this:
+//!
+//! 1. The store reads the [`Families`] of the deliveries, under a lock.
+//! 2. [`Families::settle`] says to which branch each delivery belongs; the store makes the new ones.
+//! 3. The store reads what it knows of the sequences in hand.
+//! 4. [`Plan::new`] decides, delivery by delivery, and moves the families on as if it were done.
+//! 5. The store writes the readings and the rest of the plans, then the families.
 
-use std::collections::{BTreeSet, HashMap};
-use std::fmt::Write;
+use std::collections::BTreeSet;
 
 use bytes::Bytes;
-use forebay_protocols::reading::{Point, PointId, Value};
+use forebay_protocols::reading::Point;
 use forebay_protocols::sync::batch::Sequence;
-use forebay_protocols::sync::ranges::Ranges;
 use forebay_protocols::sync::wire::{self, sync_answer::Verdict};
 
-use super::{Arrived, Content, Delivery, Micros, PointKey, Receipt, StoreError, Timed, sieve};
+use super::{Arrived, Content, Delivery, Receipt, StoreError, Timed};
+
+mod ledger;
+mod lineage;
+mod pieces;
+mod sheet;
+
+pub use ledger::{Event, Former, Ledger, Note};
+use lineage::countable;
+pub use lineage::{Border, Branch, Families, Family, Known, MOST_RANGES};
+pub use pieces::{join, pieces, put_aside};
+pub use sheet::{Mark, Row, Sheet, marks};
+
+/// Of how many of the newest sequences of a branch the checksums are kept.
+pub const PRINTS: u64 = 4_096;
+/// Older ones are cleared away each time the newest sequence passes a multiple of this.
+const PRUNED_EVERY: u64 = 1_024;
 
 /// Why a transaction did not go through.
 #[derive(Debug)]
-pub enum Fault {
+pub enum Failure {
     /// Something in the data: without it the rest will do.
     Content(String),
     /// The database itself.
     Store(StoreError),
 }
 
-impl From<Fault> for StoreError {
-    fn from(fault: Fault) -> Self {
-        match fault {
-            Fault::Content(words) => Self::Refused(words),
-            Fault::Store(error) => error,
+impl From<Failure> for StoreError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Content(words) => Self::Refused(words),
+            Failure::Store(error) => error,
         }
     }
 }
 
-/// What the store knows of an epoch. Read under a lock; moved on by each plan of the transaction.
-#[derive(Debug, Default)]
-pub struct Book {
-    /// The store's number of the epoch.
-    pub key: i64,
-    /// Highest dictionary number without a hole.
-    pub revision: u32,
-    /// Highest gap number.
-    pub gaps_known: u64,
-    /// Committed sequences: all, or at least those of the batches in hand.
-    pub committed: Ranges,
-}
-
-/// What to write for one delivery.
+/// What to write for one delivery. Branches stand here by their keys.
 #[derive(Debug)]
 pub struct Plan<'a> {
     /// The delivery itself.
     pub delivery: &'a Delivery,
-    /// The store's number of its epoch.
-    pub epoch_key: i64,
+    /// The branch it belongs to; nothing if the agent must greet first.
+    pub branch: Option<i64>,
     /// New dictionary entries.
-    pub entries: Vec<(u32, &'a Point)>,
+    pub entries: Vec<Entry<'a>>,
     /// Readings of the new batches.
-    pub taken: Vec<&'a [Timed]>,
-    /// Dictionary numbers used by them.
-    pub used: BTreeSet<u32>,
-    /// New batches that cannot be stored as readings.
+    pub taken: Vec<Taken<'a>>,
+    /// Branches and dictionary numbers used by them.
+    pub used: BTreeSet<(i64, u32)>,
+    /// Those used by gap records.
+    pub named: BTreeSet<(i64, u32)>,
+    /// Batches that are kept, but not as readings.
     pub aside: Vec<Aside>,
-    /// Sequences to commit, of `taken` and `aside`.
-    pub fresh: Vec<i64>,
+    /// Checksums to keep of `taken`.
+    pub prints: Vec<Print>,
     /// Gaps not known yet.
-    pub gaps: Vec<&'a wire::Gap>,
+    pub gaps: Vec<(i64, &'a wire::Gap)>,
     /// All but its points.
     pub receipt: Receipt,
+}
+
+/// A dictionary entry to write.
+#[derive(Debug)]
+pub struct Entry<'a> {
+    pub branch: i64,
+    pub fork: u32,
+    pub number: u32,
+    pub point: &'a Point,
+}
+
+/// A batch to store.
+#[derive(Debug)]
+pub struct Taken<'a> {
+    pub branch: i64,
+    pub readings: &'a [Timed],
+    pub boot_counter: u64,
+    pub clock: wire::sent_batch::Clock,
+    pub correction_us: i64,
 }
 
 /// A batch to keep for a person.
 #[derive(Debug)]
 pub struct Aside {
+    pub branch: i64,
     pub sequence: u64,
+    pub checksum: u32,
     pub bytes: Bytes,
     pub why: String,
 }
 
+/// What a later batch of the same number is held against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Print {
+    pub branch: i64,
+    pub sequence: i64,
+    pub checksum: u32,
+    pub readings: u32,
+}
+
 impl<'a> Plan<'a> {
-    /// Decides about `delivery`, and moves `book` on as if that were done.
-    pub fn new(book: &mut Book, delivery: &'a Delivery) -> Self {
+    /// Decides about `delivery`, which belongs to the branch `seat` of the family, and moves the
+    /// family on as if that were done.
+    pub fn new(family: &mut Family, seat: Option<usize>, delivery: &'a Delivery) -> Self {
         let mut plan = Self {
             delivery,
-            epoch_key: book.key,
+            branch: seat.map(|at| family.branches[at].key),
             entries: Vec::new(),
             taken: Vec::new(),
             used: BTreeSet::new(),
+            named: BTreeSet::new(),
             aside: Vec::new(),
-            fresh: Vec::new(),
+            prints: Vec::new(),
             gaps: Vec::new(),
-            receipt: Receipt::default(),
+            receipt: Receipt { greet: seat.is_none(), ..Receipt::default() },
         };
-        for (number, point) in &delivery.dictionary {
-            // What lies beyond a hole is sent again: the answer says from where.
-            if number.0.checked_sub(1) == Some(book.revision) && number.0 < i32::MAX as u32 {
-                plan.entries.push((number.0, point));
-                book.revision = number.0;
-            }
+        let Some(at) = seat else { return plan };
+        if let Some(report) = &delivery.report {
+            family.report(at, report, delivery.received);
         }
-        let known = book.gaps_known;
-        for gap in delivery.gaps.iter().filter(|gap| gap.number > known) {
-            plan.gaps.push(gap);
-            book.gaps_known = book.gaps_known.max(gap.number.min(i64::MAX as u64));
-        }
-        plan.receipt.dictionary_missing = delivery.batches.iter().any(|batch| {
+        plan.learn(family, at);
+        let missing = |batch: &Arrived| {
+            let home = &family.branches[family.home(at, batch.sequence.0)];
             matches!(batch.content, Content::Readings(_))
-                && batch.dictionary_revision.0 > book.revision
-                && !book.committed.contains(batch.sequence.0)
-        });
+                && batch.dictionary_revision.0 > family.revision(at)
+                && !home.committed.contains(batch.sequence.0)
+        };
+        plan.receipt.dictionary_missing = delivery.batches.iter().any(missing);
         if !plan.receipt.dictionary_missing {
-            delivery.batches.iter().for_each(|batch| plan.take(book, batch));
+            delivery.batches.iter().for_each(|batch| plan.take(family, at, batch));
         }
-        plan.receipt.dictionary_revision = book.revision;
-        plan.receipt.gaps_known = book.gaps_known;
+        family.seen(at, delivery.received);
+        plan.receipt.fork = family.branches[at].fork;
+        plan.receipt.dictionary_revision = family.revision(at);
+        plan.receipt.gaps_known = family.gaps_known(at);
+        plan.receipt.committed = delivery.greeting.as_ref().map(|_| family.told(at));
         plan
     }
 
-    fn take(&mut self, book: &mut Book, batch: &'a Arrived) {
-        let Sequence(sequence) = batch.sequence;
-        // Not a number that a buffer gives, nor one that every database can hold in a range.
-        // It is kept once, and answered as set aside each time it comes.
-        let Some(countable) = i64::try_from(sequence).ok().filter(|&s| s > 0 && s < i64::MAX) else {
-            let (bytes, _) = batch.content.bytes_aside();
-            self.set_aside(sequence, bytes, format!("{sequence} is not a sequence number"));
-            return;
-        };
-        if !book.committed.insert(sequence..=sequence) {
-            self.receipt.verdicts.push((batch.sequence, Verdict::Duplicate));
-            return;
-        }
-        self.fresh.push(countable);
-        match &batch.content {
-            Content::Readings(readings) => {
-                // Numbers come in runs: few look-ups.
-                let mut numbers: Vec<u32> = readings.iter().map(|reading| reading.point.0).collect();
-                numbers.dedup();
-                if let Some(stranger) = numbers.iter().find(|&&n| n == 0 || n > book.revision) {
-                    let why = format!(
-                        "it has a reading of point {stranger}, and the dictionary ends at {}",
-                        book.revision
-                    );
-                    self.set_aside(sequence, lines(readings), why);
-                    return;
-                }
-                self.used.extend(numbers);
-                self.taken.push(readings);
-                self.receipt.verdicts.push((batch.sequence, Verdict::Committed));
+    /// Dictionary and gaps.
+    fn learn(&mut self, family: &mut Family, at: usize) {
+        for (number, point) in &self.delivery.dictionary {
+            // What lies beyond a hole is sent again: the answer says from where.
+            if number.0.checked_sub(1) == Some(family.revision(at)) && number.0 < i32::MAX as u32 {
+                let home = family.entry_home(at, number.0);
+                let branch = &mut family.branches[home];
+                (branch.revision, branch.touched) = (number.0, true);
+                let (branch, fork) = (branch.key, branch.fork);
+                self.entries.push(Entry { branch, fork, number: number.0, point });
             }
-            Content::SetAside { bytes, why } => self.set_aside(sequence, bytes.clone(), why.clone()),
+        }
+        let known = family.gaps_known(at);
+        for gap in self.delivery.gaps.iter().filter(|gap| gap.number > known) {
+            let home = family.gap_home(at, gap.number);
+            let is_entry = (1..=family.revision(home)).contains(&gap.point);
+            let branch = &mut family.branches[home];
+            branch.gaps_known = branch.gaps_known.max(gap.number.min(i64::MAX as u64));
+            branch.touched = true;
+            self.gaps.push((branch.key, gap));
+            if is_entry {
+                self.named.insert((branch.key, gap.point));
+            }
         }
     }
 
-    fn set_aside(&mut self, sequence: u64, bytes: Bytes, why: String) {
-        self.aside.push(Aside { sequence, bytes, why });
-        self.receipt.verdicts.push((Sequence(sequence), Verdict::SetAside));
+    fn take(&mut self, family: &mut Family, at: usize, batch: &'a Arrived) {
+        let Sequence(sequence) = batch.sequence;
+        let home = family.home(at, sequence);
+        // Not a number that a buffer gives, nor one that every database can hold in a range.
+        // It is kept once, and answered as set aside each time it comes.
+        let Some(countable) = countable(sequence) else {
+            let (bytes, before) = batch.content.bytes_aside();
+            let why = before.map_or_else(|| format!("{sequence} is not a sequence number"), Into::into);
+            self.set_aside(family, home, batch, bytes, why);
+            return;
+        };
+        let branch = &mut family.branches[home];
+        if !branch.committed.insert(sequence..=sequence) {
+            if batch.thinned || !branch.differs(sequence, batch.checksum) {
+                self.receipt.verdicts.push((batch.sequence, Verdict::Duplicate));
+                return;
+            }
+            let (bytes, _) = batch.content.bytes_aside();
+            let why = format!("another batch {sequence} is stored already, with different content");
+            if self.set_aside(family, home, batch, bytes, why) {
+                let event = Event::Differs { branch: home, sequence };
+                family.events.push((event, self.delivery.received));
+            }
+            return;
+        }
+        branch.fresh.push(countable);
+        match &batch.content {
+            Content::Readings(readings) => {
+                let revision = family.revision(home);
+                // Numbers come in runs: few look-ups.
+                let mut numbers: Vec<u32> = readings.iter().map(|reading| reading.point.0).collect();
+                numbers.dedup();
+                if let Some(stranger) = numbers.iter().find(|&&n| n == 0 || n > revision) {
+                    let why = format!(
+                        "it has a reading of point {stranger}, and the dictionary ends at {revision}"
+                    );
+                    let (bytes, _) = batch.content.bytes_aside();
+                    self.set_aside(family, home, batch, bytes, why);
+                    return;
+                }
+                self.store(family, home, batch, readings, numbers);
+            }
+            Content::SetAside { bytes, why } => {
+                self.set_aside(family, home, batch, bytes.clone(), why.clone());
+            }
+        }
+    }
+
+    fn store(
+        &mut self,
+        family: &mut Family,
+        home: usize,
+        batch: &'a Arrived,
+        readings: &'a [Timed],
+        numbers: Vec<u32>,
+    ) {
+        let Sequence(sequence) = batch.sequence;
+        family.book(home, sequence, readings.len() as u64, true);
+        let branch = &mut family.branches[home];
+        let key = branch.key;
+        if sequence.saturating_add(PRINTS) > branch.newest {
+            branch.prints.insert(sequence, batch.checksum);
+            let readings = u32::try_from(readings.len()).unwrap_or(u32::MAX);
+            let (sequence, checksum) = (sequence as i64, batch.checksum);
+            self.prints.push(Print { branch: key, sequence, checksum, readings });
+        }
+        self.used.extend(numbers.into_iter().map(|number| (key, number)));
+        self.taken.push(Taken {
+            branch: key,
+            readings,
+            boot_counter: batch.boot_counter,
+            clock: batch.clock,
+            correction_us: batch.correction_us,
+        });
+        self.receipt.verdicts.push((batch.sequence, Verdict::Committed));
+    }
+
+    /// True if it is not kept aside already.
+    fn set_aside(
+        &mut self,
+        family: &mut Family,
+        home: usize,
+        batch: &Arrived,
+        bytes: Bytes,
+        why: String,
+    ) -> bool {
+        let (Sequence(sequence), checksum) = (batch.sequence, batch.checksum);
+        self.receipt.verdicts.push((batch.sequence, Verdict::SetAside));
+        let branch = &mut family.branches[home];
+        let is_new = branch.aside.insert((sequence, checksum));
+        if is_new {
+            let branch = branch.key;
+            self.aside.push(Aside { branch, sequence, checksum, bytes, why });
+            family.book(home, sequence, batch.count.into(), false);
+        }
+        is_new
     }
 
     /// Readings this plan stores.
     pub fn stored(&self) -> usize {
-        self.taken.iter().map(|readings| readings.len()).sum()
+        self.taken.iter().map(|taken| taken.readings.len()).sum()
+    }
+}
+
+impl Branch {
+    /// Is a known sequence known with another content? A checksum of 0 says nothing.
+    fn differs(&self, sequence: u64, checksum: u32) -> bool {
+        let is_other = |kept: u32| kept != 0 && kept != checksum;
+        let mut aside =
+            self.aside.range((sequence, 0)..=(sequence, u32::MAX)).map(|(_, kept)| *kept).peekable();
+        match self.prints.get(&sequence) {
+            _ if checksum == 0 => false,
+            Some(stored) => is_other(*stored),
+            // It was set aside itself, or is so old that nobody can tell.
+            None => aside.peek().is_some() && aside.all(is_other),
+        }
+    }
+
+    /// Below which sequence the checksums are no longer kept, if it is time to clear them away.
+    pub fn prune_below(&self) -> Option<i64> {
+        let passed = self.newest / PRUNED_EVERY > self.newest_before / PRUNED_EVERY;
+        passed.then(|| (self.newest + 1).saturating_sub(PRINTS) as i64)
     }
 }
 
@@ -164,127 +308,8 @@ impl Content {
     /// The bytes to keep where this cannot be stored as readings, and a reason if it has one.
     fn bytes_aside(&self) -> (Bytes, Option<&str>) {
         match self {
-            Self::Readings(readings) => (lines(readings), None),
+            Self::Readings(readings) => (pieces::lines(readings), None),
             Self::SetAside { bytes, why } => (bytes.clone(), Some(why)),
         }
     }
-}
-
-/// A reading and where it goes.
-#[derive(Clone, Copy, Debug)]
-pub struct Row<'a> {
-    pub point: PointKey,
-    pub reading: &'a Timed,
-}
-
-/// All readings of a transaction, sorted for writing.
-#[derive(Debug, Default)]
-pub struct Sheet<'a> {
-    /// By (point, time).
-    pub rows: Vec<Row<'a>>,
-    /// Times outside reason, with the moment of arrival.
-    pub quarantine: Vec<(Row<'a>, Micros)>,
-    /// The newest of `rows` for each point.
-    pub newest: Vec<Row<'a>>,
-}
-
-impl<'a> Sheet<'a> {
-    /// Sorts the readings of `plans`, and fills in the points of their receipts. `keys` leads from
-    /// (epoch key, dictionary number) to the point.
-    pub fn new(plans: &mut [Plan<'a>], keys: &HashMap<(i64, u32), PointKey>) -> Result<Self, Fault> {
-        let mut sheet = Self::default();
-        for plan in plans {
-            let received = plan.delivery.received;
-            for &number in &plan.used {
-                let key = keys.get(&(plan.epoch_key, number)).ok_or_else(|| {
-                    let words = format!("the dictionary has lost its number {number}");
-                    Fault::Store(StoreError::Refused(words))
-                })?;
-                plan.receipt.points.push((PointId(number), *key));
-            }
-            for run in plan.taken.iter().flat_map(|readings| readings.chunk_by(|a, b| a.point == b.point)) {
-                let number = run.first().map_or(0, |reading| reading.point.0);
-                let Some(&point) = keys.get(&(plan.epoch_key, number)) else { continue };
-                for reading in run {
-                    let row = Row { point, reading };
-                    match sieve::within_reason(reading.time, received) {
-                        true => sheet.rows.push(row),
-                        false => sheet.quarantine.push((row, received)),
-                    }
-                }
-            }
-        }
-        // Batches come sorted, and this sort is quick where it finds runs. An index fills in order.
-        sheet.rows.sort_by_key(|row| (row.point, row.reading.time));
-        sheet.newest =
-            sheet.rows.chunk_by(|a, b| a.point == b.point).filter_map(|run| run.last().copied()).collect();
-        Ok(sheet)
-    }
-}
-
-/// A delivery in pieces that can fail one by one: first all but the batches, then each batch alone.
-pub fn pieces(delivery: &Delivery) -> Vec<Delivery> {
-    let bare = Delivery {
-        dictionary: Vec::new(),
-        batches: Vec::new(),
-        gaps: Vec::new(),
-        report: None,
-        agent: delivery.agent,
-        epoch: delivery.epoch,
-        received: delivery.received,
-        opening: delivery.opening,
-        greeting: None,
-    };
-    let head = Delivery {
-        dictionary: delivery.dictionary.clone(),
-        gaps: delivery.gaps.clone(),
-        report: delivery.report.clone(),
-        greeting: delivery.greeting.clone(),
-        ..bare.clone()
-    };
-    let each = delivery.batches.iter().map(|batch| Delivery { batches: vec![batch.clone()], ..bare.clone() });
-    std::iter::once(head).chain(each).collect()
-}
-
-/// The same delivery with its batches to be set aside because of `why`.
-pub fn put_aside(piece: Delivery, why: &str) -> Delivery {
-    let batches = piece.batches.iter().map(|batch| {
-        let (bytes, before) = batch.content.bytes_aside();
-        let why = before.unwrap_or(why).to_string();
-        Arrived { content: Content::SetAside { bytes, why }, ..batch.clone() }
-    });
-    Delivery { batches: batches.collect(), ..piece }
-}
-
-/// One receipt for the pieces of a delivery.
-pub fn join(receipts: Vec<Receipt>) -> Receipt {
-    let mut whole = Receipt::default();
-    for receipt in receipts {
-        whole.verdicts.extend(receipt.verdicts);
-        whole.points.extend(receipt.points);
-        whole.dictionary_revision = receipt.dictionary_revision;
-        whole.gaps_known = receipt.gaps_known;
-        whole.dictionary_missing |= receipt.dictionary_missing;
-    }
-    whole.points.sort_unstable();
-    whole.points.dedup();
-    whole
-}
-
-/// Readings as lines of point number, microseconds, quality, type and value: how a batch is kept that
-/// decoded but cannot be stored. Floats that decimals cannot hold stand as their bits.
-fn lines(readings: &[Timed]) -> Bytes {
-    let mut lines = String::new();
-    for Timed { point, time, value, quality } in readings {
-        // Writing to a String cannot fail.
-        let _ = write!(lines, "{}\t{time}\t{}\t", point.0, quality.code());
-        let _ = match value {
-            None => writeln!(lines, "none\t"),
-            Some(Value::Float(v)) if !v.is_finite() => writeln!(lines, "float\t{:#018x}", v.to_bits()),
-            Some(Value::Float(v)) => writeln!(lines, "float\t{v:?}"),
-            Some(Value::Text(v)) => writeln!(lines, "text\t{v:?}"),
-            Some(value) => writeln!(lines, "{}\t{value}", value.data_type().word()),
-        };
-    }
-    lines.into()
 }

@@ -13,17 +13,19 @@ use forebay_protocols::sync::wire;
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
-use super::plan::Fault;
+use super::plan::Failure;
 use super::{
-    AgentKey, AgentRow, Bucket, Delivery, Micros, NewToken, PointKey, PointRow, Query, Receipt, Standing,
-    Store, StoreError, TokenVerdict,
+    AgentKey, AgentRow, Bucket, Delivery, Fault, FaultKind, FaultRow, LedgerRow, Micros, NewToken, PointKey,
+    PointRow, Query, Receipt, Standing, Store, StoreError, TimeMark, TokenVerdict,
 };
 
+mod books;
 mod committed;
 mod identity;
 mod ingest;
 mod read;
 mod schema;
+mod told;
 mod values;
 
 /// Calls that may wait for a thread; the next one waits for a place.
@@ -169,6 +171,39 @@ impl Store for Sqlite {
         self.writer.ask(move |on| ingest::ingest(on, &deliveries)).await
     }
 
+    async fn ledgers(&self, agent: Option<AgentKey>) -> Result<Vec<LedgerRow>, StoreError> {
+        self.readers.ask(move |on| told::ledgers(on, agent)).await
+    }
+
+    async fn faults(&self, agent: Option<AgentKey>, most: usize) -> Result<Vec<FaultRow>, StoreError> {
+        self.readers.ask(move |on| told::faults(on, agent, most)).await
+    }
+
+    async fn raise(&self, fault: Fault) -> Result<(), StoreError> {
+        self.writer.ask(move |on| Ok(told::raise(on, &fault)?)).await
+    }
+
+    async fn clear(
+        &self,
+        agent: AgentKey,
+        kind: FaultKind,
+        subject: &str,
+        now: Micros,
+    ) -> Result<(), StoreError> {
+        let subject = subject.to_string();
+        self.writer.ask(move |on| Ok(told::clear(on, agent, kind, &subject, now)?)).await
+    }
+
+    async fn time_marks(
+        &self,
+        agent: Option<AgentKey>,
+        from: Micros,
+        to: Micros,
+        most: usize,
+    ) -> Result<Vec<TimeMark>, StoreError> {
+        self.readers.ask(move |on| told::time_marks(on, agent, from, to, most)).await
+    }
+
     async fn fleet(&self) -> Result<Vec<AgentRow>, StoreError> {
         self.readers.ask(|on| read::fleet(on)).await
     }
@@ -239,7 +274,7 @@ impl Store for Sqlite {
     }
 }
 
-impl From<rusqlite::Error> for Fault {
+impl From<rusqlite::Error> for Failure {
     fn from(error: rusqlite::Error) -> Self {
         let words = error.to_string();
         match error.sqlite_error_code() {
@@ -257,6 +292,6 @@ impl From<rusqlite::Error> for Fault {
 
 impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
-        Fault::from(error).into()
+        Failure::from(error).into()
     }
 }

@@ -11,16 +11,18 @@ use forebay_protocols::sync::wire;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 
-use super::plan::Fault;
+use super::plan::Failure;
 use super::{
-    AgentKey, AgentRow, Bucket, Delivery, Micros, NewToken, PointKey, PointRow, Query, Receipt, Standing,
-    Store, StoreError, TokenVerdict,
+    AgentKey, AgentRow, Bucket, Delivery, Fault, FaultKind, FaultRow, LedgerRow, Micros, NewToken, PointKey,
+    PointRow, Query, Receipt, Standing, Store, StoreError, TimeMark, TokenVerdict,
 };
 
+mod books;
 mod identity;
 mod ingest;
 mod read;
 mod schema;
+mod told;
 mod url;
 mod values;
 
@@ -94,6 +96,50 @@ impl Store for Timescale {
         limited(async { ingest::ingest(&mut self.client().await?, &deliveries).await }).await
     }
 
+    async fn ledgers(&self, agent: Option<AgentKey>) -> Result<Vec<LedgerRow>, StoreError> {
+        limited(async { told::ledgers(&self.client().await?, agent).await }).await
+    }
+
+    async fn faults(&self, agent: Option<AgentKey>, most: usize) -> Result<Vec<FaultRow>, StoreError> {
+        limited(async { told::faults(&self.client().await?, agent, most).await }).await
+    }
+
+    async fn raise(&self, fault: Fault) -> Result<(), StoreError> {
+        limited(async {
+            let mut client = self.client().await?;
+            let transaction = client.transaction().await?;
+            told::raise(&transaction, &fault).await?;
+            Ok(transaction.commit().await?)
+        })
+        .await
+    }
+
+    async fn clear(
+        &self,
+        agent: AgentKey,
+        kind: FaultKind,
+        subject: &str,
+        now: Micros,
+    ) -> Result<(), StoreError> {
+        limited(async {
+            let mut client = self.client().await?;
+            let transaction = client.transaction().await?;
+            told::clear(&transaction, agent, kind, subject, now).await?;
+            Ok(transaction.commit().await?)
+        })
+        .await
+    }
+
+    async fn time_marks(
+        &self,
+        agent: Option<AgentKey>,
+        from: Micros,
+        to: Micros,
+        most: usize,
+    ) -> Result<Vec<TimeMark>, StoreError> {
+        limited(async { told::time_marks(&self.client().await?, agent, from, to, most).await }).await
+    }
+
     async fn fleet(&self) -> Result<Vec<AgentRow>, StoreError> {
         limited(async { read::fleet(&self.client().await?).await }).await
     }
@@ -161,7 +207,7 @@ impl Store for Timescale {
     }
 }
 
-impl From<tokio_postgres::Error> for Fault {
+impl From<tokio_postgres::Error> for Failure {
     fn from(error: tokio_postgres::Error) -> Self {
         let Some(refusal) = error.as_db_error() else {
             // Without a word from the database: the connection, unless it was our own mistake.
@@ -192,7 +238,7 @@ impl From<tokio_postgres::Error> for Fault {
 
 impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
-        Fault::from(error).into()
+        Failure::from(error).into()
     }
 }
 

@@ -3,6 +3,8 @@
 
 use forebay_protocols::reading::{DataType, PointKind};
 
+use super::FaultKind;
+
 /// The kind of a word of [`PointKind::word`].
 pub fn kind(word: &str) -> PointKind {
     [PointKind::Counter, PointKind::State].into_iter().find(|kind| kind.word() == word).unwrap_or_default()
@@ -14,6 +16,25 @@ pub fn data_type(word: &str) -> DataType {
         .into_iter()
         .find(|data_type| data_type.word() == word)
         .unwrap_or(DataType::Float)
+}
+
+impl FaultKind {
+    const ALL: [Self; 4] = [Self::Fork, Self::Wiped, Self::ServerRestored, Self::Imbalance];
+
+    /// Its word in the database.
+    pub(super) fn word(self) -> &'static str {
+        match self {
+            Self::Fork => "fork",
+            Self::Wiped => "wiped",
+            Self::ServerRestored => "server-restored",
+            Self::Imbalance => "imbalance",
+        }
+    }
+}
+
+/// The kind of fault of a word of [`FaultKind::word`]; of others there is no widest meaning.
+pub fn fault_kind(word: &str) -> Option<FaultKind> {
+    FaultKind::ALL.into_iter().find(|kind| kind.word() == word)
 }
 
 #[cfg(test)]
@@ -28,5 +49,9 @@ mod tests {
         for of in [DataType::Float, DataType::Integer, DataType::Boolean, DataType::Text] {
             assert_eq!(data_type(of.word()), of);
         }
+        for of in FaultKind::ALL {
+            assert_eq!(fault_kind(of.word()), Some(of));
+        }
+        assert_eq!(fault_kind("of-a-newer-server"), None);
     }
 }

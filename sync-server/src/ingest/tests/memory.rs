@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use forebay_protocols::reading::PointId;
 use forebay_protocols::sync::batch::{Epoch, Sequence};
+use forebay_protocols::sync::ranges::Ranges;
 use forebay_protocols::sync::wire::{self, sync_answer::Verdict};
 use tokio::sync::{Notify, OwnedMutexGuard};
 
@@ -41,6 +42,7 @@ struct Agent {
 
 #[derive(Clone, Default)]
 struct Books {
+    openings: BTreeSet<OpeningId>,
     dictionary: u32,
     gaps: u64,
     committed: BTreeSet<u64>,
@@ -140,6 +142,11 @@ impl Inner {
 
 impl Books {
     fn take(&mut self, delivery: &Delivery) -> Receipt {
+        let greeted = delivery.greeting.iter().flatten();
+        self.openings.extend(greeted.filter_map(|opening| OpeningId::try_from(&opening.id[..]).ok()));
+        if delivery.opening.is_some_and(|opening| !self.openings.contains(&opening)) {
+            return Receipt { greet: true, ..Default::default() };
+        }
         if let Some((first, last)) = delivery.dictionary.first().zip(delivery.dictionary.last())
             && first.0.0 <= self.dictionary + 1
         {
@@ -170,6 +177,13 @@ impl Books {
             };
             receipt.verdicts.push((*sequence, verdict));
         }
+        receipt.committed = delivery.greeting.as_ref().map(|_| {
+            let mut ranges = Ranges::default();
+            for sequence in &self.committed {
+                ranges.insert(*sequence..=*sequence);
+            }
+            (ranges, true)
+        });
         receipt.points = (1..=self.dictionary).map(|n| (PointId(n), PointKey(i64::from(n)))).collect();
         receipt
     }
@@ -199,6 +213,32 @@ impl Store for Memory {
         Ok(receipts
             .map(|delivery| inner.epochs.entry((delivery.agent, delivery.epoch)).or_default().take(delivery))
             .collect())
+    }
+
+    async fn ledgers(&self, _: Option<AgentKey>) -> Result<Vec<LedgerRow>, StoreError> {
+        Ok(vec![])
+    }
+
+    async fn faults(&self, _: Option<AgentKey>, _: usize) -> Result<Vec<FaultRow>, StoreError> {
+        Ok(vec![])
+    }
+
+    async fn raise(&self, _: Fault) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn clear(&self, _: AgentKey, _: FaultKind, _: &str, _: Micros) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn time_marks(
+        &self,
+        _: Option<AgentKey>,
+        _: Micros,
+        _: Micros,
+        _: usize,
+    ) -> Result<Vec<TimeMark>, StoreError> {
+        Ok(vec![])
     }
 
     async fn fleet(&self) -> Result<Vec<AgentRow>, StoreError> {

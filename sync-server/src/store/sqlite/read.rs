@@ -57,7 +57,7 @@ pub fn points(
     most: usize,
 ) -> Result<Vec<PointRow>, StoreError> {
     let sql = "select p.point, p.agent, site, gateway, device, name, unit, kind, data_type, \
-               l.time, l.quality, l.value \
+               l.time, l.quality, l.value, p.fork \
                from points p join agents a on a.agent = p.agent left join latest l on l.point = p.point \
                where (?1 is null or p.agent = ?1) and instr(p.search, ?2) > 0 and p.point > ?3 \
                order by p.point limit ?4";
@@ -82,7 +82,7 @@ pub fn points(
             unit: row.get(6)?,
             kind: words::kind(row.get_ref(7)?.as_str()?),
             data_type: words::data_type(row.get_ref(8)?.as_str()?),
-            fork: 0,
+            fork: row.get(12)?,
             latest,
         })
     })?;
@@ -114,7 +114,8 @@ pub fn gaps(
     to: Micros,
     most: usize,
 ) -> Result<Vec<(AgentKey, wire::Gap)>, StoreError> {
-    let sql = "select e.agent, g.number, coalesce(d.point, 0), from_time, to_time, count, reason from gaps g \
+    let sql = "select e.agent, g.number, coalesce(d.point, 0), from_time, to_time, count, reason, g.device \
+               from gaps g \
                join epochs e on e.epoch_key = g.epoch_key \
                left join dictionary d on d.epoch_key = g.epoch_key and d.number = g.entry \
                where (?1 is null or e.agent = ?1) and from_time < ?3 and to_time >= ?2 \
@@ -122,12 +123,14 @@ pub fn gaps(
     let mut statement = on.prepare_cached(sql)?;
     let rows = statement.query_map(params![agent.map(|agent| agent.0), from, to, limit(most)], |row| {
         let gap = wire::Gap {
-            number: row.get::<_, i64>(1)? as u64,
+            // The server's own records have no number of the gateway's.
+            number: row.get::<_, i64>(1)?.max(0) as u64,
             point: row.get(2)?,
             from_us: row.get(3)?,
             to_us: row.get(4)?,
             count: row.get::<_, i64>(5)? as u64,
             reason: row.get(6)?,
+            device: row.get(7)?,
             ..Default::default()
         };
         Ok((AgentKey(row.get(0)?), gap))
@@ -135,6 +138,6 @@ pub fn gaps(
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-fn limit(most: usize) -> i64 {
+pub fn limit(most: usize) -> i64 {
     i64::try_from(most).unwrap_or(i64::MAX)
 }

@@ -19,12 +19,18 @@ pub fn prepare(path: &Path) -> Result<(), StoreError> {
     let lock = File::options().create(true).append(true).open(&beside).map_err(failed)?;
     lock.lock().map_err(failed)?;
     let mut connection = super::connect(path)?;
+    // A table made anew is dropped and renamed, and what refers to it stays.
+    connection.pragma_update(None, "foreign_keys", false)?;
     let mut runner = migrations::runner();
     runner.set_migration_table_name("forebay_schema");
-    runner.run(&mut connection).map_err(|error| {
+    let refused = |words: String| StoreError::Refused(format!("cannot bring the schema up to date: {words}"));
+    let done = runner.run(&mut connection).map_err(|error| {
         let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
-        StoreError::Refused(format!("cannot bring the schema up to date: {error}{cause}"))
+        refused(format!("{error}{cause}"))
     })?;
+    if !done.applied_migrations().is_empty() && connection.prepare("pragma foreign_key_check")?.exists([])? {
+        return Err(refused("a row refers to one that is not there".into()));
+    }
     // Whoever waits for the lock now holds a file without a name, and finds the schema up to date; so
     // does who makes the next one. A file that cannot be removed harms nobody.
     let _ = std::fs::remove_file(&beside);

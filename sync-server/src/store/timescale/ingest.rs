@@ -3,18 +3,19 @@
 //! with a unique index.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::pin::pin;
 
 use deadpool_postgres::{Client, Transaction};
 use forebay_protocols::reading::Point;
-use forebay_protocols::sync::batch::Epoch;
 use prost::Message;
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::types::{ToSql, Type};
+use tracing::{Instrument, trace_span};
 
-use super::super::plan::{self, Book, Fault, Plan, Row, Sheet};
-use super::super::{AgentKey, Delivery, PointKey, Receipt, StoreError, sieve};
+use super::super::plan::{self, Entry as New, Failure, Families, Mark, Plan, Row, Sheet};
+use super::super::{Delivery, PointKey, Receipt, StoreError, sieve};
+use super::books;
 use super::values::{Columns, Moment};
 
 /// Stores all deliveries or none. What the database refuses for its content is set aside alone.
@@ -26,15 +27,15 @@ pub async fn ingest(client: &mut Client, deliveries: &[Delivery]) -> Result<Vec<
             transaction.commit().await?;
             return Ok(receipts);
         }
-        Err(Fault::Content(_)) => transaction.rollback().await?,
-        Err(fault) => return Err(fault.into()),
+        Err(Failure::Content(_)) => transaction.rollback().await?,
+        Err(failure) => return Err(failure.into()),
     }
     let mut transaction = client.transaction().await?;
-    lock(&transaction, &all).await?;
+    books::lock(&transaction, &all).await?;
     let mut receipts = Vec::with_capacity(deliveries.len());
     for delivery in deliveries {
         receipts.push(match attempt(&mut transaction, delivery).await {
-            Err(Fault::Content(_)) => piecemeal(&mut transaction, delivery).await?,
+            Err(Failure::Content(_)) => piecemeal(&mut transaction, delivery).await?,
             receipt => receipt?,
         });
     }
@@ -42,11 +43,11 @@ pub async fn ingest(client: &mut Client, deliveries: &[Delivery]) -> Result<Vec<
     Ok(receipts)
 }
 
-async fn piecemeal(transaction: &mut Transaction<'_>, delivery: &Delivery) -> Result<Receipt, Fault> {
+async fn piecemeal(transaction: &mut Transaction<'_>, delivery: &Delivery) -> Result<Receipt, Failure> {
     let mut receipts = Vec::new();
     for piece in plan::pieces(delivery) {
         receipts.push(match attempt(transaction, &piece).await {
-            Err(Fault::Content(why)) => attempt(transaction, &plan::put_aside(piece, &why)).await?,
+            Err(Failure::Content(why)) => attempt(transaction, &plan::put_aside(piece, &why)).await?,
             receipt => receipt?,
         });
     }
@@ -54,131 +55,68 @@ async fn piecemeal(transaction: &mut Transaction<'_>, delivery: &Delivery) -> Re
 }
 
 /// One delivery under a savepoint.
-async fn attempt(transaction: &mut Transaction<'_>, delivery: &Delivery) -> Result<Receipt, Fault> {
+async fn attempt(transaction: &mut Transaction<'_>, delivery: &Delivery) -> Result<Receipt, Failure> {
     let savepoint = transaction.savepoint("attempt").await?;
     match Box::pin(apply(&savepoint, &[delivery])).await {
         Ok(receipts) => {
             savepoint.commit().await?;
             Ok(receipts.into_iter().next().unwrap_or_default())
         }
-        Err(fault) => {
+        Err(failure) => {
             savepoint.rollback().await?;
-            Err(fault)
+            Err(failure)
         }
     }
 }
 
-async fn apply(on: &Transaction<'_>, deliveries: &[&Delivery]) -> Result<Vec<Receipt>, Fault> {
-    lock(on, deliveries).await?;
-    let mut books = open_books(on, deliveries).await?;
+async fn apply(on: &Transaction<'_>, deliveries: &[&Delivery]) -> Result<Vec<Receipt>, Failure> {
+    let current = books::lock(on, deliveries).await?;
+    let mut families = books::open(on, deliveries, &current).await?;
+    let seats = families.settle(deliveries);
+    books::settle(on, &mut families).await?;
+    books::recall(on, &mut families, deliveries, &seats).instrument(trace_span!("books")).await?;
     let mut plans = Vec::with_capacity(deliveries.len());
-    for delivery in deliveries {
-        let book = books.entry((delivery.agent, delivery.epoch)).or_default();
-        plans.push(Plan::new(book, delivery));
+    for (delivery, seat) in deliveries.iter().zip(seats) {
+        let Some(family) = families.get_mut(delivery.agent, delivery.epoch) else { continue };
+        plans.push(Plan::new(family, seat, delivery));
     }
     extend_dictionary(on, &plans).await?;
-    let keys = point_keys(on, &plans).await?;
+    let keys = point_keys(on, &families, &plans).await?;
     let sheet = Sheet::new(&mut plans, &keys)?;
     copy_readings(on, &sheet.rows).await?;
     quarantine(on, &sheet).await?;
     renew_latest(on, &sheet.newest).await?;
+    mark_times(on, &plan::marks(&plans)).await?;
     set_aside(on, &plans).await?;
     keep_gaps(on, &plans).await?;
-    close_books(on, &plans, &books).await?;
     update_agents(on, &plans).await?;
+    books::close(on, &families, &plans).instrument(trace_span!("books")).await?;
+    books::tell(on, &families).await?;
     Ok(plans.into_iter().map(|plan| plan.receipt).collect())
 }
 
 /// Runs a statement that stays prepared on its connection.
-async fn run(
+pub async fn run(
     on: &Transaction<'_>,
     sql: &str,
     with: &[&(dyn ToSql + Sync)],
-) -> Result<Vec<tokio_postgres::Row>, Fault> {
+) -> Result<Vec<tokio_postgres::Row>, Failure> {
     let statement = on.prepare_cached(sql).await?;
     Ok(on.query(&statement, with).await?)
 }
 
-/// Locks the agents in ascending order. Whoever writes an agent's epochs, dictionary, points or latest
-/// values holds this lock, so nothing else of it needs one, and no two servers wait for each other.
-async fn lock(on: &Transaction<'_>, deliveries: &[&Delivery]) -> Result<(), Fault> {
-    let agents: BTreeSet<i64> = deliveries.iter().map(|delivery| delivery.agent.0).collect();
-    let wanted: Vec<i64> = agents.iter().copied().collect();
-    let sql = "select agent from agents where agent = any($1) order by agent for no key update";
-    let found = run(on, sql, &[&wanted]).await?;
-    if found.len() < agents.len() {
-        let found = found.iter().map(|row| row.try_get(0)).collect::<Result<BTreeSet<i64>, _>>()?;
-        let missing: Vec<_> = agents.difference(&found).collect();
-        return Err(Fault::Store(StoreError::Refused(format!("no agent has the key {missing:?}"))));
-    }
-    Ok(())
-}
-
-async fn open_books(
-    on: &Transaction<'_>,
-    deliveries: &[&Delivery],
-) -> Result<BTreeMap<(AgentKey, Epoch), Book>, Fault> {
-    let wanted: BTreeSet<(AgentKey, Epoch)> = deliveries.iter().map(|d| (d.agent, d.epoch)).collect();
-    let agents: Vec<i64> = wanted.iter().map(|(agent, _)| agent.0).collect();
-    let epochs: Vec<&[u8]> = wanted.iter().map(|(_, epoch)| epoch.0.as_slice()).collect();
-    let find = "select epoch_key, agent, e.epoch, dictionary_revision, gaps_known from epochs e \
-                join unnest($1::bigint[], $2::bytea[]) as w(of, epoch) \
-                on e.agent = w.of and e.epoch = w.epoch";
-    let mut found = run(on, find, &[&agents, &epochs]).await?;
-    if found.len() < wanted.len() {
-        let make = "insert into epochs (agent, epoch) select * from unnest($1::bigint[], $2::bytea[]) \
-                    on conflict do nothing";
-        run(on, make, &[&agents, &epochs]).await?;
-        found = run(on, find, &[&agents, &epochs]).await?;
-    }
-    let mut books = BTreeMap::new();
-    for row in &found {
-        let epoch: &[u8] = row.try_get(2)?;
-        let Ok(epoch) = epoch.try_into() else { continue };
-        let book = Book {
-            key: row.try_get(0)?,
-            revision: row.try_get::<_, i32>(3)? as u32,
-            gaps_known: row.try_get::<_, i64>(4)? as u64,
-            ..Book::default()
-        };
-        books.insert((AgentKey(row.try_get(1)?), Epoch(epoch)), book);
-    }
-    // Only what is asked for: the whole set may be large when much is still under way.
-    let (mut of, mut sequences) = (Vec::new(), Vec::new());
-    for delivery in deliveries {
-        let Some(book) = books.get(&(delivery.agent, delivery.epoch)) else { continue };
-        for sequence in delivery.batches.iter().filter_map(|batch| i64::try_from(batch.sequence.0).ok()) {
-            of.push(book.key);
-            sequences.push(sequence);
-        }
-    }
-    if !sequences.is_empty() {
-        let sql = "select w.epoch_key, sequence \
-                   from unnest($1::bigint[], $2::bigint[]) as w(epoch_key, sequence) \
-                   join epochs e on e.epoch_key = w.epoch_key where e.committed @> sequence";
-        for row in run(on, sql, &[&of, &sequences]).await? {
-            let key: i64 = row.try_get(0)?;
-            let sequence: i64 = row.try_get(1)?;
-            if let Some(book) = books.values_mut().find(|book| book.key == key) {
-                let sequence = sequence as u64;
-                book.committed.insert(sequence..=sequence);
-            }
-        }
-    }
-    Ok(books)
-}
-
-async fn extend_dictionary(on: &Transaction<'_>, plans: &[Plan<'_>]) -> Result<(), Fault> {
+async fn extend_dictionary(on: &Transaction<'_>, plans: &[Plan<'_>]) -> Result<(), Failure> {
     // A path may stand there twice: the newest entry says what it is. Keys go by first appearance.
-    let mut places: HashMap<(i64, String, String), usize> = HashMap::new();
-    let mut paths: Vec<((i64, String, String), &Point)> = Vec::new();
+    type Path = (i64, String, String, i32);
+    let mut places: HashMap<Path, usize> = HashMap::new();
+    let mut paths: Vec<(Path, &Point)> = Vec::new();
     let mut entries = Vec::new();
     for plan in plans {
-        for &(number, point) in &plan.entries {
+        for &New { branch, fork, number, point } in &plan.entries {
             let (device, name) =
                 (sieve::name(&point.device).into_owned(), sieve::name(&point.name).into_owned());
-            let path = (plan.delivery.agent.0, device, name);
-            entries.push((plan.epoch_key, number as i32, path.clone()));
+            let path = (plan.delivery.agent.0, device, name, fork as i32);
+            entries.push((branch, number as i32, path.clone()));
             match places.entry(path) {
                 Entry::Occupied(place) => paths[*place.get()].1 = point,
                 Entry::Vacant(place) => {
@@ -194,29 +132,30 @@ async fn extend_dictionary(on: &Transaction<'_>, plans: &[Plan<'_>]) -> Result<(
     let agents: Vec<i64> = paths.iter().map(|(path, _)| path.0).collect();
     let devices: Vec<&str> = paths.iter().map(|(path, _)| path.1.as_str()).collect();
     let names: Vec<&str> = paths.iter().map(|(path, _)| path.2.as_str()).collect();
+    let forks: Vec<i32> = paths.iter().map(|(path, _)| path.3).collect();
     let units: Vec<_> = paths.iter().map(|(_, point)| sieve::name(&point.unit)).collect();
     let kinds: Vec<&str> = paths.iter().map(|(_, point)| point.kind.word()).collect();
     let types: Vec<&str> = paths.iter().map(|(_, point)| point.data_type.word()).collect();
     let search: Vec<String> = paths
         .iter()
         .zip(&units)
-        .map(|(((_, device, name), _), unit)| format!("{device}/{name} {unit}").to_lowercase())
+        .map(|(((_, device, name, _), _), unit)| format!("{device}/{name} {unit}").to_lowercase())
         .collect();
-    let upsert = "insert into points (agent, device, name, unit, kind, data_type, search) \
+    let upsert = "insert into points (agent, device, name, unit, kind, data_type, search, fork) \
                   select * from unnest($1::bigint[], $2::text[], $3::text[], $4::text[], \
-                  $5::text[], $6::text[], $7::text[]) \
-                  on conflict (agent, device, name) do update set unit = excluded.unit, kind = excluded.kind, \
-                  data_type = excluded.data_type, search = excluded.search \
-                  returning point, agent, device, name";
-    let mut keys = HashMap::new();
-    for row in run(on, upsert, &[&agents, &devices, &names, &units, &kinds, &types, &search]).await? {
-        let path: (i64, String, String) = (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
-        keys.insert(path, row.try_get::<_, i32>(0)?);
+                  $5::text[], $6::text[], $7::text[], $8::int[]) \
+                  on conflict (agent, device, name, fork) do update set unit = excluded.unit, \
+                  kind = excluded.kind, data_type = excluded.data_type, search = excluded.search \
+                  returning point, agent, device, name, fork";
+    let mut keys: HashMap<Path, i32> = HashMap::new();
+    for row in run(on, upsert, &[&agents, &devices, &names, &units, &kinds, &types, &search, &forks]).await? {
+        let path = (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?, row.try_get(4)?);
+        keys.insert(path, row.try_get(0)?);
     }
     let (mut of, mut numbers, mut points) = (Vec::new(), Vec::new(), Vec::new());
-    for (epoch_key, number, path) in entries {
+    for (branch, number, path) in entries {
         let Some(&point) = keys.get(&path) else { continue };
-        of.push(epoch_key);
+        of.push(branch);
         numbers.push(number);
         points.push(point);
     }
@@ -228,18 +167,16 @@ async fn extend_dictionary(on: &Transaction<'_>, plans: &[Plan<'_>]) -> Result<(
 
 async fn point_keys(
     on: &Transaction<'_>,
+    families: &Families,
     plans: &[Plan<'_>],
-) -> Result<HashMap<(i64, u32), PointKey>, Fault> {
-    let (mut of, mut numbers) = (Vec::new(), Vec::new());
-    for plan in plans {
-        for &number in &plan.used {
-            of.push(plan.epoch_key);
-            numbers.push(number as i32);
-        }
-    }
-    if numbers.is_empty() {
+) -> Result<HashMap<(i64, u32), PointKey>, Failure> {
+    let wanted: BTreeSet<(i64, u32)> =
+        plans.iter().flat_map(|plan| plan.used.union(&plan.named)).copied().collect();
+    if wanted.is_empty() {
         return Ok(HashMap::new());
     }
+    let of: Vec<i64> = wanted.iter().map(|(branch, _)| *branch).collect();
+    let numbers: Vec<i32> = wanted.iter().map(|(_, number)| *number as i32).collect();
     let sql = "select d.epoch_key, d.number, d.point from dictionary d \
                join unnest($1::bigint[], $2::int[]) as w(of, number) \
                on d.epoch_key = w.of and d.number = w.number";
@@ -248,10 +185,45 @@ async fn point_keys(
         let number = row.try_get::<_, i32>(1)? as u32;
         keys.insert((row.try_get(0)?, number), PointKey(row.try_get::<_, i32>(2)?.into()));
     }
+    for (branch, number) in wanted {
+        if !keys.contains_key(&(branch, number))
+            && let Some((from, fork)) = families.inherited(branch, number)
+            && let Some(point) = inherit(on, branch, number, from, fork).await?
+        {
+            keys.insert((branch, number), point);
+        }
+    }
     Ok(keys)
 }
 
-async fn copy_readings(on: &Transaction<'_>, rows: &[Row<'_>]) -> Result<(), Fault> {
+/// Gives a fork a point of its own for a number of its dictionary that it uses for the first time, and
+/// did not name itself.
+async fn inherit(
+    on: &Transaction<'_>,
+    branch: i64,
+    number: u32,
+    from: i64,
+    fork: u32,
+) -> Result<Option<PointKey>, Failure> {
+    let (number, fork) = (number as i32, fork as i32);
+    let sql = "insert into points (agent, device, name, unit, kind, data_type, search, fork) \
+               select agent, device, name, unit, kind, data_type, search, $3::int \
+               from points p join dictionary d on d.point = p.point \
+               where d.epoch_key = $1 and d.number = $2 \
+               on conflict (agent, device, name, fork) do update set unit = excluded.unit returning point";
+    let rows = run(on, sql, &[&from, &number, &fork]).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let point: i32 = row.try_get(0)?;
+    run(
+        on,
+        "insert into dictionary (epoch_key, number, point) values ($1, $2, $3)",
+        &[&branch, &number, &point],
+    )
+    .await?;
+    Ok(Some(PointKey(point.into())))
+}
+
+async fn copy_readings(on: &Transaction<'_>, rows: &[Row<'_>]) -> Result<(), Failure> {
     if rows.is_empty() {
         return Ok(());
     }
@@ -303,7 +275,7 @@ impl<'a> FromIterator<Row<'a>> for Spread<'a> {
     }
 }
 
-async fn quarantine(on: &Transaction<'_>, sheet: &Sheet<'_>) -> Result<(), Fault> {
+async fn quarantine(on: &Transaction<'_>, sheet: &Sheet<'_>) -> Result<(), Failure> {
     if sheet.quarantine.is_empty() {
         return Ok(());
     }
@@ -318,7 +290,7 @@ async fn quarantine(on: &Transaction<'_>, sheet: &Sheet<'_>) -> Result<(), Fault
     Ok(())
 }
 
-async fn renew_latest(on: &Transaction<'_>, newest: &[Row<'_>]) -> Result<(), Fault> {
+async fn renew_latest(on: &Transaction<'_>, newest: &[Row<'_>]) -> Result<(), Failure> {
     if newest.is_empty() {
         return Ok(());
     }
@@ -334,24 +306,41 @@ async fn renew_latest(on: &Transaction<'_>, newest: &[Row<'_>]) -> Result<(), Fa
     Ok(())
 }
 
-async fn set_aside(on: &Transaction<'_>, plans: &[Plan<'_>]) -> Result<(), Fault> {
+async fn mark_times(on: &Transaction<'_>, marks: &[Mark]) -> Result<(), Failure> {
+    let sql = "insert into time_marks as m \
+               (epoch_key, boot_counter, clock, from_time, to_time, readings, correction) \
+               values ($1, $2, $3, $4, $5, $6, $7) \
+               on conflict (epoch_key, boot_counter, clock) do update set \
+               from_time = least(m.from_time, excluded.from_time), \
+               to_time = greatest(m.to_time, excluded.to_time), \
+               readings = m.readings + excluded.readings, correction = excluded.correction";
+    for mark in marks {
+        let Mark { branch, boot_counter, clock, from, to, readings, correction_us } = mark;
+        let (from, to) = (Moment(*from), Moment(*to));
+        run(on, sql, &[branch, boot_counter, clock, &from, &to, readings, correction_us]).await?;
+    }
+    Ok(())
+}
+
+async fn set_aside(on: &Transaction<'_>, plans: &[Plan<'_>]) -> Result<(), Failure> {
     for plan in plans {
         for aside in &plan.aside {
-            let sql = "insert into set_aside (epoch_key, sequence, bytes, reason, received) \
-                       values ($1, $2, $3, $4, $5) on conflict do nothing";
+            let sql = "insert into set_aside (epoch_key, sequence, checksum, bytes, reason, received) \
+                       values ($1, $2, $3, $4, $5, $6) on conflict do nothing";
             let why = sieve::text(&aside.why);
             let received = Moment(plan.delivery.received);
             // A number beyond the column's keeps its bits.
-            let sequence = aside.sequence as i64;
-            run(on, sql, &[&plan.epoch_key, &sequence, &aside.bytes.as_ref(), &why, &received]).await?;
+            let (sequence, checksum) = (aside.sequence as i64, i64::from(aside.checksum));
+            run(on, sql, &[&aside.branch, &sequence, &checksum, &aside.bytes.as_ref(), &why, &received])
+                .await?;
         }
     }
     Ok(())
 }
 
-async fn keep_gaps(on: &Transaction<'_>, plans: &[Plan<'_>]) -> Result<(), Fault> {
-    let gaps = || plans.iter().flat_map(|plan| plan.gaps.iter().map(|gap| (plan.epoch_key, *gap)));
-    let of: Vec<i64> = gaps().map(|(epoch_key, _)| epoch_key).collect();
+async fn keep_gaps(on: &Transaction<'_>, plans: &[Plan<'_>]) -> Result<(), Failure> {
+    let gaps = || plans.iter().flat_map(|plan| &plan.gaps);
+    let of: Vec<i64> = gaps().map(|(branch, _)| *branch).collect();
     if of.is_empty() {
         return Ok(());
     }
@@ -361,54 +350,29 @@ async fn keep_gaps(on: &Transaction<'_>, plans: &[Plan<'_>]) -> Result<(), Fault
     let to: Vec<Moment> = gaps().map(|(_, gap)| Moment(gap.to_us)).collect();
     let counts: Vec<i64> = gaps().map(|(_, gap)| sieve::count(gap.count)).collect();
     let reasons: Vec<i32> = gaps().map(|(_, gap)| gap.reason).collect();
-    let sql = "insert into gaps (epoch_key, number, entry, from_time, to_time, count, reason) \
+    let devices: Vec<_> = gaps().map(|(_, gap)| sieve::name(&gap.device)).collect();
+    let sql = "insert into gaps (epoch_key, number, entry, from_time, to_time, count, reason, device) \
                select * from unnest($1::bigint[], $2::bigint[], $3::int[], $4::timestamptz[], \
-               $5::timestamptz[], $6::bigint[], $7::int[]) on conflict do nothing";
-    run(on, sql, &[&of, &numbers, &entries, &from, &to, &counts, &reasons]).await?;
+               $5::timestamptz[], $6::bigint[], $7::int[], $8::text[]) on conflict do nothing";
+    run(on, sql, &[&of, &numbers, &entries, &from, &to, &counts, &reasons, &devices]).await?;
     Ok(())
 }
 
-async fn close_books(
-    on: &Transaction<'_>,
-    plans: &[Plan<'_>],
-    books: &BTreeMap<(AgentKey, Epoch), Book>,
-) -> Result<(), Fault> {
-    let (mut of, mut fresh) = (Vec::new(), Vec::new());
-    for plan in plans {
-        of.extend(std::iter::repeat_n(plan.epoch_key, plan.fresh.len()));
-        fresh.extend_from_slice(&plan.fresh);
-    }
-    if !fresh.is_empty() {
-        let sql = "update epochs e set committed = e.committed + a.added from \
-                   (select epoch_key, range_agg(int8range(sequence, sequence, '[]')) as added \
-                    from unnest($1::bigint[], $2::bigint[]) as w(epoch_key, sequence) group by epoch_key) a \
-                   where e.epoch_key = a.epoch_key";
-        run(on, sql, &[&of, &fresh]).await?;
-    }
-    if plans.iter().any(|plan| !plan.entries.is_empty() || !plan.gaps.is_empty()) {
-        let keys: Vec<i64> = books.values().map(|book| book.key).collect();
-        let revisions: Vec<i32> = books.values().map(|book| book.revision as i32).collect();
-        let gaps: Vec<i64> = books.values().map(|book| book.gaps_known as i64).collect();
-        let sql = "update epochs e set dictionary_revision = w.revision, gaps_known = w.gaps \
-                   from unnest($1::bigint[], $2::int[], $3::bigint[]) as w(epoch_key, revision, gaps) \
-                   where e.epoch_key = w.epoch_key";
-        run(on, sql, &[&keys, &revisions, &gaps]).await?;
-    }
-    Ok(())
-}
-
-async fn update_agents(on: &Transaction<'_>, plans: &[Plan<'_>]) -> Result<(), Fault> {
+async fn update_agents(on: &Transaction<'_>, plans: &[Plan<'_>]) -> Result<(), Failure> {
     // Servers' clocks differ a little: the newest delivery says how the gateway is.
     let sql = "update agents set stored = stored + $2, committed_batches = committed_batches + $3, \
                set_aside = set_aside + $4, \
                report = case when last_seen > $5 then report else coalesce($6, report) end, \
                epoch = case when last_seen > $5 then epoch else $7 end, \
+               current = case when last_seen > $5 then current else $8 end, \
                last_seen = greatest(last_seen, $5) where agent = $1";
     for plan in plans {
+        let Some(branch) = plan.branch else { continue };
         let report = plan.delivery.report.as_ref().map(Message::encode_to_vec);
         let (stored, taken, aside) = (plan.stored() as i64, plan.taken.len() as i64, plan.aside.len() as i64);
         let (received, epoch) = (Moment(plan.delivery.received), plan.delivery.epoch.0.as_slice());
-        run(on, sql, &[&plan.delivery.agent.0, &stored, &taken, &aside, &received, &report, &epoch]).await?;
+        let agent = plan.delivery.agent.0;
+        run(on, sql, &[&agent, &stored, &taken, &aside, &received, &report, &epoch, &branch]).await?;
     }
     Ok(())
 }

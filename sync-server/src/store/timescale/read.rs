@@ -12,7 +12,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::super::buckets::Buckets;
-use super::super::plan::Fault;
+use super::super::plan::Failure;
 use super::super::{
     AgentKey, AgentRow, Bucket, Latest, Micros, PointKey, PointRow, Query, StoreError, words,
 };
@@ -64,7 +64,7 @@ pub async fn points(
     most: usize,
 ) -> Result<Vec<PointRow>, StoreError> {
     let sql = "select p.point, p.agent, site, gateway, device, name, unit, kind, data_type, \
-               l.time, l.quality, l.value, l.whole, l.state, l.text \
+               l.time, l.quality, l.value, l.whole, l.state, l.text, p.fork \
                from points p join agents a on a.agent = p.agent left join latest l on l.point = p.point \
                where ($1::bigint is null or p.agent = $1) and strpos(p.search, $2) > 0 \
                and p.point > $3::bigint order by p.point limit $4";
@@ -90,7 +90,7 @@ pub async fn points(
             unit: row.try_get(6)?,
             kind: words::kind(row.try_get(7)?),
             data_type: words::data_type(row.try_get(8)?),
-            fork: 0,
+            fork: row.try_get::<_, i32>(15)? as u32,
             latest,
         });
     }
@@ -103,7 +103,7 @@ pub async fn query(client: &Client, query: &Query) -> Result<Vec<(PointKey, Vec<
         let rows = match i32::try_from(key.0) {
             Ok(point) if query.step > 0 => match buckets(client, point, query).await {
                 // A sum beyond the largest float: the long way has no such limit.
-                Err(Fault::Content(_)) => readings(client, point, query).await?,
+                Err(Failure::Content(_)) => readings(client, point, query).await?,
                 rows => rows?,
             },
             Ok(point) => readings(client, point, query).await?,
@@ -134,7 +134,7 @@ async fn readings(client: &Client, point: i32, query: &Query) -> Result<Vec<Buck
 
 /// The same buckets as `Buckets` makes, made where the readings are. Of the first and last value only
 /// the time is gathered; the index then leads to the value.
-async fn buckets(client: &Client, point: i32, query: &Query) -> Result<Vec<Bucket>, Fault> {
+async fn buckets(client: &Client, point: i32, query: &Query) -> Result<Vec<Bucket>, Failure> {
     let sql = "with reading as (select time, quality, \
                  quality < 128 and num_nonnulls(value, whole, state, text) > 0 as usable, \
                  coalesce(value, whole::float8, state::int::float8) as number \
@@ -185,7 +185,8 @@ pub async fn gaps(
     to: Micros,
     most: usize,
 ) -> Result<Vec<(AgentKey, wire::Gap)>, StoreError> {
-    let sql = "select e.agent, g.number, coalesce(d.point, 0), from_time, to_time, count, reason from gaps g \
+    let sql = "select e.agent, g.number, coalesce(d.point, 0), from_time, to_time, count, reason, g.device \
+               from gaps g \
                join epochs e on e.epoch_key = g.epoch_key \
                left join dictionary d on d.epoch_key = g.epoch_key and d.number = g.entry \
                where ($1::bigint is null or e.agent = $1) and from_time < $3 and to_time >= $2 \
@@ -194,12 +195,14 @@ pub async fn gaps(
     let mut gaps = Vec::new();
     for row in client.query(sql, &[&agent, &Moment(from), &Moment(to), &most]).await? {
         let gap = wire::Gap {
-            number: row.try_get::<_, i64>(1)? as u64,
+            // The server's own records have no number of the gateway's.
+            number: row.try_get::<_, i64>(1)?.max(0) as u64,
             point: row.try_get::<_, i32>(2)? as u32,
             from_us: row.try_get::<_, Moment>(3)?.0,
             to_us: row.try_get::<_, Moment>(4)?.0,
             count: row.try_get::<_, i64>(5)? as u64,
             reason: row.try_get(6)?,
+            device: row.try_get(7)?,
             ..Default::default()
         };
         gaps.push((AgentKey(row.try_get(0)?), gap));
@@ -207,6 +210,6 @@ pub async fn gaps(
     Ok(gaps)
 }
 
-fn limit(most: usize) -> i64 {
+pub fn limit(most: usize) -> i64 {
     i64::try_from(most).unwrap_or(i64::MAX)
 }

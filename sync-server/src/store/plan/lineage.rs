@@ -1,0 +1,408 @@
+//! Whose history a delivery continues. A buffer tells by its openings (wire.proto, `Greeting`) what it
+//! follows; where two buffers follow the same opening, the folder was copied or an older state of it
+//! restored, and from there on each has a branch of its own. Pure.
+//!
+//! - A branch begins at a [`Border`]: what lies below it is history that both have in common, and is
+//!   booked in the branch it left. So a batch from before the copy is stored once, whoever brings it.
+//! - A copy is found by its first word: by what it follows, by where it begins, or by what the buffer
+//!   it was copied from does after it.
+//! - Who continues nothing known, continues the main branch: a server restored from a backup knows
+//!   less than the gateways do.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use forebay_protocols::sync::batch::Epoch;
+use forebay_protocols::sync::ranges::Ranges;
+use forebay_protocols::sync::wire;
+
+use super::super::{AgentKey, Content, Delivery, Micros, OpeningId};
+use super::ledger::{Event, Former, Ledger};
+
+/// Branches of one epoch. A gateway whose disk goes back to the same state at every start makes one
+/// each time; beyond this they are no longer told apart by their openings.
+const MOST_BRANCHES: usize = 1_000;
+/// Ranges of committed sequences told in answer to a greeting.
+pub const MOST_RANGES: usize = 64;
+
+/// Where a history of its own begins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Border {
+    /// The first sequence beyond it.
+    pub first: u64,
+    /// Dictionary entries up to this one are common.
+    pub revision: u32,
+    /// Gap records up to this one are common.
+    pub gaps: u64,
+}
+
+/// An opening the server has heard of.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    /// The branch its batches belong to, as an index of [`Family::branches`].
+    pub branch: usize,
+    /// Where the opening begins that followed it in the same branch.
+    pub until: Option<Border>,
+}
+
+/// An opening to be written down.
+#[derive(Clone, Copy, Debug)]
+pub struct Heard {
+    pub id: OpeningId,
+    pub parent: Option<OpeningId>,
+    pub begins: Border,
+    pub blind: bool,
+}
+
+/// The main history of an epoch, or a fork of it. Read under a lock; moved on by each plan.
+#[derive(Debug, Default)]
+pub struct Branch {
+    /// The store's number of it; 0 until the store has made it.
+    pub key: i64,
+    /// 0, or the number of the fork among the agent's.
+    pub fork: u32,
+    /// The branch it left, as an index of [`Family::branches`].
+    pub parent: Option<usize>,
+    /// Where it left it.
+    pub border: Border,
+    /// Highest dictionary number of its own without a hole.
+    pub revision: u32,
+    /// Highest gap number of its own.
+    pub gaps_known: u64,
+    /// Highest sequence that came with readings.
+    pub newest: u64,
+    /// Committed sequences: all, or at least those of the batches in hand and the highest ranges.
+    pub committed: Ranges,
+    /// Were lower ranges left in the database when the highest were read?
+    pub more_ranges: bool,
+    /// Checksums of committed batches, as far as they are kept.
+    pub prints: HashMap<u64, u32>,
+    /// Batches set aside, by sequence and checksum.
+    pub aside: BTreeSet<(u64, u32)>,
+    pub ledger: Ledger,
+    /// What this transaction commits.
+    pub fresh: Vec<i64>,
+    /// Did this transaction change it?
+    pub touched: bool,
+    /// `newest` when it was read.
+    pub newest_before: u64,
+}
+
+/// All branches of one epoch of one agent.
+#[derive(Debug)]
+pub struct Family {
+    pub agent: AgentKey,
+    pub epoch: Epoch,
+    /// The main one first, and each after the one it left.
+    pub branches: Vec<Branch>,
+    /// Those of the openings that the deliveries name and the store knows.
+    pub openings: HashMap<OpeningId, Known>,
+    /// New ones; their branch and end are in `openings`.
+    pub heard: Vec<Heard>,
+    /// Of the ones the store has: those whose branch or end has changed.
+    pub altered: BTreeSet<OpeningId>,
+    /// What this agent wrote from before, if the epoch is new.
+    pub former: Option<Former>,
+    pub events: Vec<(Event, Micros)>,
+}
+
+impl Border {
+    fn of(opening: &wire::Opening) -> Self {
+        Self {
+            // Within what every database can hold.
+            first: opening.first.min(i64::MAX as u64),
+            revision: opening.dictionary_revision.min(i32::MAX as u32),
+            gaps: opening.gaps.min(i64::MAX as u64),
+        }
+    }
+
+    /// Does the delivery hold anything that lies beyond?
+    fn is_crossed_by(&self, delivery: &Delivery) -> bool {
+        delivery.batches.iter().any(|batch| batch.sequence.0 >= self.first)
+            || delivery.dictionary.iter().any(|(number, _)| number.0 > self.revision)
+            || delivery.gaps.iter().any(|gap| gap.number > self.gaps)
+    }
+}
+
+impl Delivery {
+    /// The openings it names.
+    pub fn openings(&self) -> BTreeSet<OpeningId> {
+        let greeted = self.greeting.iter().flatten().filter_map(|opening| id_of(opening));
+        greeted.chain(self.opening).collect()
+    }
+}
+
+impl Family {
+    pub fn new(agent: AgentKey, epoch: Epoch) -> Self {
+        Self {
+            agent,
+            epoch,
+            branches: Vec::new(),
+            openings: HashMap::new(),
+            heard: Vec::new(),
+            altered: BTreeSet::new(),
+            former: None,
+            events: Vec::new(),
+        }
+    }
+
+    /// The branch that `delivery` belongs to, made if need be; nothing if its opening is unknown.
+    pub fn settle(&mut self, delivery: &Delivery) -> Option<usize> {
+        let at = match delivery.opening {
+            // A buffer that tells nothing of itself.
+            None => self.main(delivery.received),
+            Some(present) => {
+                if let Some(greeting) = &delivery.greeting {
+                    self.greet(greeting, delivery.received);
+                }
+                let Known { branch, until } = *self.openings.get(&present)?;
+                match until.filter(|border| border.is_crossed_by(delivery)) {
+                    // Another buffer follows this opening since, and yet its own goes on: whoever
+                    // followed it is a copy. The copy was first to say so and keeps the branch.
+                    Some(border) => {
+                        let at = self.fork(branch, border, delivery.received);
+                        self.openings.insert(present, Known { branch: at, until: None });
+                        self.altered.insert(present);
+                        at
+                    }
+                    None => branch,
+                }
+            }
+        };
+        for batch in &delivery.batches {
+            // What did not decode may state any number.
+            if matches!(batch.content, Content::Readings(_)) && countable(batch.sequence.0).is_some() {
+                let home = self.home(at, batch.sequence.0);
+                let newest = &mut self.branches[home].newest;
+                *newest = batch.sequence.0.max(*newest);
+            }
+        }
+        Some(at)
+    }
+
+    /// Takes down what a buffer says it follows.
+    fn greet(&mut self, greeting: &[wire::Opening], now: Micros) {
+        let told: Vec<(OpeningId, &wire::Opening)> =
+            greeting.iter().filter_map(|opening| Some((id_of(opening)?, opening))).collect();
+        let last_known = told.iter().rposition(|(id, _)| self.openings.contains_key(id));
+        let newer = &told[last_known.map_or(0, |at| at + 1)..];
+        let Some((_, first)) = newer.first() else { return };
+        let followed = last_known.and_then(|at| told.get(at)).map(|(id, _)| *id);
+        let known = followed.and_then(|id| self.openings.get(&id).copied());
+        let Known { branch, until } = known.unwrap_or_else(|| Known { branch: self.main(now), until: None });
+        let border = Border::of(first);
+        let newest = self.branches[branch].newest;
+        let taken = until.is_some() || (newest > 0 && border.first <= newest);
+        let at = if taken && !first.blind && self.branches.len() < MOST_BRANCHES {
+            self.fork(branch, border, now)
+        } else {
+            if let Some(id) = followed.filter(|_| !first.blind && until.is_none()) {
+                self.openings.insert(id, Known { branch, until: Some(border) });
+                self.altered.insert(id);
+            }
+            branch
+        };
+        let mut parent = followed;
+        for (n, (id, opening)) in newer.iter().enumerate() {
+            let next = newer.get(n + 1).filter(|(_, next)| !next.blind);
+            let until = next.map(|(_, next)| Border::of(next));
+            // An id that comes twice in one greeting counts where it stood first.
+            if self.openings.contains_key(id) {
+                continue;
+            }
+            self.openings.insert(*id, Known { branch: at, until });
+            let begins = Border::of(opening);
+            self.heard.push(Heard { id: *id, parent, begins, blind: opening.blind });
+            parent = Some(*id);
+        }
+    }
+
+    /// The main branch, made if the epoch is new.
+    fn main(&mut self, now: Micros) -> usize {
+        if self.branches.is_empty() {
+            let ledger = Ledger { drained: now, ..Ledger::default() };
+            self.branches.push(Branch { ledger, ..Branch::default() });
+            if let Some(former) = self.former.take().filter(|former| former.held > 0) {
+                self.events.push((Event::Wiped(former), now));
+            }
+        }
+        0
+    }
+
+    fn fork(&mut self, from: usize, border: Border, now: Micros) -> usize {
+        let newest = border.first.saturating_sub(1);
+        self.branches.push(Branch {
+            parent: Some(from),
+            border,
+            revision: border.revision,
+            gaps_known: border.gaps,
+            newest,
+            newest_before: newest,
+            ledger: Ledger { drained: now, ..Ledger::default() },
+            ..Branch::default()
+        });
+        let at = self.branches.len() - 1;
+        self.events.push((Event::Forked(at), now));
+        at
+    }
+
+    /// Walks from `at` to the branch that a thing belongs to, which is common below some borders.
+    fn walk(&self, mut at: usize, is_common: impl Fn(&Border) -> bool) -> usize {
+        while let Some(parent) = self.branches[at].parent.filter(|_| is_common(&self.branches[at].border)) {
+            at = parent;
+        }
+        at
+    }
+
+    /// Where a batch of branch `at` is booked.
+    pub fn home(&self, at: usize, sequence: u64) -> usize {
+        self.walk(at, |border| sequence < border.first)
+    }
+
+    /// Whose dictionary a number of branch `at` stands in.
+    pub fn entry_home(&self, at: usize, number: u32) -> usize {
+        self.walk(at, |border| number <= border.revision)
+    }
+
+    /// Whose gap record a number of branch `at` is.
+    pub fn gap_home(&self, at: usize, number: u64) -> usize {
+        self.walk(at, |border| number <= border.gaps)
+    }
+
+    /// Highest dictionary number known to branch `at` without a hole.
+    pub fn revision(&self, at: usize) -> u32 {
+        let branch = &self.branches[at];
+        // While the common part has a hole, nothing beyond it counts.
+        let common = branch.parent.map(|parent| self.revision(parent));
+        common.filter(|common| *common < branch.border.revision).unwrap_or(branch.revision)
+    }
+
+    /// Highest gap number known to branch `at`.
+    pub fn gaps_known(&self, at: usize) -> u64 {
+        let branch = &self.branches[at];
+        let common = branch.parent.map(|parent| self.gaps_known(parent));
+        common.filter(|common| *common < branch.border.gaps).unwrap_or(branch.gaps_known)
+    }
+
+    /// Branch `at` and those it descends from, each with the sequence below which it counts.
+    pub fn line(&self, at: usize) -> Vec<(usize, u64)> {
+        let (mut line, mut at, mut below) = (Vec::new(), Some(at), u64::MAX);
+        while let Some(here) = at {
+            line.push((here, below));
+            below = below.min(self.branches[here].border.first);
+            at = self.branches[here].parent;
+        }
+        line
+    }
+
+    /// The highest committed ranges of branch `at`, history in common with others included, and
+    /// whether that is all of them.
+    pub fn told(&self, at: usize) -> (Ranges, bool) {
+        let line = self.line(at);
+        let mut all = Ranges::default();
+        for &(here, below) in &line {
+            let ranges = self.branches[here].committed.iter().filter(|(first, _)| *first < below);
+            ranges.for_each(|(first, last)| {
+                all.insert(first..=last.min(below - 1));
+            });
+        }
+        let left_out = all.iter().count().saturating_sub(MOST_RANGES);
+        let is_whole = left_out == 0 && !line.iter().any(|(here, _)| self.branches[*here].more_ranges);
+        let mut told = Ranges::default();
+        all.iter().skip(left_out).for_each(|(first, last)| {
+            told.insert(first..=last);
+        });
+        (told, is_whole)
+    }
+
+    /// The branch with this key.
+    pub fn branch_mut(&mut self, key: i64) -> Option<&mut Branch> {
+        self.branches.iter_mut().find(|branch| branch.key == key)
+    }
+}
+
+/// The families of a transaction.
+#[derive(Debug, Default)]
+pub struct Families(BTreeMap<(AgentKey, Epoch), Family>);
+
+impl Families {
+    /// Of all deliveries, without anything known of them yet.
+    pub fn of(deliveries: &[&Delivery]) -> Self {
+        let key = |delivery: &&Delivery| (delivery.agent, delivery.epoch);
+        let family = |(agent, epoch)| ((agent, epoch), Family::new(agent, epoch));
+        Self(deliveries.iter().map(key).map(family).collect())
+    }
+
+    pub fn get_mut(&mut self, agent: AgentKey, epoch: Epoch) -> Option<&mut Family> {
+        self.0.get_mut(&(agent, epoch))
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Family> {
+        self.0.values()
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Family> {
+        self.0.values_mut()
+    }
+
+    /// All branches.
+    pub fn branches(&self) -> impl Iterator<Item = &Branch> {
+        self.iter().flat_map(|family| &family.branches)
+    }
+
+    pub fn branch_mut(&mut self, key: i64) -> Option<&mut Branch> {
+        self.iter_mut().find_map(|family| family.branch_mut(key))
+    }
+
+    /// [`Family::settle`] for each delivery, in order.
+    pub fn settle(&mut self, deliveries: &[&Delivery]) -> Vec<Option<usize>> {
+        let settle = |delivery: &&Delivery| self.get_mut(delivery.agent, delivery.epoch)?.settle(delivery);
+        deliveries.iter().map(settle).collect()
+    }
+
+    /// Which sequences the plans will ask about: by branch, as the database counts them.
+    pub fn asked(&self, deliveries: &[&Delivery], seats: &[Option<usize>]) -> Vec<(i64, i64)> {
+        let mut asked = Vec::new();
+        for (delivery, seat) in deliveries.iter().zip(seats) {
+            let family = self.0.get(&(delivery.agent, delivery.epoch));
+            let Some((family, at)) = family.zip(*seat) else { continue };
+            asked.extend(delivery.batches.iter().map(|batch| {
+                let home = family.home(at, batch.sequence.0);
+                (family.branches[home].key, batch.sequence.0 as i64)
+            }));
+        }
+        asked
+    }
+
+    /// Whose committed ranges are to be told to those who greet, and below which sequence.
+    pub fn greeted(&self, deliveries: &[&Delivery], seats: &[Option<usize>]) -> Vec<(i64, u64)> {
+        let mut greeted = Vec::new();
+        for (delivery, seat) in deliveries.iter().zip(seats) {
+            let family = self.0.get(&(delivery.agent, delivery.epoch));
+            let Some((family, at)) = family.zip(seat.filter(|_| delivery.greeting.is_some())) else {
+                continue;
+            };
+            let line = family.line(at).into_iter();
+            greeted.extend(line.map(|(here, below)| (family.branches[here].key, below)));
+        }
+        greeted
+    }
+
+    /// For a dictionary number that branch `key` has not used yet: the branch whose dictionary it
+    /// stands in, if that is another, and the fork number of the one that asks.
+    pub fn inherited(&self, key: i64, number: u32) -> Option<(i64, u32)> {
+        self.iter().find_map(|family| {
+            let at = family.branches.iter().position(|branch| branch.key == key)?;
+            let home = family.entry_home(at, number);
+            (home != at).then(|| (family.branches[home].key, family.branches[at].fork))
+        })
+    }
+}
+
+fn id_of(opening: &wire::Opening) -> Option<OpeningId> {
+    opening.id[..].try_into().ok()
+}
+
+/// A number that a buffer gives a batch, and that every database can hold in a range.
+pub fn countable(sequence: u64) -> Option<i64> {
+    i64::try_from(sequence).ok().filter(|&sequence| sequence > 0 && sequence < i64::MAX)
+}
