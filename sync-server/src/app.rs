@@ -20,6 +20,7 @@ use crate::api::{self, Api};
 use crate::health::{self, Health};
 use crate::identity::{self, Authority, ServerCertificate};
 use crate::ingest::{self, Committer, Ingest, Outage, Parts};
+use crate::ledger::Keeper;
 use crate::listener::{Limits, Listener};
 use crate::live::Feed;
 use crate::store::{Store, StoreError};
@@ -88,6 +89,7 @@ impl App {
             telemetry: telemetry.clone(),
             max_request: config.sync.max_request,
         });
+        let keeper = Keeper::new(store.clone(), telemetry.clone());
         let listener = Listener::new(sync, newest_tls, Limits::default(), telemetry.clone());
         let router = health::router(Health { store: store.clone(), telemetry: telemetry.clone() })
             .merge(api::router(Api { store, feed, stop: stop.clone() }))
@@ -100,6 +102,7 @@ impl App {
         tasks.add("committer", commit);
         let fresh = identity::keep_fresh(authority, names, certificate.renew_from, tls, stop.clone());
         tasks.add("certificate renewal", fresh);
+        tasks.add("ledger keeper", keeper.run(stop.clone()));
         tasks.add("metrics upkeep", keep_up(telemetry, stop.clone()));
         tasks.run(stop).await
     }

@@ -6,6 +6,7 @@ pub mod cli;
 pub mod health;
 pub mod identity;
 pub mod ingest;
+pub mod ledger;
 pub mod listener;
 pub mod live;
 pub mod logs;

@@ -10,6 +10,9 @@ use forebay_protocols::sync::wire::sync_answer::Verdict;
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder, Unit};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
+use crate::ledger::{Dropped, Totals};
+use crate::store::{FaultKind, FaultRow};
+
 const CONNECTIONS: &str = "forebay_server_connections";
 const CONNECTIONS_REFUSED: &str = "forebay_server_connections_refused_total";
 const HANDSHAKES_FAILED: &str = "forebay_server_handshakes_failed_total";
@@ -21,6 +24,13 @@ const COMMIT_SECONDS: &str = "forebay_server_commit_seconds";
 const COMMIT_DELIVERIES: &str = "forebay_server_commit_deliveries";
 const JOINS: &str = "forebay_server_joins_total";
 const READY: &str = "forebay_server_store_ready";
+const LEDGER_APPENDED: &str = "forebay_server_ledger_appended_readings";
+const LEDGER_ACKNOWLEDGED: &str = "forebay_server_ledger_acknowledged_readings";
+const LEDGER_STORED: &str = "forebay_server_ledger_stored_readings";
+const LEDGER_DROPPED: &str = "forebay_server_ledger_dropped_readings";
+const LEDGER_BACKLOG: &str = "forebay_server_ledger_backlog_readings";
+const LEDGER_OPEN_BUFFERS: &str = "forebay_server_ledger_open_buffers";
+const FAULTS: &str = "forebay_server_faults";
 
 const METADATA: Metadata<'_> = Metadata::new("forebay", Level::INFO, None);
 
@@ -43,6 +53,16 @@ pub struct Telemetry {
     commit_deliveries: Histogram,
     commit_seconds: Histogram,
     ready: Gauge,
+    ledger: LedgerGauges,
+}
+
+/// The fleet's ledger, as of the last check.
+struct LedgerGauges {
+    appended: Gauge,
+    acknowledged: Gauge,
+    stored: Gauge,
+    backlog: Gauge,
+    open_buffers: Gauge,
 }
 
 impl Telemetry {
@@ -67,6 +87,16 @@ impl Telemetry {
             "Requests refused, by kind of problem.".into(),
         );
         recorder.describe_counter(BATCHES.into(), None, "Batches, by what became of them.".into());
+        recorder.describe_gauge(
+            LEDGER_DROPPED.into(),
+            None,
+            "Readings that gateways gave up, by reason, each with a gap record.".into(),
+        );
+        recorder.describe_gauge(
+            FAULTS.into(),
+            None,
+            "Faults that stand now, by kind: /api/v1/faults has the words.".into(),
+        );
         let new = Self {
             connections: gauge(CONNECTIONS, "Agent connections open now."),
             connections_refused: counter(
@@ -86,12 +116,21 @@ impl Telemetry {
             commit_deliveries: histogram(COMMIT_DELIVERIES, "Deliveries that shared one transaction."),
             commit_seconds: histogram(COMMIT_SECONDS, "Seconds a transaction took."),
             ready: gauge(READY, "1 while the database answers, 0 while it does not."),
+            ledger: LedgerGauges {
+                appended: gauge(LEDGER_APPENDED, "Readings made durable at gateways, as last reported."),
+                acknowledged: gauge(LEDGER_ACKNOWLEDGED, "Those that gateways know to be committed here."),
+                stored: gauge(LEDGER_STORED, "Readings in the database, by the books of all buffers."),
+                backlog: gauge(LEDGER_BACKLOG, "Readings that wait in the buffers of gateways."),
+                open_buffers: gauge(LEDGER_OPEN_BUFFERS, "Buffers whose books do not close."),
+            },
             recorder,
         };
         // Zeros to begin with: the first batch set aside must show as an increase.
         for verdict in [Verdict::Committed, Verdict::Duplicate, Verdict::SetAside, Verdict::Retry] {
             new.batches(verdict).increment(0);
         }
+        new.ledger(&Totals::default());
+        new.faults(&[]);
         new
     }
 
@@ -126,6 +165,36 @@ impl Telemetry {
         self.ready.set(if ready { 1.0 } else { 0.0 });
     }
 
+    /// The fleet's ledger, as it was just read. Each server on one database tells the same.
+    pub fn ledger(&self, totals: &Totals) {
+        let Totals { appended, dropped, acknowledged, backlog, stored, .. } = *totals;
+        self.ledger.appended.set(appended as f64);
+        self.ledger.acknowledged.set(acknowledged as f64);
+        self.ledger.stored.set(stored as f64);
+        self.ledger.backlog.set(backlog as f64);
+        let Dropped { full, corrupt, thinned, other } = dropped;
+        for (reason, count) in [("full", full), ("corrupt", corrupt), ("thinned", thinned), ("other", other)]
+        {
+            self.labelled_gauge(LEDGER_DROPPED, "reason", reason).set(count as f64);
+        }
+    }
+
+    /// The faults there are, as they were just read; those that are over do not count.
+    pub fn faults(&self, faults: &[FaultRow]) {
+        let standing = |kind: FaultKind| {
+            faults.iter().filter(|row| row.over.is_none() && row.fault.kind == kind).count() as f64
+        };
+        for (kind, word) in [
+            (FaultKind::Fork, "fork"),
+            (FaultKind::Wiped, "wiped"),
+            (FaultKind::ServerRestored, "server_restored"),
+            (FaultKind::Imbalance, "imbalance"),
+        ] {
+            self.labelled_gauge(FAULTS, "kind", word).set(standing(kind));
+        }
+        self.ledger.open_buffers.set(standing(FaultKind::Imbalance));
+    }
+
     /// All metrics in Prometheus' text format.
     pub fn render(&self) -> String {
         let handle = self.recorder.handle();
@@ -142,6 +211,11 @@ impl Telemetry {
     fn labelled(&self, name: &'static str, label: &'static str, value: &'static str) -> Counter {
         let key = Key::from_parts(name, vec![Label::from_static_parts(label, value)]);
         self.recorder.register_counter(&key, &METADATA)
+    }
+
+    fn labelled_gauge(&self, name: &'static str, label: &'static str, value: &'static str) -> Gauge {
+        let key = Key::from_parts(name, vec![Label::from_static_parts(label, value)]);
+        self.recorder.register_gauge(&key, &METADATA)
     }
 }
 
