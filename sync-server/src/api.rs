@@ -7,6 +7,9 @@
 //! | [`points`](#points) | points with their latest readings, in pages |
 //! | [`query`](#query) | readings of points over a time range, at a resolution that fits |
 //! | [`gaps`](#gaps) | intervals in which readings are missing, and why |
+//! | [`ledger`](#ledger) | where every reading is, and whether the books close |
+//! | [`faults`](#faults) | what a person should know of, in words, with what to do |
+//! | [`time-marks`](#time-marks) | readings whose times are not what the gateway believed |
 //! | [`live`](#live) | server-sent events: newest values as they are committed |
 //!
 //! # Shapes they share
@@ -28,14 +31,17 @@
 //! `online`, `silent` (no word for 150 s; a heartbeat comes every 60 s unless configured otherwise),
 //! `never seen` (joined, and no delivery yet) or `revoked`. `ledger` counts readings since the agent's
 //! buffer began, and closes: `produced = filtered + in_hand + appended`, and
-//! `appended = dropped + acknowledged + backlog.readings`. `stored` counts readings since the agent
-//! joined. `clock.offset_ms` is the gateway's clock less the server's when it last reported.
+//! `appended = dropped + acknowledged + backlog.readings`; `dropped_by` has `full`, `corrupt`,
+//! `thinned` and `other`. `stored` counts readings since the agent joined. `backlog.tail_bytes` are
+//! acknowledged and kept for a server that loses them. `clock.offset_ms` is the gateway's clock less
+//! the server's when it last reported. `faults` are those that stand, as [`faults`](#faults) has them.
 //!
 //! # points
 //!
 //! `agent` (default: all), `search` (part of `device/name unit`, any case), `limit` (1 to 1000,
 //! default 200), `after` (the `next` of the page before). `{points: [...], next}`, points by id;
-//! `next` is `null` on the last page.
+//! `next` is `null` on the last page. `fork` is 0, or the number of the copy of the gateway's buffer
+//! that the point's readings come from: a copied or restored buffer goes on in points of its own.
 //!
 //! # query
 //!
@@ -53,9 +59,35 @@
 //!
 //! `agent` (default: all), `from` (default `-1d`), `to` (default `now`), `limit` (1 to 1000, default
 //! 200). `{gaps: [...], more}`, those that touch the range, by beginning; `more` tells that the limit
-//! cut some off. `point` is an id, or `null` for the whole gateway; `count` is `null` where nobody
-//! knows how many readings are missing. `reason` is `device silent`, `buffer full`, `corrupt`,
-//! `agent down`, `clock` or `unspecified`.
+//! cut some off. `point` is an id, or `null`; then all points of `device` are meant, and if that is
+//! `null` too, the whole gateway. `count` is `null` where nobody knows how many readings are missing.
+//! `reason` is `device silent`, `buffer full`, `corrupt`, `agent down`, `clock`, `server lost it` (a
+//! restored database, and the gateway had forgotten), `thinned out` (no room: the resolution was
+//! halved), `buffer wiped` (the gateway came back with a new one) or `unspecified`.
+//!
+//! # ledger
+//!
+//! `agent` (default: all). `{time, fleet, buffers: [...]}`, a row for each buffer that ever wrote here;
+//! `current` is the one its gateway writes from now. Counts are readings since the buffer began.
+//! `verdict` is `closed`, `doubtful` (the last report does not close; the next one will tell), `open`
+//! (a fault stands) or `unreported`; `words` say by how many readings. `reported` is when the report
+//! came in that the gateway's counts are from. `fleet` has the sums over the buffers listed.
+//!
+//! # faults
+//!
+//! `agent` (default: all), `limit` (0 to 1000, default 50: the most that are over). `{time, faults:
+//! [...]}`, those that stand first, the newest first of each. `kind` is `fork`, `buffer wiped`, `server
+//! restored` or `imbalance`; `words` say what happened and `remedy` what to do; `subject` tells the
+//! faults of one kind apart. `since` is when it began, `last` when it was last seen, `over` when it
+//! ended: `null` while it stands.
+//!
+//! # time-marks
+//!
+//! `agent` (default: all), `from` (default `-30d`), `to` (default `now`), `limit` (1 to 1000, default
+//! 200). `{marks: [...], more}`, those that touch the range. The times of `readings` between `from` and
+//! `to`, of one boot of a gateway, are not what it believed then: `clock` is `corrected` (it learnt the
+//! time later: exact) or `bracketed` (it never did: laid between the boots before and after).
+//! `correction_ms` is the last that was applied.
 //!
 //! # live
 //!
@@ -71,13 +103,16 @@
 //! unknown or makes no sense, 404 no such path or agent, 405 not a GET, 500 the database refused,
 //! 503 the database is out of reach: try again after `Retry-After` seconds.
 
+mod faults;
 mod fleet;
 mod gaps;
+mod ledger;
 mod live;
 mod parameters;
 mod points;
 mod problem;
 mod query;
+mod time_marks;
 mod words;
 
 use std::sync::Arc;
@@ -113,6 +148,9 @@ pub fn router(api: Api) -> Router {
         .route("/points", get(points::points))
         .route("/query", get(query::query))
         .route("/gaps", get(gaps::gaps))
+        .route("/ledger", get(ledger::ledger))
+        .route("/faults", get(faults::faults))
+        .route("/time-marks", get(time_marks::time_marks))
         .route("/live", get(live::live))
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::only_get)

@@ -4,6 +4,7 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 78 the configuration is refused (sysexits).
 
 mod agents;
+mod faults;
 mod run;
 mod token;
 
@@ -49,6 +50,8 @@ enum Command {
     Token(token::Token),
     /// List the gateways that have joined.
     Agents(agents::Agents),
+    /// List what is wrong, and what to do about it.
+    Faults(faults::Faults),
     /// Print the version.
     Version,
 }
@@ -76,6 +79,7 @@ pub fn run_cli(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check => print("The configuration is good.\n"),
         Command::Token(token::Token::Create(create)) => block_on(create.run(config)),
         Command::Agents(agents) => block_on(agents.run(config)),
+        Command::Faults(faults) => block_on(faults.run(config)),
         Command::Version => print(concat!("forebay-server ", env!("CARGO_PKG_VERSION"), "\n")),
     };
     match outcome {

@@ -3,10 +3,16 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may end where its premises do")]
 
+#[path = "api/accounts.rs"]
+mod accounts;
 #[path = "api/asking.rs"]
 mod asking;
+#[path = "api/booked.rs"]
+mod booked;
 #[path = "api/house.rs"]
 mod house;
+#[path = "api/keeping.rs"]
+mod keeping;
 #[path = "api/page.rs"]
 mod page;
 #[path = "api/watching.rs"]

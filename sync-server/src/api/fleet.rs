@@ -7,10 +7,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Api;
+use super::faults::fault;
+use super::ledger::dropped_by;
 use super::parameters::Parameters;
 use super::problem::Problem;
 use super::words::{agent_name, now, time};
-use crate::store::{AgentRow, Micros};
+use crate::ledger::Dropped;
+use crate::store::{AgentRow, FaultRow, Micros};
 
 /// An agent that sends nothing for so long is called silent: a heartbeat comes every 60 s by default.
 const SILENT_AFTER: Micros = 150_000_000;
@@ -25,18 +28,22 @@ pub(super) async fn fleet(
     Parameters(Wanted {}): Parameters<Wanted>,
 ) -> Result<Json<Value>, Problem> {
     let agents = api.store.fleet().await?;
+    let faults = api.store.faults(None, 0).await?;
     let now = now();
-    let agents: Vec<Value> = agents.iter().map(|row| agent(row, now)).collect();
+    let agents: Vec<Value> = agents.iter().map(|row| agent(row, &faults, now)).collect();
     Ok(Json(json!({ "store": api.store.describe(), "time": time(now), "agents": agents })))
 }
 
-fn agent(row: &AgentRow, now: Micros) -> Value {
+fn agent(row: &AgentRow, faults: &[FaultRow], now: Micros) -> Value {
     let report = row.report.as_ref();
     // What no report told is unknown, and must not look like a zero.
     let told = |count: fn(&wire::Report) -> u64| report.map(count);
+    let standing = faults.iter().filter(|fault| fault.over.is_none() && fault.fault.agent == row.key);
+    let name = agent_name(row);
+    let standing: Vec<Value> = standing.map(|row| fault(Some(&name), row)).collect();
     let devices: Vec<Value> = report.map_or(&[][..], |report| &report.devices).iter().map(device).collect();
     json!({
-        "agent": agent_name(row),
+        "agent": name,
         "site": row.site,
         "gateway": row.gateway,
         "state": state(row, now),
@@ -54,6 +61,7 @@ fn agent(row: &AgentRow, now: Micros) -> Value {
             "readings": told(|report| report.backlog_readings),
             "bytes": told(|report| report.backlog_bytes),
             "limit_bytes": told(|report| report.buffer_limit_bytes),
+            "tail_bytes": told(|report| report.tail_bytes),
         },
         "ledger": {
             "produced": told(|report| report.produced),
@@ -61,11 +69,13 @@ fn agent(row: &AgentRow, now: Micros) -> Value {
             "in_hand": told(|report| report.in_hand),
             "appended": told(|report| report.appended),
             "dropped": told(|report| report.dropped),
+            "dropped_by": report.map(|report| dropped_by(Dropped::of(report))),
             "acknowledged": told(|report| report.acknowledged),
             "stored": row.stored,
         },
         "batches": { "committed": row.committed_batches, "set_aside": row.set_aside },
         "devices": devices,
+        "faults": standing,
     })
 }
 

@@ -1,7 +1,5 @@
 //! `/gaps`: where readings are missing, and why.
 
-use std::collections::HashMap;
-
 use axum::Json;
 use axum::extract::State;
 use forebay_protocols::sync::wire::{self, gap::Reason};
@@ -11,8 +9,7 @@ use serde_json::{Value, json};
 use super::Api;
 use super::parameters::{Parameters, range, within};
 use super::problem::Problem;
-use super::words::{agent_in, agent_name, now, time};
-use crate::store::AgentKey;
+use super::words::{agent_in, agent_names, now, time};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -35,7 +32,7 @@ pub(super) async fn gaps(
     let limit = within("limit", limit, 200, 1..=1_000)?;
     let fleet = api.store.fleet().await?;
     let agent = agent.map(|name| agent_in(&fleet, &name)).transpose()?;
-    let names: HashMap<AgentKey, String> = fleet.iter().map(|row| (row.key, agent_name(row))).collect();
+    let names = agent_names(&fleet);
     // One more than asked for tells whether that was all.
     let mut rows = api.store.gaps(agent, from, to, limit + 1).await?;
     let more = rows.len() > limit;
@@ -48,6 +45,7 @@ fn gap(agent: Option<&String>, gap: &wire::Gap) -> Value {
     json!({
         "agent": agent,
         "point": (gap.point != 0).then_some(gap.point),
+        "device": (!gap.device.is_empty()).then_some(&gap.device),
         "from": time(gap.from_us),
         "to": time(gap.to_us),
         "count": (gap.count != 0).then_some(gap.count),

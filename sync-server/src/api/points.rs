@@ -52,6 +52,7 @@ fn point(row: &PointRow) -> Value {
         "unit": row.unit,
         "kind": row.kind.word(),
         "type": row.data_type.word(),
+        "fork": row.fork,
         "latest": row.latest.as_ref().map(|latest| json!({
             "time": time(latest.time),
             "value": value(latest.value.as_ref()),

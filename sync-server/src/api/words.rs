@@ -1,5 +1,6 @@
 //! Stored values as JSON, and times as people and programs write them.
 
+use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
 use forebay_protocols::boot_time::wall_micros;
@@ -95,6 +96,11 @@ pub(super) fn agent_in(fleet: &[AgentRow], name: &str) -> Result<AgentKey, Probl
             "no agent is named `{name}`; names are site/gateway, /api/v1/fleet tells them"
         ))
     })
+}
+
+/// All agents' names.
+pub(super) fn agent_names(fleet: &[AgentRow]) -> HashMap<AgentKey, String> {
+    fleet.iter().map(|row| (row.key, agent_name(row))).collect()
 }
 
 /// `site/gateway`.

@@ -57,7 +57,8 @@ fn table(fleet: &[AgentRow], now: Micros) -> String {
     text
 }
 
-fn ago(micros: Micros) -> String {
+/// How long ago, in words.
+pub(super) fn ago(micros: Micros) -> String {
     match micros / 1_000_000 {
         ..60 => "just now".into(),
         seconds @ 60..3_600 => format!("{} min ago", seconds / 60),

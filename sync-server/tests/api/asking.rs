@@ -64,9 +64,13 @@ async fn the_fleet_tells_the_state_of_every_agent_and_what_its_devices_say() {
     );
     assert_eq!(
         works["ledger"],
-        json!({ "produced": 10, "filtered": 2, "in_hand": 1, "appended": 7, "dropped": 1, "acknowledged": 4, "stored": 0 })
+        json!({ "produced": 10, "filtered": 2, "in_hand": 1, "appended": 7, "dropped": 1, "acknowledged": 4, "stored": 0,
+            "dropped_by": { "full": 0, "corrupt": 0, "thinned": 0, "other": 1 } })
     );
-    assert_eq!(works["backlog"], json!({ "readings": 2, "batches": 1, "bytes": 99, "limit_bytes": 1_000 }));
+    assert_eq!(
+        works["backlog"],
+        json!({ "readings": 2, "batches": 1, "bytes": 99, "limit_bytes": 1_000, "tail_bytes": 0 })
+    );
     assert_eq!(works["clock"], json!({ "synchronised": true, "offset_ms": -2_000 }));
     assert!(fleet["store"].as_str().unwrap().starts_with("SQLite"));
 }
@@ -126,7 +130,7 @@ async fn points_are_searched_and_come_in_pages() {
     let exact = house.json("/api/v1/points?search=pump/p2&agent=hall%2Fother").await;
     let expected = json!({
         "path": "hall/other/Pump/p2", "agent": "hall/other", "device": "Pump", "name": "p2", "unit": "°C",
-        "kind": "gauge", "type": "float", "latest": null,
+        "kind": "gauge", "type": "float", "fork": 0, "latest": null,
     });
     let mut point = exact["points"][0].clone();
     assert!(point.as_object_mut().unwrap().remove("id").unwrap().is_i64());
@@ -292,7 +296,7 @@ async fn every_refusal_is_a_problem_that_names_the_way_out() {
     let house = House::build().await;
     let cases = [
         ("/nonsense", 404, "`/api/v1/nonsense` is no path of this API"),
-        ("/fleet/hall", 404, "fleet, points, query, gaps and live"),
+        ("/fleet/hall", 404, "fleet, points, query, gaps, ledger, faults, time-marks and live"),
         ("", 404, "fleet, points"),
         ("/fleet?colour=blue", 400, "colour"),
         ("/points?agent=hall/nobody", 404, "no agent is named `hall/nobody`; names are site/gateway"),
@@ -309,6 +313,12 @@ async fn every_refusal_is_a_problem_that_names_the_way_out() {
         ("/query?points=1&max_points=1", 400, "max_points: 1 is not between 2 and 10000"),
         ("/gaps?agent=", 404, "no agent is named ``"),
         ("/gaps?to=never", 400, "to: `never` is not a time"),
+        ("/ledger?agent=hall/nobody", 404, "/api/v1/fleet"),
+        ("/ledger?fork=1", 400, "unknown field `fork`"),
+        ("/faults?agent=hall/nobody", 404, "/api/v1/fleet"),
+        ("/faults?limit=1001", 400, "limit: 1001 is not between 0 and 1000"),
+        ("/time-marks?limit=0", 400, "limit: 0 is not between 1 and 1000"),
+        ("/time-marks?from=now", 400, "write an earlier `from`"),
         ("/live?agent=hall/nobody", 404, "/api/v1/fleet"),
     ];
     for (path, status, words) in cases {

@@ -63,9 +63,14 @@ impl Answer {
 
 impl House {
     pub async fn build() -> Self {
+        Self::over(|store| store).await
+    }
+
+    /// With a store that is made of the real one.
+    pub async fn over(wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = server::Store::Sqlite { path: folder.path().join("forebay.db") };
-        let store = store::open(&config).await.unwrap();
+        let store = wrap(store::open(&config).await.unwrap());
         let (feed, stop) = (Feed::new(), CancellationToken::new());
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -218,7 +218,13 @@ impl History {
     }
 
     /// All connections break; the first request after it is a greeting, alone, with a report.
+    ///
+    /// Nobody restores a server again before the fleet has settled with the first time: to the keeper
+    /// that is a server that keeps losing what it had.
     fn restore(&mut self, tail: usize) {
+        if matches!(self.said, Some(Verdict::Doubtful(_))) {
+            return;
+        }
         self.server = self.backup.clone();
         (self.requests, self.answers) = Default::default();
         let greeting = Request { made: self.now, batches: Vec::new(), report: Some(self.gateway.report()) };
