@@ -17,6 +17,7 @@
 //! blocking and lives on a thread of its own; [`Buffer`] and [`Appender`] are its handles.
 
 pub mod disk;
+pub mod inspect;
 pub mod store;
 
 mod acknowledged;

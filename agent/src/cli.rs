@@ -2,10 +2,12 @@
 //!
 //! Exit codes: 0 done; 1 it failed, and said why; 2 the command line was not understood;
 //! 10 to 16 why joining failed ([`join::JoinError::exit_code`]);
+//! of `buffer`: 1 damaged parts were found, 2 the buffer cannot be read;
 //! 78 the configuration was refused (`EX_CONFIG` of sysexits.h).
 
 pub mod join;
 
+mod buffer;
 mod check;
 mod run;
 
@@ -19,6 +21,8 @@ use forebay_config::agent::Agent;
 use crate::fittings;
 use crate::status::VERSION;
 
+/// Where the configuration lies unless something else is said.
+const DEFAULT_CONFIG: &str = "/etc/forebay/agent.toml";
 /// It failed.
 const FAILED: u8 = 1;
 /// The configuration was refused.
@@ -49,6 +53,9 @@ enum Command {
         #[command(flatten)]
         config: ConfigPath,
     },
+    /// Look into the buffer. Changes nothing, needs no network, and an agent may run meanwhile.
+    #[command(subcommand)]
+    Buffer(buffer::Command),
     /// Print the version.
     Version,
 }
@@ -60,7 +67,7 @@ struct ConfigPath {
         long,
         value_name = "PATH",
         env = "FOREBAY_AGENT_CONFIG",
-        default_value = "/etc/forebay/agent.toml"
+        default_value = DEFAULT_CONFIG
     )]
     config: PathBuf,
 }
@@ -83,6 +90,7 @@ pub fn run_cli(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Join { string, config: ConfigPath { config } } => {
             with_config(&config, |config| run::join(&config, &string))
         }
+        Command::Buffer(command) => buffer::run(&command),
         Command::Version => say(&format!("forebay-agent {VERSION}")),
     }
 }
