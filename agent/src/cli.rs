@@ -140,5 +140,11 @@ mod tests {
         assert_eq!(format!("{:?}", exit(&["forebay-agent", "collect"])), code(2));
         let missing = ["forebay-agent", "check", "--config", "/nowhere/agent.toml"];
         assert_eq!(format!("{:?}", exit(&missing)), code(BAD_CONFIG));
+        for what in ["status", "verify", "export"] {
+            let nowhere = ["forebay-agent", "buffer", what, "--dir", "/nowhere"];
+            assert_eq!(format!("{:?}", exit(&nowhere)), code(2), "{what}");
+            let missing = ["forebay-agent", "buffer", what, "--config", "/nowhere/agent.toml"];
+            assert_eq!(format!("{:?}", exit(&missing)), code(BAD_CONFIG), "{what}");
+        }
     }
 }

@@ -1,9 +1,18 @@
 //! What the programs say on the command line, and how they exit.
 
-use std::process::{Command, Output};
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
+use forebay_demo::process::Program;
+use forebay_tests::load_device::LoadDevice;
 use forebay_tests::programs;
+use serde_json::Value;
 
 const FIVE_MISTAKES: &str = r#"[agent]
 site = "north"
@@ -73,5 +82,167 @@ fn the_example_files_pass_the_check() -> Result<()> {
         let out = run(&program, &["check".as_ref(), "--config".as_ref(), examples.join(name).as_os_str()])?;
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     }
+    Ok(())
+}
+
+/// `forebay-agent buffer WORDS --dir FOLDER`: its exit code and what it said.
+fn buffer(agent: &Program, words: &[&str], folder: &Path) -> Result<(Option<i32>, String, String)> {
+    let mut arguments: Vec<&OsStr> = vec!["buffer".as_ref()];
+    arguments.extend(words.iter().map(OsStr::new));
+    arguments.extend(["--dir".as_ref(), folder.as_os_str()]);
+    let out = run(agent, &arguments)?;
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok((out.status.code(), text(&out.stdout), text(&out.stderr)))
+}
+
+/// Flips a bit in the last batch but a few of the largest segment.
+fn flip_a_bit(folder: &Path) -> Result<()> {
+    let entries = fs::read_dir(folder)?.collect::<std::io::Result<Vec<_>>>()?;
+    let segments =
+        entries.iter().map(fs::DirEntry::path).filter(|path| path.to_string_lossy().contains("segment-"));
+    let path =
+        segments.max_by_key(|path| fs::metadata(path).map_or(0, |about| about.len())).context("a segment")?;
+    let mut bytes = fs::read(&path)?;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    Ok(fs::write(path, bytes)?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_technician_looks_into_the_buffer_of_an_agent_that_runs() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let device = LoadDevice::start().await?;
+    let (config, state) = (folder.path().join("agent.toml"), folder.path().join("state"));
+    fs::write(
+        &config,
+        format!(
+            "[agent]\nsite = \"t\"\ngateway = \"looked-at\"\nstate_dir = {state:?}\n[telemetry]\nlisten = \"127.0.0.1:0\"\n\
+             [buffer]\ndurability_window = \"100ms\"\n{}",
+            device.link_toml(200, "100ms")
+        ),
+    )?;
+    let agent = programs()?.agent;
+    let running = agent.start(
+        &["run".as_ref(), "--config".as_ref(), config.as_os_str()],
+        &folder.path().join("agent.log"),
+    )?;
+    let started = Instant::now();
+    loop {
+        let (_, json, _) = buffer(&agent, &["status", "--json"], &state)?;
+        let status: Value = serde_json::from_str(&json).unwrap_or_default();
+        if status["backlog"]["batches"].as_u64() > Some(5) {
+            assert_eq!(status["used_by"].as_u64(), running.id().map(u64::from));
+            break;
+        }
+        ensure!(started.elapsed() < Duration::from_secs(30), "no batches:\n{}", running.log_tail());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for _ in 0..3 {
+        let (code, words, stderr) = buffer(&agent, &["verify"], &state)?;
+        assert_eq!((code, stderr.as_str()), (Some(0), ""), "no progress line where nobody watches: {words}");
+        assert!(words.ends_with("all is well\n"), "{words}");
+    }
+    let (code, words, _) = buffer(&agent, &["status", "--config", &config.to_string_lossy()], &state)?;
+    assert_eq!(code, Some(0), "{words}");
+    assert!(words.contains(" of 1.0 GiB ("), "the budget is the configuration's: {words}");
+    let pid = running.id().context("it runs")?;
+    running.terminate(Duration::from_secs(30)).await?;
+    let (_, words, _) = buffer(&agent, &["status"], &state)?;
+    assert!(words.contains("in use        no; it was closed in good order\n"), "after {pid}: {words}");
+
+    let (_, json, _) = buffer(&agent, &["status", "--json"], &state)?;
+    let readings = serde_json::from_str::<Value>(&json)?["backlog"]["readings"].as_u64();
+    let (code, csv, stderr) = buffer(&agent, &["export"], &state)?;
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(csv.lines().count() as u64 - 1, readings.context("a number")?);
+    assert!(csv.starts_with("time,device,point,value,unit,quality,sequence,clock\r\n"), "{csv:.200}");
+    let (_, lines, _) =
+        buffer(&agent, &["export", "--format", "json", "--device", "d1", "--point", "p7"], &state)?;
+    for line in lines.lines() {
+        let row: Value = serde_json::from_str(line)?;
+        assert_eq!((&row["device"], &row["point"]), (&Value::from("d1"), &Value::from("p7")));
+    }
+    assert!(lines.lines().count() > 5, "{lines}");
+
+    flip_a_bit(&state.join("buffer"))?;
+    let (code, words, _) = buffer(&agent, &["verify"], &state)?;
+    assert_eq!(code, Some(1), "{words}");
+    assert!(words.contains("1 trouble, told above") && words.contains("gap record"), "{words}");
+    let (code, _, stderr) = buffer(&agent, &["export"], &state)?;
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(stderr.contains("1 damaged part was left out"), "{stderr}");
+    Ok(())
+}
+
+#[test]
+fn a_buffer_that_cannot_be_read_exits_2_and_says_what_to_do() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let agent = programs()?.agent;
+    for words in [["status"], ["verify"], ["export"]] {
+        let (code, stdout, stderr) = buffer(&agent, &words, &folder.path().join("nowhere"))?;
+        assert_eq!((code, stdout.as_str()), (Some(2), ""), "{stderr}");
+        assert!(stderr.starts_with("there is no buffer at ") && stderr.contains("--dir"), "{stderr}");
+        let (code, _, stderr) = buffer(&agent, &words, folder.path())?;
+        assert_eq!(code, Some(2), "{stderr}");
+        assert!(stderr.contains(" holds no buffer"), "{stderr}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_buffer_that_belongs_to_another_user_says_so() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let locked = folder.path().join("buffer");
+    fs::create_dir(&locked)?;
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o700))?;
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+    // root may read everything, so as root the question is asked by nobody.
+    let program = folder.path().join("forebay-agent");
+    fs::copy(&programs()?.agent.words()[0], &program)?;
+    let mut command = Command::new(&program);
+    if rustix::process::getuid().is_root() {
+        command.uid(65_534).gid(65_534);
+    } else {
+        fs::set_permissions(&locked, fs::Permissions::from_mode(0))?;
+    }
+    let out = command.args(["buffer", "status", "--dir"]).arg(&locked).output()?;
+    let words = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(2), "{words}");
+    assert!(words.contains(" may not be read by this user: try again with sudo"), "{words}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_went_away_is_no_failure() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let config = folder.path().join("agent.toml");
+    let state = folder.path().join("state");
+    fs::write(
+        &config,
+        format!(
+            "[agent]\nsite = \"t\"\ngateway = \"g\"\nstate_dir = {state:?}\n[telemetry]\nlisten = \"127.0.0.1:0\"\n\
+             [link.none.modbus-tcp]\naddress = \"127.0.0.1:1\"\n[link.none.device.d]\npoints.p = {{ address = 0 }}\n"
+        ),
+    )?;
+    let agent = programs()?.agent;
+    let running = agent.start(
+        &["run".as_ref(), "--config".as_ref(), config.as_os_str()],
+        &folder.path().join("agent.log"),
+    )?;
+    let started = Instant::now();
+    while buffer(&agent, &["verify"], &state)?.0 != Some(0) {
+        ensure!(started.elapsed() < Duration::from_secs(30), "no buffer:\n{}", running.log_tail());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    for words in ["status", "verify", "export"] {
+        let mut command = Command::new(&agent.words()[0]);
+        command.args(["buffer", words, "--dir"]).arg(&state).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn()?;
+        drop(child.stdout.take());
+        let out = child.wait_with_output()?;
+        let stderr = String::from_utf8_lossy(&out.stderr);
+        assert_eq!((out.status.code(), stderr.as_ref()), (Some(0), ""), "{words}");
+    }
+    running.terminate(Duration::from_secs(30)).await?;
     Ok(())
 }

@@ -18,6 +18,9 @@ mod verify;
 mod walk;
 mod window;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, ErrorKind};

@@ -8,6 +8,9 @@ mod status;
 mod verify;
 mod words;
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -66,7 +66,7 @@ pub enum What {
         lost: Option<Lost>,
         /// Up to the end of the file?
         tail: bool,
-        /// Will the agent read the segment at its next start (or only when it sends it)?
+        /// Will the agent read the segment at its next start (or only when it sends from it)?
         at_start: bool,
     },
     /// Batches are missing, though no byte is damaged.
@@ -162,7 +162,8 @@ impl What {
             }
             Self::LogbookTorn => "At its next start the agent cuts it off and goes on.",
             Self::PointsLost(_) => {
-                "The agent sends their readings all the same, as points `point-N` of a device `lost`."
+                "The agent keeps a copy of them in its catalogue. What is missing there too it sends all the same, as \
+                 points `point-N` of a device `lost`."
             }
             Self::Unexplained { .. } => "Nothing: gap records are not written later. Please report this.",
             Self::SegmentGone { readings: 0, .. } => {
@@ -244,7 +245,7 @@ impl fmt::Display for What {
                 f.write_str("The file is gone. Nothing in it waited for the server.")
             }
             Self::SegmentGone { batches, readings } => {
-                write!(f, "The file is gone, with {batches} batches and {readings} readings that were not sent yet.")
+                write!(f, "The file is gone, with {batches} batches and {readings} readings that were not acknowledged yet.")
             }
             Self::Unreadable(why) => write!(f, "The disk does not give it: {why}."),
             Self::Alien => {
@@ -287,7 +288,7 @@ impl fmt::Display for Lost {
             if first == last { format!("batch {first}") } else { format!("batches {first} to {last}") };
         let readings = if *readings == 1 { "1 reading".to_owned() } else { format!("{readings} readings") };
         let fate = match waiting {
-            true => "not sent yet, and lost",
+            true => "not acknowledged yet, and lost",
             false => "acknowledged or counted as lost before, so nothing is lost now",
         };
         write!(f, "Here stood {batches} with {readings}: {fate}.")

@@ -11,7 +11,7 @@ use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use super::words::{count, stamp};
+use super::words::{count, grouped, stamp};
 use super::{DAMAGED, FINE, Place, Refusal, Seen, complain};
 use crate::buffer::inspect::{Extracted, Row, Wanted};
 
@@ -110,7 +110,7 @@ impl Export {
 }
 
 /// The output file, anywhere but among the files of the buffer.
-fn create(path: &Path, buffer: &Path) -> Result<File, Refusal> {
+pub(super) fn create(path: &Path, buffer: &Path) -> Result<File, Refusal> {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -129,14 +129,12 @@ fn create(path: &Path, buffer: &Path) -> Result<File, Refusal> {
 }
 
 /// What a person should know about what was written.
-fn remarks(extracted: &Extracted, say_count: bool) -> Vec<String> {
+pub(super) fn remarks(extracted: &Extracted, say_count: bool) -> Vec<String> {
     let mut lines = Vec::new();
     if say_count {
         let believed = match extracted.believed {
             0 => String::new(),
-            some => {
-                format!("; {} have times that the gateway could only believe", count(some, "one", "of them"))
-            }
+            some => format!("; {} with times that the gateway could only believe", grouped(some)),
         };
         lines.push(format!("{}{believed}", count(extracted.readings, "reading", "readings")));
     }
@@ -154,7 +152,7 @@ fn remarks(extracted: &Extracted, say_count: bool) -> Vec<String> {
     lines
 }
 
-fn csv(out: &mut impl Write, row: &Row<'_>) -> io::Result<()> {
+pub(super) fn csv(out: &mut impl Write, row: &Row<'_>) -> io::Result<()> {
     write!(out, "{},", stamp(row.wall_us))?;
     field(out, &row.point.device)?;
     out.write_all(b",")?;
@@ -201,7 +199,7 @@ struct Line<'r> {
     clock: &'r str,
 }
 
-fn json(out: &mut impl Write, row: &Row<'_>) -> io::Result<()> {
+pub(super) fn json(out: &mut impl Write, row: &Row<'_>) -> io::Result<()> {
     let value = match &row.reading.value {
         None => serde_json::Value::Null,
         Some(Value::Text(text)) => (&**text).into(),
@@ -226,7 +224,7 @@ fn json(out: &mut impl Write, row: &Row<'_>) -> io::Result<()> {
 }
 
 /// A moment on the command line, in microseconds since 1970.
-fn moment(text: &str) -> Result<i64, String> {
+pub(super) fn moment(text: &str) -> Result<i64, String> {
     let stamp = text.parse::<Timestamp>();
     let civil = || text.parse::<DateTime>().and_then(|civil| civil.to_zoned(TimeZone::UTC));
     match stamp.or_else(|_| civil().map(|zoned| zoned.timestamp())) {

@@ -141,7 +141,10 @@ pub fn paragraph(trouble: &Trouble) -> String {
 impl fmt::Display for Page<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let overview = self.overview;
-        let mut line = |name: &str, words: String| writeln!(f, "{name:<14}{words}");
+        let mut line = |name: &str, words: String| match words.as_str() {
+            "" => writeln!(f),
+            words => writeln!(f, "{name:<14}{words}"),
+        };
         line("buffer", overview.folder.display().to_string())?;
         line("in use", self.in_use())?;
         line("epoch", overview.epoch.map_or("not known".into(), |epoch| epoch.to_string()))?;
