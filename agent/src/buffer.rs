@@ -18,6 +18,7 @@
 
 pub mod disk;
 pub mod inspect;
+pub mod simulated;
 pub mod store;
 
 mod acknowledged;
@@ -39,8 +40,6 @@ mod tail;
 mod thin;
 mod thread;
 
-#[cfg(test)]
-mod simulated;
 #[cfg(test)]
 mod tests;
 

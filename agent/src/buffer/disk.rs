@@ -2,7 +2,8 @@
 //! writes (the catalogue apart, see `catalogue.rs`) goes through [`Disk`], so that a fault suite
 //! can be the disk: refuse, tear, forget what was not synced.
 //!
-//! The trait has two implementations: [`Flash`] here, and the simulated disk of the tests.
+//! The trait has two implementations: [`Flash`] here, and the disk of the fault suites in
+//! `simulated.rs`.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};

@@ -1,44 +1,64 @@
-//! A disk for tests that keeps its promises and no more: what was not synced is gone when the
-//! power is cut, and it can be full, refuse, or lose its power at any operation.
+//! A disk for fault suites. It keeps what a disk promises and no more: until it is synced, a write
+//! may reach the platter whole, in part or not at all, in any order, and so may a name. It can be
+//! full, refuse, fail once, and lose its power at any operation.
+//!
+//! It is part of the library because two suites in two crates are this disk: the buffer's own tests
+//! and `forebay-tests`. No program uses it, so no program contains it.
+//!
+//! What it may do at a power cut, all of it as the dice fall ([`Simulated::wreck`]):
+//! - each 512-byte sector of an unsynced write is old, new, or new up to some byte of it;
+//! - a file that was growing has its old length, its new one with zeros where no data came, or
+//!   something between; a cut of a file happened or not;
+//! - each name made, replaced or removed since the folder was synced is so or not, whatever became of
+//!   those before it. A rename is one step: both names or neither.
+//!
+//! A sync that fails leaves the writes behind it in memory, where they read well, and forgets to
+//! write them ever: so does Linux.
 
-use std::collections::BTreeMap;
+mod platter;
+
 use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use self::platter::{Naming, Platter, Write};
 use super::disk::{Disk, DiskFile};
 
 /// The disk. Clones are the same disk.
 #[derive(Clone, Default)]
 pub struct Simulated {
-    platter: Arc<Mutex<Platter>>,
+    state: Arc<Mutex<State>>,
     /// Where sled may lie, outside the simulation.
     pub catalogue: Option<PathBuf>,
 }
 
+/// What the disk held before one of its changes; see [`Simulated::watch`].
+#[derive(Clone)]
+pub struct Moment {
+    /// Changes made until then.
+    pub changes: u64,
+    platter: Platter,
+}
+
 #[derive(Default)]
-struct Platter {
-    /// Names as a process sees them, and as they are after a power cut.
-    names: BTreeMap<String, usize>,
-    synced_names: BTreeMap<String, usize>,
-    files: Vec<Content>,
+struct State {
+    platter: Platter,
     /// Operations that change something, so far.
     changes: u64,
-    /// The power goes off at this one, halfway through.
+    /// Operations that read something, so far.
+    reads: u64,
+    /// The power goes off at this change, halfway through.
     cut_at: Option<u64>,
-    /// This one fails, halfway through, and those after it work again.
+    /// This change fails, halfway through, and those after it work again.
     fail_at: Option<u64>,
+    /// The same for reading.
+    fail_reading_at: Option<u64>,
     /// Every change is refused with this.
     refusal: Option<ErrorKind>,
     capacity: Option<u64>,
     /// Says that there is room when there is none, as under a quota.
     boasts: bool,
-}
-
-#[derive(Clone, Default)]
-struct Content {
-    now: Vec<u8>,
-    synced: Vec<u8>,
+    moments: Option<Vec<Moment>>,
 }
 
 struct OpenFile {
@@ -50,12 +70,115 @@ impl Simulated {
     /// A disk whose power goes off at its `change`th change.
     pub fn with_cut_at(change: u64) -> Self {
         let disk = Self::default();
-        disk.platter().cut_at = Some(change);
+        disk.state().cut_at = Some(change);
         disk
     }
 
+    /// From now on a [`Moment`] is kept before every change.
+    pub fn watch(&self) {
+        let mut state = self.state();
+        state.platter.forget_the_unnamed();
+        state.moments = Some(Vec::new());
+    }
+
+    /// The moments since [`Simulated::watch`], and now; none are kept from here on.
+    pub fn moments(&self) -> Vec<Moment> {
+        let mut state = self.state();
+        let mut moments = state.moments.take().unwrap_or_default();
+        moments.push(Moment { changes: state.changes, platter: state.platter.clone() });
+        moments
+    }
+
+    /// Operations so far that changed something, or tried to.
+    pub fn changes(&self) -> u64 {
+        self.state().changes
+    }
+
+    /// Operations so far that read something, or tried to.
+    pub fn reads(&self) -> u64 {
+        self.state().reads
+    }
+
+    /// The disk as it comes back after a power cut right now. `below(n)` throws a die of `n` sides,
+    /// numbered from 0.
+    pub fn wreck(&self, below: &mut dyn FnMut(u64) -> u64) -> Self {
+        self.with(self.state().platter.wreck(below))
+    }
+
+    /// The disk as it comes back after a power cut at a moment.
+    pub fn wreck_at(&self, moment: &Moment, below: &mut dyn FnMut(u64) -> u64) -> Self {
+        self.with(moment.platter.wreck(below))
+    }
+
+    /// The tamest power cut: nothing that was not synced is there, except `kept` eighths of what
+    /// was written behind the synced end of a file.
+    pub fn after_power_cut(&self, kept: usize) -> Self {
+        self.with(self.state().platter.after_power_cut(kept))
+    }
+
+    /// Did the power go off?
+    pub fn is_dead(&self) -> bool {
+        let state = self.state();
+        state.cut_at.is_some_and(|at| state.changes >= at)
+    }
+
+    /// The `change`th change from now on fails.
+    pub fn fail_at(&self, change: u64) {
+        let mut state = self.state();
+        state.fail_at = Some(state.changes + change);
+    }
+
+    /// The `read`th reading from now on fails.
+    pub fn fail_reading_at(&self, read: u64) {
+        let mut state = self.state();
+        state.fail_reading_at = Some(state.reads + read);
+    }
+
+    /// Did the change that was to fail come?
+    pub fn has_failed(&self) -> bool {
+        let state = self.state();
+        state.fail_at.is_some_and(|at| state.changes >= at)
+    }
+
+    /// From now on every change is refused so, or none.
+    pub fn refuse(&self, with: Option<ErrorKind>) {
+        self.state().refusal = with;
+    }
+
+    /// Bytes the disk holds.
+    pub fn set_capacity(&self, bytes: u64) {
+        self.state().capacity = Some(bytes);
+    }
+
+    /// The same, but only a write tells that it is full.
+    pub fn set_quota(&self, bytes: u64) {
+        self.set_capacity(bytes);
+        self.state().boasts = true;
+    }
+
+    /// There is no end of room again.
+    pub fn lift_capacity(&self) {
+        let mut state = self.state();
+        (state.capacity, state.boasts) = (None, false);
+    }
+
+    /// Bytes of all files.
+    pub fn used(&self) -> u64 {
+        self.state().platter.used()
+    }
+
+    fn with(&self, platter: Platter) -> Self {
+        let state = State { platter, ..State::default() };
+        Self { state: Arc::new(Mutex::new(state)), catalogue: self.catalogue.clone() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A disk with the files of a real folder on it.
-    pub fn of_folder(folder: &Path) -> Self {
+    #[cfg(test)]
+    pub fn of_folder(folder: &std::path::Path) -> Self {
         let disk = Self::default();
         for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
             if entry.file_type().unwrap().is_file() {
@@ -65,79 +188,16 @@ impl Simulated {
         }
         disk
     }
-
-    /// The disk as it comes back after a power cut. `kept` eighths of what was written behind the
-    /// end of a file and not synced happen to have reached it.
-    pub fn after_power_cut(&self, kept: usize) -> Self {
-        let platter = self.platter();
-        let files = platter.files.iter().map(|content| {
-            let extra = content.now.get(content.synced.len()..).unwrap_or_default();
-            let mut bytes = content.synced.clone();
-            bytes.extend_from_slice(extra.get(..extra.len() * kept / 8).unwrap_or_default());
-            Content { now: bytes.clone(), synced: bytes }
-        });
-        let after = Platter {
-            names: platter.synced_names.clone(),
-            synced_names: platter.synced_names.clone(),
-            files: files.collect(),
-            ..Platter::default()
-        };
-        Self { platter: Arc::new(Mutex::new(after)), catalogue: self.catalogue.clone() }
-    }
-
-    /// Did the power go off?
-    pub fn is_dead(&self) -> bool {
-        let platter = self.platter();
-        platter.cut_at.is_some_and(|at| platter.changes >= at)
-    }
-
-    /// The `change`th change from now on fails.
-    pub fn fail_at(&self, change: u64) {
-        let mut platter = self.platter();
-        platter.fail_at = Some(platter.changes + change);
-    }
-
-    /// Did the change that was to fail come?
-    pub fn has_failed(&self) -> bool {
-        let platter = self.platter();
-        platter.fail_at.is_some_and(|at| platter.changes >= at)
-    }
-
-    /// From now on every change is refused so, or none.
-    pub fn refuse(&self, with: Option<ErrorKind>) {
-        self.platter().refusal = with;
-    }
-
-    /// Bytes the disk holds.
-    pub fn set_capacity(&self, bytes: u64) {
-        self.platter().capacity = Some(bytes);
-    }
-
-    /// The same, but only a write tells that it is full.
-    pub fn set_quota(&self, bytes: u64) {
-        self.set_capacity(bytes);
-        self.platter().boasts = true;
-    }
-
-    /// Bytes of all files.
-    pub fn used(&self) -> u64 {
-        self.platter().used()
-    }
-
-    fn platter(&self) -> MutexGuard<'_, Platter> {
-        self.platter.lock().unwrap()
-    }
 }
 
-impl Platter {
-    fn used(&self) -> u64 {
-        self.names.values().map(|file| self.files[*file].now.len() as u64).sum()
-    }
-
-    /// Counts a change; false if it is the one at which the power goes off.
+impl State {
+    /// Counts a change; false if it is one that goes wrong halfway.
     fn change(&mut self) -> io::Result<bool> {
         if let Some(kind) = self.refusal {
             return Err(kind.into());
+        }
+        if let Some(moments) = &mut self.moments {
+            moments.push(Moment { changes: self.changes, platter: self.platter.clone() });
         }
         self.changes += 1;
         if self.fail_at == Some(self.changes) {
@@ -150,8 +210,15 @@ impl Platter {
         }
     }
 
+    /// Counts a change that either happens or does not.
     fn whole(&mut self) -> io::Result<()> {
-        if self.change()? { Ok(()) } else { Err(io::Error::other("the power went off")) }
+        if self.change()? { Ok(()) } else { Err(io::Error::other("input/output error")) }
+    }
+
+    fn read(&mut self) -> io::Result<()> {
+        self.reads += 1;
+        let fails = self.fail_reading_at == Some(self.reads);
+        if fails { Err(io::Error::other("input/output error")) } else { Ok(()) }
     }
 }
 
@@ -161,50 +228,52 @@ impl Disk for Simulated {
     }
 
     fn files(&self) -> io::Result<Vec<(String, u64)>> {
-        let platter = self.platter();
-        Ok(platter.names.iter().map(|(n, f)| (n.clone(), platter.files[*f].now.len() as u64)).collect())
+        let mut state = self.state();
+        state.read()?;
+        Ok(state.platter.files())
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let file = *self.platter().names.get(name).ok_or(ErrorKind::NotFound)?;
+        let mut state = self.state();
+        state.read()?;
+        let file = state.platter.file_of(name).ok_or(ErrorKind::NotFound)?;
         Ok(Box::new(OpenFile { disk: self.clone(), file }))
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn DiskFile>> {
-        let mut platter = self.platter();
-        platter.whole()?;
-        platter.files.push(Content::default());
-        let file = platter.files.len() - 1;
-        platter.names.insert(name.into(), file);
-        drop(platter);
+        let mut state = self.state();
+        state.whole()?;
+        let file = state.platter.create(name);
         Ok(Box::new(OpenFile { disk: self.clone(), file }))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        let mut platter = self.platter();
-        platter.whole()?;
-        let file = platter.names.remove(from).ok_or(ErrorKind::NotFound)?;
-        platter.names.insert(to.into(), file);
+        let mut state = self.state();
+        state.whole()?;
+        let file = state.platter.file_of(from).ok_or(ErrorKind::NotFound)?;
+        state.platter.name(Naming::Rename { from: from.into(), to: to.into(), file });
         Ok(())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
-        let mut platter = self.platter();
-        platter.whole()?;
-        platter.names.remove(name).map(drop).ok_or(ErrorKind::NotFound.into())
+        let mut state = self.state();
+        state.whole()?;
+        state.platter.file_of(name).ok_or(ErrorKind::NotFound)?;
+        state.platter.name(Naming::Unlink(name.into()));
+        Ok(())
     }
 
     fn sync_folder(&self) -> io::Result<()> {
-        let mut platter = self.platter();
-        platter.whole()?;
-        platter.synced_names = platter.names.clone();
+        let mut state = self.state();
+        state.whole()?;
+        state.platter.sync_names();
         Ok(())
     }
 
     fn free(&self) -> io::Result<u64> {
-        let platter = self.platter();
-        let capacity = platter.capacity.filter(|_| !platter.boasts);
-        Ok(capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(platter.used())))
+        let state = self.state();
+        let capacity = state.capacity.filter(|_| !state.boasts);
+        Ok(capacity.map_or(u64::MAX, |capacity| capacity.saturating_sub(state.platter.used())))
     }
 
     fn catalogue(&self) -> Option<PathBuf> {
@@ -214,48 +283,56 @@ impl Disk for Simulated {
 
 impl DiskFile for OpenFile {
     fn length(&self) -> io::Result<u64> {
-        Ok(self.disk.platter().files[self.file].now.len() as u64)
+        Ok(self.disk.state().platter.content(self.file).len() as u64)
     }
 
     fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<usize> {
-        let platter = self.disk.platter();
-        let rest = platter.files[self.file].now.get(at as usize..).unwrap_or_default();
+        let mut state = self.disk.state();
+        state.read()?;
+        let rest = state.platter.content(self.file).get(at as usize..).unwrap_or_default();
         let length = rest.len().min(into.len());
         into[..length].copy_from_slice(&rest[..length]);
         Ok(length)
     }
 
     fn write_at(&mut self, bytes: &[u8], at: u64) -> io::Result<()> {
-        let mut platter = self.disk.platter();
-        let whole = platter.change()?;
-        let (at, used, capacity) = (at as usize, platter.used(), platter.capacity);
-        let content = &mut platter.files[self.file].now;
-        let growth = (at + bytes.len()).saturating_sub(content.len()) as u64;
-        let full = capacity.is_some_and(|capacity| used + growth > capacity);
+        let mut state = self.disk.state();
+        let whole = state.change()?;
+        let length = state.platter.content(self.file).len();
+        let growth = (at as usize + bytes.len()).saturating_sub(length) as u64;
+        let full = state.capacity.is_some_and(|capacity| state.platter.used() + growth > capacity);
         let written = if whole && !full { bytes } else { &bytes[..bytes.len() / 2] };
         if !full || growth == 0 {
-            content.resize(content.len().max(at + written.len()), 0);
-            content[at..at + written.len()].copy_from_slice(written);
+            state.platter.write(self.file, Write::Bytes { at: at as usize, bytes: written.into() });
         }
         match (whole, full) {
             (_, true) => Err(ErrorKind::StorageFull.into()),
             (true, _) => Ok(()),
-            (false, _) => Err(io::Error::other("the power went off")),
+            (false, _) => Err(io::Error::other("input/output error")),
         }
     }
 
     fn cut(&mut self, length: u64) -> io::Result<()> {
-        let mut platter = self.disk.platter();
-        platter.whole()?;
-        platter.files[self.file].now.truncate(length as usize);
+        let mut state = self.disk.state();
+        state.whole()?;
+        state.platter.write(self.file, Write::Cut(length as usize));
         Ok(())
     }
 
     fn sync(&mut self) -> io::Result<()> {
-        let mut platter = self.disk.platter();
-        platter.whole()?;
-        let content = &mut platter.files[self.file];
-        content.synced = content.now.clone();
-        Ok(())
+        let mut state = self.disk.state();
+        match state.whole() {
+            Ok(()) => {
+                state.platter.sync(self.file);
+                Ok(())
+            }
+            Err(error) => {
+                // A cut of the power leaves all possible; a disk that goes on has forgotten them.
+                if state.cut_at.is_none() && state.refusal.is_none() {
+                    state.platter.forget_unsynced(self.file);
+                }
+                Err(error)
+            }
+        }
     }
 }
