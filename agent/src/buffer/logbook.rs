@@ -43,7 +43,9 @@ pub struct Logbook {
     file: Option<Box<dyn DiskFile>>,
     /// Bytes that are written and synced.
     length: u64,
-    /// Frames that are not.
+    /// Entries that are not, as the body of one record: messages that follow each other are one.
+    /// A write of several frames might lose the first to a power cut and keep the second, which
+    /// would look like damage.
     pending: Vec<u8>,
     /// Write the whole book anew instead of `pending`.
     rewrite: bool,
@@ -68,7 +70,7 @@ impl Logbook {
             return; // The snapshot will say it.
         }
         let entries = entries.into_iter().map(|entry| Wrapped { entry: Some(entry) }).collect();
-        self.pending.extend(frame(Kind::Record, &Record { entries }.encode_to_vec()));
+        self.pending.extend(Record { entries }.encode_to_vec());
         if self.pending.len() > PENDING {
             self.pending = Vec::new();
             self.rewrite = true;
@@ -112,9 +114,10 @@ impl Logbook {
             none => none.insert(disk.open(LOGBOOK)?),
         };
         // What an earlier attempt left behind the synced part is overwritten.
-        file.write_at(&self.pending, self.length)?;
+        let record = frame(Kind::Record, &self.pending);
+        file.write_at(&record, self.length)?;
         file.sync()?;
-        self.length += self.pending.len() as u64;
+        self.length += record.len() as u64;
         self.pending = Vec::new();
         Ok(())
     }

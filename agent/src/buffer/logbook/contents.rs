@@ -65,34 +65,26 @@ impl Contents {
         };
         let end = file.length()?;
         let mut contents = Self::default();
-        let mut at = 0;
+        // Damage is what has something readable behind it; anything else is a torn tail.
+        let (mut at, mut readable_to) = (0, 0);
         loop {
             match look(file.as_ref(), at, end)? {
                 Found::Frame(frame) => {
-                    if !contents.take_in(file.as_ref(), frame)? {
-                        if frame.end() == end {
-                            contents.torn = true;
-                            break;
-                        }
-                        contents.damaged_bytes += frame.end() - at;
-                    }
                     at = frame.end();
+                    if contents.take_in(file.as_ref(), frame)? {
+                        contents.damaged_bytes += frame.at - readable_to;
+                        readable_to = at;
+                    }
                 }
-                Found::Damage { to } => {
-                    contents.damaged_bytes += to - at;
-                    at = to;
-                }
-                Found::Torn => {
-                    contents.torn = true;
-                    break;
-                }
-                Found::End => break,
+                Found::Damage { to } => at = to,
+                Found::Torn | Found::End => break,
             }
         }
+        contents.torn = readable_to < end;
         if contents.torn || contents.damaged_bytes > 0 {
             contents.closed = None;
         }
-        Ok(Some((contents, at)))
+        Ok(Some((contents, readable_to)))
     }
 
     /// False if the frame is not what was written.
