@@ -2,6 +2,7 @@
 //! their own. What is missing fails with the way out; nothing is skipped.
 
 pub mod browser;
+pub mod faults;
 pub mod load_device;
 
 use std::io::{BufRead, BufReader};
