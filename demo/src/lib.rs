@@ -1,6 +1,7 @@
 //! A plant on a desk: simulated devices with scriptable faults, a lossy link, and our own programs
 //! run on them. The demo and the system tests use the same parts.
 
+pub mod dice;
 pub mod http;
 pub mod ledger;
 pub mod lossy_link;
@@ -8,7 +9,9 @@ pub mod modbus;
 pub mod mqtt;
 pub mod opcua;
 pub mod plant;
+pub mod postgres_road;
 pub mod process;
 pub mod pty;
+pub mod rough_road;
 pub mod signals;
 pub mod site;

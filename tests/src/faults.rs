@@ -12,6 +12,7 @@ mod damage;
 mod device;
 mod dice;
 mod full;
+pub mod network;
 mod plant;
 mod power;
 mod report;

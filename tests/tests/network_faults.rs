@@ -1,0 +1,33 @@
+//! A small number of network faults on each store; the fault suite does ten thousand.
+
+#![expect(clippy::print_stdout, reason = "the seed and what it came to are printed")]
+
+use anyhow::Result;
+use forebay_tests::faults::network::{self, Place};
+
+fn seed() -> Result<u64> {
+    let seed = match std::env::var("FOREBAY_TEST_SEED") {
+        Ok(text) => text.parse()?,
+        Err(_) => getrandom::u64()?,
+    };
+    println!("FOREBAY_TEST_SEED={seed}");
+    Ok(seed)
+}
+
+async fn loses_nothing(place: Place) -> Result<()> {
+    let tally = network::scene(place, seed()?, 400).await?;
+    println!("{tally}");
+    assert!(tally.faults >= 400 && tally.produced > 1_000, "too little happened: {tally}");
+    assert_eq!((tally.lost, tally.twice), (0, 0), "{tally}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn network_faults_lose_nothing_and_double_nothing_on_sqlite() -> Result<()> {
+    loses_nothing(Place::Sqlite).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn network_and_database_faults_lose_nothing_and_double_nothing_on_timescale() -> Result<()> {
+    loses_nothing(Place::Timescale).await
+}
