@@ -262,7 +262,7 @@ impl Life {
             epoch: Bytes::copy_from_slice(&self.epoch.0),
             dictionary: dictionary.iter().map(|(id, point)| wire::DictionaryEntry::new(*id, point)).collect(),
             batches: batches.map(|batch| wire::SentBatch { batch, ..Default::default() }).collect(),
-            opening: openings.last().map(|opening| opening.id.clone()).unwrap_or_default(),
+            opening: openings.last().map(|opening| opening.id.clone()).unwrap_or_default().into(),
             greeting: Some(wire::Greeting { openings }).filter(|greeting| !greeting.openings.is_empty()),
             ..Default::default()
         };
