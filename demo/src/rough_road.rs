@@ -38,8 +38,8 @@ pub struct RoughRoad {
 struct Shared {
     targets: Mutex<Vec<SocketAddr>>,
     rough: watch::Sender<bool>,
-    /// Counts up when every open connection must end.
-    cuts: watch::Sender<u64>,
+    /// Changes when every open connection must end; true if that is a fault.
+    cuts: watch::Sender<bool>,
     struck: [AtomicU64; KINDS.len()],
     connections: AtomicU64,
 }
@@ -55,7 +55,7 @@ impl RoughRoad {
         let shared = Arc::new(Shared {
             targets: Mutex::new(targets),
             rough: watch::Sender::new(false),
-            cuts: watch::Sender::new(0),
+            cuts: watch::Sender::new(false),
             struck: std::array::from_fn(|_| AtomicU64::new(0)),
             connections: AtomicU64::new(0),
         });
@@ -81,12 +81,12 @@ impl RoughRoad {
     /// No more faults; what they left crippled is cut.
     pub fn mend(&self) {
         self.shared.rough.send_replace(false);
-        self.cut_all();
+        self.shared.cuts.send_replace(false);
     }
 
-    /// Cuts every open connection. Not counted as faults of the road.
+    /// Cuts every open connection, whatever its fate.
     pub fn cut_all(&self) {
-        self.shared.cuts.send_modify(|cuts| *cuts += 1);
+        self.shared.cuts.send_replace(true);
     }
 
     /// Faults that struck so far, by kind: those that were drawn and never reached do not count.
@@ -183,7 +183,11 @@ async fn relay(client: TcpStream, number: u64, fate: Fate, shared: Arc<Shared>) 
     tokio::select! {
         () = both => {}
         () = heard => {}
-        _ = cuts.changed() => {}
+        _ = cuts.changed() => {
+            if *cuts.borrow() {
+                shared.strike(Fault::Cut);
+            }
+        }
     }
 }
 

@@ -4,6 +4,8 @@
 pub mod browser;
 pub mod faults;
 pub mod load_device;
+pub mod own_database;
+pub mod several;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -80,6 +82,24 @@ async fn execute(url: &str, sql: &str) -> Result<()> {
     Ok(())
 }
 
+/// The one value of the one row that `sql` finds.
+///
+/// # Errors
+/// When there is no such row.
+pub async fn ask<T>(url: &str, sql: &str) -> Result<T>
+where
+    T: for<'a> tokio_postgres::types::FromSql<'a>,
+{
+    let (client, connection) =
+        tokio_postgres::connect(url, tokio_postgres::NoTls).await.context("connect to the test database")?;
+    let connection = tokio::spawn(connection);
+    let row = client.query_one(sql, &[]).await.with_context(|| sql.to_owned())?;
+    let value = row.try_get(0)?;
+    drop(client);
+    connection.await??;
+    Ok(value)
+}
+
 /// A Python script of `tests/peers`, running until dropped.
 pub struct Peer {
     process: Child,
@@ -140,6 +160,39 @@ fn python(script: &str, arguments: &[&str]) -> Result<Command> {
 /// The folder `tests/` of the repository.
 pub fn tests_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
+
+/// The seed of a random test: `FOREBAY_TEST_SEED`, or a new one. Printed, so that it can be given
+/// again; with it the plan of faults is the same, and their timing is not.
+///
+/// # Errors
+/// When the variable holds no number.
+#[expect(clippy::print_stdout, reason = "whoever sees the test fail needs the seed")]
+pub fn seed() -> Result<u64> {
+    let seed = number("FOREBAY_TEST_SEED")?.map_or_else(getrandom::u64, Ok).context("random numbers")?;
+    println!("FOREBAY_TEST_SEED={seed}");
+    Ok(seed)
+}
+
+/// How often to kill: `FOREBAY_TEST_KILLS`, or `usual`.
+///
+/// # Errors
+/// When the variable holds no number.
+pub fn kills(usual: u64) -> Result<u64> {
+    Ok(number("FOREBAY_TEST_KILLS")?.unwrap_or(usual))
+}
+
+/// How many faults the network suite makes: `FOREBAY_TEST_FAULTS`, or `usual`.
+///
+/// # Errors
+/// When the variable holds no number.
+pub fn faults(usual: u64) -> Result<u64> {
+    Ok(number("FOREBAY_TEST_FAULTS")?.unwrap_or(usual))
+}
+
+fn number(variable: &str) -> Result<Option<u64>> {
+    let Ok(text) = std::env::var(variable) else { return Ok(None) };
+    text.parse().map(Some).with_context(|| format!("{variable} is a number, not {text:?}"))
 }
 
 fn needed(variable: &str, what: &str) -> Result<String> {

@@ -6,12 +6,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use forebay_demo::dice::Dice;
 use forebay_demo::ledger::{self, Kept, Stored};
 use forebay_demo::lossy_link::Road;
 use forebay_demo::process::Process;
 use forebay_demo::site::Site;
 use forebay_tests::load_device::LoadDevice;
-use forebay_tests::{TestDatabase, programs};
+use forebay_tests::own_database::OwnDatabase;
+use forebay_tests::{TestDatabase, kills, programs, seed};
 
 /// Ends all and closes the books: the agent's own counters against rows counted in SQL.
 async fn close(site: &Site, agent: Process, server: Process) -> Result<(Kept, Stored)> {
@@ -46,28 +48,6 @@ fn assert_exactly_once(kept: Kept, stored: Stored) {
     assert_eq!((stored.rows, stored.twice), (kept.appended, 0), "every appended reading stands once");
 }
 
-/// Random pauses from a seed that is printed and can be given again.
-struct Dice(u64);
-
-impl Dice {
-    fn new() -> Self {
-        let seed = match std::env::var("FOREBAY_TEST_SEED") {
-            Ok(text) => text.parse().expect("FOREBAY_TEST_SEED is a number"),
-            Err(_) => getrandom::u64().expect("random numbers") | 1,
-        };
-        println!("FOREBAY_TEST_SEED={seed}");
-        Self(seed)
-    }
-
-    /// xorshift64
-    fn roll(&mut self, from: u64, to: u64) -> Duration {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        Duration::from_millis(from + self.0 % (to - from))
-    }
-}
-
 /// Agent and server are killed ten times each under 2,000 readings/s.
 async fn survives_twenty_kills(store: Option<&str>) -> Result<()> {
     let folder = tempfile::tempdir()?;
@@ -82,10 +62,10 @@ async fn survives_twenty_kills(store: Option<&str>) -> Result<()> {
     let mut server = site.start_server().await?;
     site.join().await?;
     let mut agent = site.start_agent().await?;
-    let mut dice = Dice::new();
+    let mut dice = Dice::new(seed()?);
     let mut said = 0.0_f64;
     for kill in 0..20 {
-        tokio::time::sleep(dice.roll(200, 2_500)).await;
+        tokio::time::sleep(dice.millis(200..2_500)).await;
         if kill % 2 == 0 {
             let appended = site.agent_metric("forebay_agent_readings_appended_total").await?;
             ensure!(appended >= said, "the agent said {said} were appended, and after a kill {appended}");
@@ -114,6 +94,42 @@ async fn twenty_kills_lose_nothing_and_double_nothing_on_timescale() -> Result<(
     let database = TestDatabase::create().await?;
     survives_twenty_kills(Some(&database.url)).await?;
     database.drop().await
+}
+
+/// The server, the database, and one process of the database, whichever the dice say, under 1,000
+/// readings/s. The database keeps its promises: fsync is on.
+#[tokio::test]
+async fn killed_servers_and_a_killed_database_lose_nothing_and_double_nothing() -> Result<()> {
+    let (mut dice, kills) = (Dice::new(seed()?), kills(9)?);
+    let folder = tempfile::tempdir()?;
+    let (database, device) = (OwnDatabase::start().await?, LoadDevice::start().await?);
+    let site = Site::new(folder.path(), programs()?, Some(&database.url), 0).await?;
+    let extra = "[buffer]\ndurability_window = \"100ms\"";
+    site.configure_agent("t", "database", &device.link_toml(500, "500ms"), extra)?;
+    let mut server = site.start_server().await?;
+    site.join().await?;
+    let agent = site.start_agent().await?;
+    for kill in 0..kills {
+        tokio::time::sleep(dice.millis(200..2_500)).await;
+        // Each comes about as often; the order is a matter of dice.
+        match (kill + dice.within(0..2)) % 3 {
+            0 => {
+                server.kill().await.context("kill the server")?;
+                server = site.start_server().await.with_context(|| format!("after kill {kill}"))?;
+            }
+            1 => {
+                database.kill().await.context("kill the database")?;
+                tokio::time::sleep(dice.millis(0..1_500)).await;
+                database.start_again().await.with_context(|| format!("after kill {kill}"))?;
+            }
+            _ => database.kill_a_backend().await?,
+        }
+        server.check()?;
+    }
+    let (kept, stored) = close(&site, agent, server).await?;
+    assert!(kept.appended > 5_000, "there was load: {kept:?}");
+    assert_exactly_once(kept, stored);
+    Ok(())
 }
 
 /// 1,000 readings/s go on while the uplink is away; then all of it arrives, in less time than the

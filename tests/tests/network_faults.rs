@@ -4,15 +4,7 @@
 
 use anyhow::Result;
 use forebay_tests::faults::network::{self, Place};
-
-fn seed() -> Result<u64> {
-    let seed = match std::env::var("FOREBAY_TEST_SEED") {
-        Ok(text) => text.parse()?,
-        Err(_) => getrandom::u64()?,
-    };
-    println!("FOREBAY_TEST_SEED={seed}");
-    Ok(seed)
-}
+use forebay_tests::seed;
 
 async fn loses_nothing(place: Place) -> Result<()> {
     let tally = network::scene(place, seed()?, 400).await?;
