@@ -1,15 +1,19 @@
-//! A small number of network faults on each store; the fault suite does ten thousand.
+//! Some network faults on each store, as many as `FOREBAY_TEST_FAULTS` says; the fault suite does ten
+//! thousand.
 
 #![expect(clippy::print_stdout, reason = "the seed and what it came to are printed")]
 
+use std::time::Instant;
+
 use anyhow::Result;
 use forebay_tests::faults::network::{self, Place};
-use forebay_tests::seed;
+use forebay_tests::{faults, seed};
 
 async fn loses_nothing(place: Place) -> Result<()> {
-    let tally = network::scene(place, seed()?, 400).await?;
-    println!("{tally}");
-    assert!(tally.faults >= 400 && tally.produced > 1_000, "too little happened: {tally}");
+    let (seed, faults, began) = (seed()?, faults(1_500)?, Instant::now());
+    let tally = network::scene(place, seed, faults).await?;
+    println!("{place:?}, {:.0?}: {tally}", began.elapsed());
+    assert!(tally.faults >= faults && tally.produced > 1_000, "too little happened: {tally}");
     assert_eq!((tally.lost, tally.twice), (0, 0), "{tally}");
     Ok(())
 }

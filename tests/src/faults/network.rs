@@ -30,8 +30,8 @@ use self::house::House;
 use self::repeater::Repeater;
 
 /// Gateways of one scene, and those who repeat what they sent.
-const GATEWAYS: u64 = 10;
-const REPEATERS: u64 = 3;
+const GATEWAYS: u64 = 20;
+const REPEATERS: u64 = 5;
 /// One in so many faults stops a server.
 const STOP_EVERY: u64 = 60;
 /// How long a scene may take to reach its number of faults: this, and so much a fault.

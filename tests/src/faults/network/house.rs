@@ -62,8 +62,8 @@ impl House {
             Place::Timescale => {
                 let database = TestDatabase::create().await?;
                 let (user, address, name) = parts(&database.url)?;
-                // Each connection breaks at the first to fifth transaction with rows.
-                let road = PostgresRoad::start(dice.part(2).throw(), address, 0..5).await?;
+                // Each connection breaks at its first to third transaction with rows.
+                let road = PostgresRoad::start(dice.part(2).throw(), address, 0..3).await?;
                 let url = format!("postgres://{user}{}/{name}", road.address());
                 (StoreConfig::Postgres { url: Secret::new(url), connections: 4 }, Some((database, road)), 2)
             }
