@@ -48,20 +48,25 @@ impl Database {
     }
 }
 
-/// Opens the buffer of an agent that has ended, and reads its counters.
-///
-/// # Errors
-/// When there is no buffer.
-pub async fn kept(state_dir: &Path) -> Result<Kept> {
+/// The buffer of the agent with this state directory, as it is without configuration.
+pub fn buffer_of(state_dir: &Path) -> Settings {
     let default = BufferConfig::default();
-    let settings = Settings {
+    Settings {
         dir: state_dir.join("buffer"),
         max_size: default.max_size,
         reserve: default.reserve,
         when_full: default.when_full,
         tail: default.tail,
-    };
-    let (buffer, _appender, _opening) = Buffer::open(settings).await.context("open the agent's buffer")?;
+    }
+}
+
+/// Opens the buffer of an agent that has ended, and reads its counters.
+///
+/// # Errors
+/// When there is no buffer.
+pub async fn kept(state_dir: &Path) -> Result<Kept> {
+    let (buffer, _appender, _opening) =
+        Buffer::open(buffer_of(state_dir)).await.context("open the agent's buffer")?;
     let status = buffer.status();
     Ok(Kept {
         appended: status.counts.appended,

@@ -15,3 +15,4 @@ pub mod pty;
 pub mod rough_road;
 pub mod signals;
 pub mod site;
+pub mod thin_link;

@@ -14,6 +14,7 @@ use crate::http;
 use crate::ledger::Database;
 use crate::lossy_link::LossyLink;
 use crate::process::{Process, Program, log_tail};
+use crate::thin_link::ThinLink;
 
 /// Our two programs.
 #[derive(Clone, Debug)]
@@ -30,6 +31,7 @@ pub struct Site {
     programs: Programs,
     database: Database,
     road: LossyLink,
+    thin: Option<ThinLink>,
     web: SocketAddr,
     telemetry: SocketAddr,
 }
@@ -55,7 +57,27 @@ impl Site {
             "[server]\nstate_dir = {state:?}\n{store}[sync]\nlisten = \"{sync}\"\naddress = \"{through}\"\n[web]\nlisten = \"{web}\"\n[log]\nformat = \"text\"\n"
         );
         std::fs::write(folder.join("server.toml"), config).context("write server.toml")?;
-        Ok(Self { folder, programs, database, road, web, telemetry })
+        Ok(Self { folder, programs, database, road, thin: None, web, telemetry })
+    }
+
+    /// Makes `bits` a second of the road between agent and server, each way. Before the server starts
+    /// and the agent joins.
+    ///
+    /// # Errors
+    /// When there is no port for it, or the folder cannot be written.
+    pub async fn narrow(&mut self, bits: u64) -> Result<()> {
+        let thin = ThinLink::start(self.road.address(), bits).await?;
+        let file = self.file("server.toml");
+        let config = std::fs::read_to_string(&file).context("read server.toml")?;
+        let (wide, narrow) = (self.road.address().to_string(), thin.address().to_string());
+        std::fs::write(&file, config.replace(&wide, &narrow)).context("write server.toml")?;
+        self.thin = Some(thin);
+        Ok(())
+    }
+
+    /// What [`Site::narrow`] made.
+    pub fn thin(&self) -> Option<&ThinLink> {
+        self.thin.as_ref()
     }
 
     /// The road between agent and server.
@@ -110,12 +132,20 @@ impl Site {
     /// # Errors
     /// When it ends or is not ready within half a minute.
     pub async fn start_agent(&self) -> Result<Process> {
-        let mut agent = self.programs.agent.start(
-            &["run".as_ref(), "--config".as_ref(), self.file("agent.toml").as_os_str()],
-            &self.file("agent.log"),
-        )?;
+        let mut agent = self.launch_agent()?;
         ready(self.telemetry, &mut agent).await.context("start the agent")?;
         Ok(agent)
+    }
+
+    /// Starts the agent and waits for nothing.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn launch_agent(&self) -> Result<Process> {
+        self.programs.agent.start(
+            &["run".as_ref(), "--config".as_ref(), self.file("agent.toml").as_os_str()],
+            &self.file("agent.log"),
+        )
     }
 
     /// Makes a join string at the server and joins the agent with it, over the road.

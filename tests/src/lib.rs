@@ -3,6 +3,7 @@
 
 pub mod browser;
 pub mod faults;
+pub mod lateness;
 pub mod load_device;
 pub mod own_database;
 pub mod several;
@@ -21,9 +22,17 @@ use serde_json::Value;
 /// # Errors
 /// When they are not built.
 pub fn programs() -> Result<Programs> {
-    let test = std::env::current_exe()?;
     // target/debug/deps/NAME-HASH
-    let folder = test.ancestors().nth(2).context("a test lies below target/")?;
+    programs_beside(2)
+}
+
+/// Our programs in the folder so many steps above this program.
+///
+/// # Errors
+/// When they are not built.
+pub fn programs_beside(steps: usize) -> Result<Programs> {
+    let own = std::env::current_exe()?;
+    let folder = own.ancestors().nth(steps).context("a program lies below target/")?;
     let program = |name: &str| {
         let path = folder.join(name);
         anyhow::ensure!(

@@ -3,15 +3,18 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
 
 /// Answers function 3 for every unit and address. Ends when dropped.
 pub struct LoadDevice {
     address: SocketAddr,
+    asked: watch::Receiver<u64>,
     serving: JoinHandle<()>,
 }
 
@@ -23,13 +26,29 @@ impl LoadDevice {
     pub async fn start() -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
+        let (questions, asked) = watch::channel(0);
+        let questions = Arc::new(questions);
         let serving = tokio::spawn(async move {
             let mut peers = JoinSet::new();
             while let Ok((peer, _)) = listener.accept().await {
-                peers.spawn(serve(peer));
+                peers.spawn(serve(peer, questions.clone()));
             }
         });
-        Ok(Self { address, serving })
+        Ok(Self { address, asked, serving })
+    }
+
+    /// Requests answered so far.
+    pub fn asked(&self) -> u64 {
+        *self.asked.borrow()
+    }
+
+    /// Returns with the first request beyond so many.
+    ///
+    /// # Errors
+    /// When the device has ended.
+    pub async fn asked_beyond(&self, count: u64) -> Result<()> {
+        self.asked.clone().wait_for(|asked| *asked > count).await?;
+        Ok(())
     }
 
     /// The `[link.load]` section for `points` registers read every `interval`, 100 to a unit.
@@ -60,12 +79,13 @@ impl Drop for LoadDevice {
 
 /// Modbus Messaging on TCP/IP V1.0b, 3.1: transaction, protocol, length, unit; then function,
 /// address, count.
-async fn serve(mut peer: TcpStream) -> std::io::Result<()> {
+async fn serve(mut peer: TcpStream, questions: Arc<watch::Sender<u64>>) -> std::io::Result<()> {
     let mut request = [0; 12];
     let mut number: u16 = 0;
     loop {
         peer.read_exact(&mut request).await?;
         number = number.wrapping_add(1);
+        questions.send_modify(|count| *count += 1);
         let count = u16::from_be_bytes([request[10], request[11]]);
         let mut answer = Vec::with_capacity(9 + 2 * usize::from(count));
         answer.extend_from_slice(&request[..4]);
