@@ -68,7 +68,8 @@ pub async fn run(config: Agent, ending: Ending) -> anyhow::Result<Verdict> {
     // First of all: a signal without a handler kills.
     let signals = Signals::listen().context("listen for signals")?;
     let grace = Grace::default();
-    let forebay_config::agent::Buffer { max_size, reserve, when_full, tail, durability_window: _ } = config.buffer;
+    let forebay_config::agent::Buffer { max_size, reserve, when_full, tail, durability_window: _ } =
+        config.buffer;
     let dir = config.state_dir.join("buffer");
     let opening = Buffer::open(BufferSettings { dir, max_size, reserve, when_full, tail });
     let (mut supervisor, buffer) = build(config, opening, &ending).await?;

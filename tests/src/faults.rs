@@ -146,11 +146,12 @@ impl Order {
             while !enough.load(Ordering::Relaxed) {
                 let mut dice = Dice::new(self.seed.wrapping_add(next.fetch_add(1, Ordering::Relaxed)));
                 let seed = dice.seed();
-                let mut tally = catch_unwind(AssertUnwindSafe(|| scenario(&mut dice))).unwrap_or_else(|cause| {
-                    let mut tally = Tally { faults: 1, ..Tally::default() };
-                    tally.add(Broken::Other(format!("panicked: {}", words_of(cause.as_ref()))));
-                    tally
-                });
+                let mut tally =
+                    catch_unwind(AssertUnwindSafe(|| scenario(&mut dice))).unwrap_or_else(|cause| {
+                        let mut tally = Tally { faults: 1, ..Tally::default() };
+                        tally.add(Broken::Other(format!("panicked: {}", words_of(cause.as_ref()))));
+                        tally
+                    });
                 tally.broken.iter_mut().for_each(|words| *words = format!("seed {seed}: {words}"));
                 let mut sum = sum.lock().unwrap_or_else(PoisonError::into_inner);
                 sum.take_in(tally);

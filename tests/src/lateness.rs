@@ -26,7 +26,8 @@ impl Lateness {
     /// When there is no answer.
     pub async fn watch(web: SocketAddr) -> Result<Self> {
         let mut stream = TcpStream::connect(web).await.context("connect to the live feed")?;
-        let request = format!("GET /api/v1/live HTTP/1.1\r\nHost: {web}\r\nAccept: text/event-stream\r\n\r\n");
+        let request =
+            format!("GET /api/v1/live HTTP/1.1\r\nHost: {web}\r\nAccept: text/event-stream\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut lines = BufReader::new(stream).lines();
         let status = lines.next_line().await?.unwrap_or_default();

@@ -115,8 +115,7 @@ impl Several {
     /// When a program refuses or is not ready in time.
     pub async fn add_gateway(&mut self, device: &LoadDevice, points: usize) -> Result<()> {
         let name = format!("gw{}", self.gateways.len());
-        let (state, telemetry, config) =
-            (self.file(&name), free_port()?, self.file(&format!("{name}.toml")));
+        let (state, telemetry, config) = (self.file(&name), free_port()?, self.file(&format!("{name}.toml")));
         let text = format!(
             "[agent]\nsite = \"several\"\ngateway = {name:?}\nstate_dir = {state:?}\n\
              [telemetry]\nlisten = \"{telemetry}\"\n[log]\nformat = \"text\"\n\

@@ -21,6 +21,18 @@ impl Boots {
         self.line(counter).id = short(id);
     }
 
+    /// The present boot opens the store while the system's clock shows `offset_us`; what to write down
+    /// if it is the first time.
+    pub fn open(&mut self, counter: u64, id: &[u8], offset_us: i64) -> Option<Entry> {
+        self.begin(counter, id);
+        let line = self.line(counter);
+        if line.first_offset_us.is_some() {
+            return None;
+        }
+        line.first_offset_us = Some(offset_us);
+        Some(entry(line))
+    }
+
     /// What the logbook says of a boot.
     pub fn note(&mut self, note: &BootNote) {
         *self.line(note.counter) = BootKnown {
@@ -30,6 +42,7 @@ impl Boots {
             believed_offset_us: note.believed_offset_us,
             synchronised: note.synchronised,
             learnt_offset_us: note.learnt_offset_us,
+            first_offset_us: note.first_offset_us,
         };
     }
 
@@ -88,6 +101,7 @@ impl Boots {
             believed_offset_us: 0,
             synchronised: false,
             learnt_offset_us: None,
+            first_offset_us: None,
         })
     }
 }
@@ -100,6 +114,7 @@ fn entry(line: &BootKnown) -> Entry {
         believed_offset_us: line.believed_offset_us,
         synchronised: line.synchronised,
         learnt_offset_us: line.learnt_offset_us,
+        first_offset_us: line.first_offset_us,
     })
 }
 

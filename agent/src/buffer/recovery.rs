@@ -16,6 +16,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::ErrorKind;
 use std::sync::Arc;
 
+use forebay_protocols::boot_time::wall_offset_micros;
 use forebay_protocols::sync::batch::Epoch;
 use forebay_protocols::sync::wire::gap::Reason;
 
@@ -167,7 +168,8 @@ impl Store {
         let before = contents.boot.map_or(0, |boot| boot.counter).max(findings.boot_counter);
         let counter = if same_boot { before } else { before + 1 };
         store.boot = Boot { counter, id: boot_id.to_vec() };
-        store.boots.begin(counter, &boot_id);
+        let first = store.boots.open(counter, &boot_id, wall_offset_micros());
+        store.logbook.push(first);
         let wanted: BTreeSet<u64> = store.segments.values().map(|segment| segment.boot).collect();
         store.boots.keep(|counter| wanted.contains(&counter));
         let seen = store.segments.values().map(|segment| segment.last).max().unwrap_or(0).max(highest);

@@ -109,8 +109,13 @@ struct Bench {
 async fn bench(link: Silences) -> Bench {
     let dir = tempfile::tempdir().unwrap();
     let (max_size, reserve) = (ByteSize(16 << 20), ByteSize(0));
-    let store =
-        Settings { dir: dir.path().join("buffer"), max_size, reserve, when_full: WhenFull::DropOldest };
+    let store = Settings {
+        dir: dir.path().join("buffer"),
+        max_size,
+        reserve,
+        when_full: WhenFull::DropOldest,
+        tail: ByteSize(0),
+    };
     let (buffer, _, _) = Buffer::open(store).await.unwrap();
     let clock = Clock::with_boot_id(dir.path(), 3, [3; 8]);
     let recorder = Recorder { links: vec![link], clock, tally: Tally::default() };

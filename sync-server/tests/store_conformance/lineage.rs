@@ -12,13 +12,7 @@ use crate::place::{NOW, Place, SECOND, agent, batch, delivery, delivery_of, floa
 
 /// An opening named by a letter, of a buffer with two dictionary entries and no gaps.
 pub fn opening(name: u8, first: u64) -> wire::Opening {
-    wire::Opening {
-        id: vec![name; 8],
-        first,
-        dictionary_revision: 2,
-        gaps: 0,
-        blind: false,
-    }
+    wire::Opening { id: vec![name; 8], first, dictionary_revision: 2, gaps: 0, blind: false }
 }
 
 /// The same delivery with a greeting; the last opening is the present one.

@@ -65,9 +65,7 @@ fn chosen(arguments: &Arguments) -> Result<Vec<&'static Family>> {
         anyhow::ensure!(known, "{name} is no family; there are: all, {}", names());
     }
     let device = |family: &Family| arguments.device && family.name == "device";
-    let wanted = |family: &&Family| {
-        named(family.name) || (family.in_all && named("all")) || device(family)
-    };
+    let wanted = |family: &&Family| named(family.name) || (family.in_all && named("all")) || device(family);
     Ok(FAMILIES.iter().filter(wanted).collect())
 }
 
@@ -77,5 +75,8 @@ fn names() -> String {
 
 fn families() -> String {
     let line = |family: &Family| format!("  {:<10} {} ({})\n", family.name, family.about, family.rounds);
-    FAMILIES.iter().map(line).fold("Families, and the faults they inject unless told:\n".into(), |a, b| a + &b)
+    FAMILIES
+        .iter()
+        .map(line)
+        .fold("Families, and the faults they inject unless told:\n".into(), |a, b| a + &b)
 }

@@ -49,7 +49,8 @@ fn scenario(folder: &Path, dice: &mut Dice, tally: &mut Tally) {
                 match open(Arc::new(Flash::new(&store_at)), rules, boot) {
                     Ok((mut store, again, _)) => {
                         if !again.repairs.is_empty() {
-                            broken.push(Broken::Other(format!("something to mend again: {:?}", again.repairs)));
+                            broken
+                                .push(Broken::Other(format!("something to mend again: {:?}", again.repairs)));
                         }
                         if contents(&mut store, &mut broken).len() != alive.len() {
                             broken.push(Broken::Lost(1, "the second opening found something else".into()));

@@ -101,7 +101,8 @@ fn damaged_once(
             broken.push(Broken::Lost(u64::from(stored.count), format!("batch {sequence} was altered")));
         }
     }
-    let missing: BTreeMap<u64, u64> = before.alive.values().map(|b| (b.sequence.0, u64::from(b.count))).collect();
+    let missing: BTreeMap<u64, u64> =
+        before.alive.values().map(|b| (b.sequence.0, u64::from(b.count))).collect();
     let missing: BTreeMap<u64, u64> =
         missing.into_iter().filter(|(sequence, _)| !found.contains_key(sequence)).collect();
     let intact = before.intact(&harm);
@@ -115,7 +116,11 @@ fn damaged_once(
         let counted = store.status().counts.dropped - before.counts.dropped;
         let lost: u64 = missing.values().sum();
         if counted + unknown != lost || (with_sled && unknown > 0) {
-            let words = format!("{lost} are gone, {counted} counted; before {:?}, now {:?}", before.counts, store.status().counts);
+            let words = format!(
+                "{lost} are gone, {counted} counted; before {:?}, now {:?}",
+                before.counts,
+                store.status().counts
+            );
             broken.push(Broken::Unaccounted(lost.abs_diff(counted).max(1), words));
         }
     }
@@ -210,7 +215,8 @@ impl Before {
     fn intact(&self, harm: &Harm) -> BTreeSet<u64> {
         let untouched = |sequence: &&Encoded| {
             self.files.iter().any(|(name, bytes)| {
-                let found = bytes.windows(sequence.bytes.len().max(1)).position(|part| part == sequence.bytes);
+                let found =
+                    bytes.windows(sequence.bytes.len().max(1)).position(|part| part == sequence.bytes);
                 found.is_some_and(|at| {
                     let frame = at.saturating_sub(HEAD)..at + sequence.bytes.len();
                     !harm.touches(name, &frame)
@@ -270,9 +276,13 @@ impl Harm {
             }
             6 => self.stranger(disk, &name, whole, dice),
             _ => {
-                let others: Vec<_> = files.iter().filter(|(other, _)| *other != name && other != LOGBOOK).collect();
-                let Some((other, other_length)) = dice.pick(&others).filter(|_| name != LOGBOOK) else { return };
-                let steps = [(name.as_str(), "between"), (other.as_str(), &name), ("between", other.as_str())];
+                let others: Vec<_> =
+                    files.iter().filter(|(other, _)| *other != name && other != LOGBOOK).collect();
+                let Some((other, other_length)) = dice.pick(&others).filter(|_| name != LOGBOOK) else {
+                    return;
+                };
+                let steps =
+                    [(name.as_str(), "between"), (other.as_str(), &name), ("between", other.as_str())];
                 steps.into_iter().for_each(|(from, to)| drop(disk.rename(from, to)));
                 self.note(&name, whole, "swapped");
                 self.note(other, 0..*other_length as usize, "swapped");
@@ -361,12 +371,16 @@ fn large_openings(dice: &mut Dice) -> Result<Vec<String>, Broken> {
     time("without its catalogue", 4)?;
     drop(flash.remove(LOGBOOK));
     time("without its logbook", 5)?;
-    let told: Vec<String> = times.iter().map(|(what, took)| format!("{what} {}", milliseconds(*took))).collect();
+    let told: Vec<String> =
+        times.iter().map(|(what, took)| format!("{what} {}", milliseconds(*took))).collect();
     Ok(vec![format!("a store of 100 MiB opens: {}", told.join(", "))])
 }
 
 fn newest_segment(folder: &Path) -> Option<String> {
-    let names = std::fs::read_dir(folder).ok()?.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let names = std::fs::read_dir(folder)
+        .ok()?
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned());
     names.filter(|name| name.starts_with("segment-")).max()
 }
 

@@ -9,8 +9,8 @@
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -41,8 +41,9 @@ pub fn run(order: &Order) -> Tally {
 /// # Errors
 /// When the store does not open.
 pub fn append_until_killed(folder: &Path, seed: u64) -> Result<()> {
-    let (mut store, opening, _) = open(Arc::new(Flash::new(folder)), rules(LIMIT, WhenFull::DropOldest), seed)
-        .map_err(|broken| anyhow::anyhow!("{broken:?}"))?;
+    let (mut store, opening, _) =
+        open(Arc::new(Flash::new(folder)), rules(LIMIT, WhenFull::DropOldest), seed)
+            .map_err(|broken| anyhow::anyhow!("{broken:?}"))?;
     let mut dice = Dice::new(seed);
     let mut out = std::io::stdout().lock();
     let hex: String = opening.epoch.0.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -92,7 +93,8 @@ fn cut_again_and_again(order: &Order, tally: &mut Tally) -> Result<()> {
         let after = Mounted::new(&copy, &folder.path().join("after"))?;
         life.judge(&after.at.join("buffer"), tally);
     }
-    tally.produced += (1..=life.newest).map(|sequence| u64::from(batch(life.epoch, sequence).count)).sum::<u64>();
+    tally.produced +=
+        (1..=life.newest).map(|sequence| u64::from(batch(life.epoch, sequence).count)).sum::<u64>();
     Ok(())
 }
 
@@ -115,7 +117,8 @@ impl Mounted {
     /// Writes that the device has seen so far.
     fn writes(&self) -> Result<u64> {
         let name = self.device.trim_start_matches("/dev/");
-        let stat = std::fs::read_to_string(format!("/sys/block/{name}/stat")).context("count the device's writes")?;
+        let stat = std::fs::read_to_string(format!("/sys/block/{name}/stat"))
+            .context("count the device's writes")?;
         stat.split_whitespace().nth(4).context("the device's statistics")?.parse().context("a number")
     }
 }

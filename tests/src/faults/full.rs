@@ -89,7 +89,8 @@ impl Site {
             // A refusal is an answer. What it left behind shows below.
             drop(self.plant.act(dice, || own.changes()));
             if self.rules.when_full == WhenFull::Stop && self.dropped() > dropped {
-                self.tally.add(Broken::Lost(self.dropped() - dropped, "dropped, but the rule is to stop".into()));
+                self.tally
+                    .add(Broken::Lost(self.dropped() - dropped, "dropped, but the rule is to stop".into()));
             }
         }
     }
@@ -104,7 +105,9 @@ impl Site {
         let Err(error) = self.plant.append(dice, || own.changes()) else { return };
         let stops = self.rules.when_full == WhenFull::Stop && matches!(error, BufferError::Full { .. });
         if !stops {
-            return self.tally.add(Broken::Other(format!("does not go on when the trouble is over: {error}")));
+            return self
+                .tally
+                .add(Broken::Other(format!("does not go on when the trouble is over: {error}")));
         }
         // Full by its own budget: acknowledging makes room.
         let Some(store) = &mut self.plant.store else { return };
@@ -114,7 +117,8 @@ impl Site {
         self.plant.witness.note(asked, asked, super::witness::What::Acknowledge(all));
         self.plant.tick(|| own.changes());
         if let Err(error) = self.plant.append(dice, || own.changes()) {
-            self.tally.add(Broken::Other(format!("all was acknowledged and there is still no room: {error}")));
+            self.tally
+                .add(Broken::Other(format!("all was acknowledged and there is still no room: {error}")));
         }
     }
 
@@ -125,7 +129,8 @@ impl Site {
         let found = contents(store, &mut broken);
         for (sequence, batch) in &self.plant.witness.alive {
             if found.get(sequence).is_none_or(|stored| stored.bytes != batch.bytes) {
-                broken.push(Broken::Lost(u64::from(batch.count), format!("batch {sequence} is not as it was")));
+                broken
+                    .push(Broken::Lost(u64::from(batch.count), format!("batch {sequence} is not as it was")));
             }
         }
         for sequence in found.keys().filter(|sequence| !self.plant.witness.alive.contains_key(sequence)) {

@@ -127,9 +127,7 @@ pub async fn scene(place: Place, seed: u64, faults: u64) -> Result<Tally> {
     let repeaters: Vec<Repeater> =
         (0..REPEATERS).map(|n| Repeater::start(dice.part(2_000 + n), &overheard)).collect();
     house.roughen();
-    let struck = |house: &House| {
-        house.faults() + repeaters.iter().map(Repeater::repeated).sum::<u64>()
-    };
+    let struck = |house: &House| house.faults() + repeaters.iter().map(Repeater::repeated).sum::<u64>();
 
     let (mut hammer, mut next_stop) = (dice.part(3_000), STOP_EVERY);
     let limit = Instant::now() + PATIENCE + PATIENCE_PER_FAULT * u32::try_from(faults).unwrap_or(u32::MAX);

@@ -20,7 +20,7 @@ use super::{Broken, Dice, words_of};
 
 /// The store's rules; here alone, so that a new rule is entered once.
 pub fn rules(limit: u64, when_full: WhenFull) -> Rules {
-    Rules { limit, reserve: 0, when_full }
+    Rules { limit, reserve: 0, when_full, tail: limit / 8 }
 }
 
 /// Opens a store in a boot. One that refuses or panics is a promise broken.
@@ -215,7 +215,13 @@ impl Plant {
         self.named += 1;
         let device = format!("pump {}", self.named);
         let reason = Reason::DeviceSilent as i32;
-        store.record_gap(wire::Gap { reason, device: device.clone(), from_us: 1, to_us: 2, ..wire::Gap::default() });
+        store.record_gap(wire::Gap {
+            reason,
+            device: device.clone(),
+            from_us: 1,
+            to_us: 2,
+            ..wire::Gap::default()
+        });
         self.witness.note(changes, changes, What::Gap(device));
     }
 

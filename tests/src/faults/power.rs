@@ -140,7 +140,11 @@ impl Cut<'_> {
         }
         let before = contents(&mut store, &mut broken);
         broken.extend(books(&mut store));
-        if dice.once_in(2) { store.close() } else { drop(store) }
+        if dice.once_in(2) {
+            store.close()
+        } else {
+            drop(store)
+        }
         match open(Arc::new(disk.clone()), self.rules, self.boot) {
             Ok((mut store, opening, _)) => {
                 if !opening.repairs.is_empty() {

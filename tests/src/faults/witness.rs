@@ -125,7 +125,9 @@ impl Witness {
             known.insert(sequence, original.clone());
         }
         let mut dropped = 0;
-        for (sequence, batch) in expected.confirmed.iter().filter(|(sequence, _)| !known.contains_key(sequence)) {
+        for (sequence, batch) in
+            expected.confirmed.iter().filter(|(sequence, _)| !known.contains_key(sequence))
+        {
             if expected.dropped.contains(sequence) {
                 dropped += u64::from(batch.count);
             } else if !expected.acknowledged.contains(sequence) {
@@ -138,11 +140,15 @@ impl Witness {
         let more = counts.appended.wrapping_sub(self.base.appended + expected.readings);
         let missing = more.wrapping_sub(in_flight);
         if more > under_way || missing > under_way {
-            let words = format!("appended is {counts:?}, confirmed {} more than {:?}", expected.readings, self.base);
+            let words =
+                format!("appended is {counts:?}, confirmed {} more than {:?}", expected.readings, self.base);
             broken.push(Broken::Unaccounted(1, words));
         } else if counts.dropped != self.base.dropped + dropped + missing {
             let words = format!("{counts:?}; before {:?}, {dropped} dropped, {missing} torn", self.base);
-            broken.push(Broken::Unaccounted(counts.dropped.abs_diff(self.base.dropped + dropped + missing), words));
+            broken.push(Broken::Unaccounted(
+                counts.dropped.abs_diff(self.base.dropped + dropped + missing),
+                words,
+            ));
         }
         broken.extend(books(store));
         self.judge_words(change, store, &mut broken);
@@ -263,7 +269,8 @@ pub fn contents(store: &mut Store, broken: &mut Vec<Broken>) -> BTreeMap<u64, St
 /// Every reading in exactly one place, every dropped one in a gap record.
 pub fn books(store: &mut Store) -> Option<Broken> {
     let backlog: u64 = store.oldest(Sequence(0), usize::MAX).iter().map(|b| u64::from(b.count)).sum();
-    let in_gaps: u64 = store.gaps(0, usize::MAX).iter().filter(|gap| is_drop(gap.reason())).map(|gap| gap.count).sum();
+    let in_gaps: u64 =
+        store.gaps(0, usize::MAX).iter().filter(|gap| is_drop(gap.reason())).map(|gap| gap.count).sum();
     let status = store.status();
     let counts = status.counts;
     let explained = counts.acknowledged + counts.dropped + backlog;

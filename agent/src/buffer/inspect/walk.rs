@@ -6,7 +6,7 @@ use std::io;
 use bytes::Bytes;
 
 use crate::buffer::disk::DiskFile;
-use crate::buffer::frame::{BatchFacts, FACTS, Found, Frame, Kind, frame_at, look};
+use crate::buffer::frame::{BatchFacts, Found, Frame, Kind, frame_at, look};
 
 /// How much of a batch is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,19 +81,19 @@ impl<'f> Walk<'f> {
     }
 
     fn look_into(&self, frame: &Frame) -> io::Result<Piece> {
-        if frame.kind == Some(Kind::Batch) && self.depth == Depth::Heads {
+        if frame.is_batch() && self.depth == Depth::Heads {
             let facts = self.head_of(frame)?;
             return Ok(facts.map_or(Piece::Broken(None), |facts| batch(frame, facts, Bytes::new())));
         }
         let Some(body) = frame.body(self.file)? else {
-            let batch = frame.kind == Some(Kind::Batch);
+            let batch = frame.is_batch();
             return Ok(Piece::Broken(if batch { self.head_of(frame)? } else { None }));
         };
         Ok(match frame.kind {
             // Only the first frame of a file says what the file is.
             Some(Kind::File) if frame.at == 0 => Piece::Head,
-            Some(Kind::Batch) => match BatchFacts::decode(&body) {
-                Some(facts) => batch(frame, facts, Bytes::from(body).slice(FACTS..)),
+            Some(Kind::Batch | Kind::Thinned) => match BatchFacts::decode(frame.kind, &body) {
+                Some(facts) => batch(frame, facts, Bytes::from(body).slice(frame.lead()..)),
                 None => Piece::Broken(None),
             },
             Some(Kind::File | Kind::Record) | None => Piece::Strange,
@@ -102,19 +102,19 @@ impl<'f> Walk<'f> {
 
     /// The head of a batch has a checksum of its own.
     fn head_of(&self, frame: &Frame) -> io::Result<Option<BatchFacts>> {
-        let mut head = [0; FACTS];
-        let whole = self.file.read_at(&mut head, frame.body_at())? == FACTS;
-        Ok(BatchFacts::decode(&head).filter(|_| whole))
+        let mut head = vec![0; frame.lead()];
+        let whole = self.file.read_at(&mut head, frame.body_at())? == head.len();
+        Ok(BatchFacts::decode(frame.kind, &head).filter(|_| whole))
     }
 }
 
 /// The encoded batch in the frame at `at`; `None` if it is not what was written.
 pub fn batch_at(file: &dyn DiskFile, at: u64, end: u64) -> io::Result<Option<Bytes>> {
     let Some(frame) = frame_at(file, at, end)? else { return Ok(None) };
-    let body = frame.body(file)?.filter(|body| BatchFacts::decode(body).is_some());
-    Ok(body.map(|body| Bytes::from(body).slice(FACTS..)))
+    let body = frame.body(file)?.filter(|body| BatchFacts::decode(frame.kind, body).is_some());
+    Ok(body.map(|body| Bytes::from(body).slice(frame.lead()..)))
 }
 
 fn batch(frame: &Frame, facts: BatchFacts, bytes: Bytes) -> Piece {
-    Piece::Batch(Batch { facts, length: frame.length.saturating_sub(FACTS as u32), bytes })
+    Piece::Batch(Batch { facts, length: frame.length.saturating_sub(frame.lead() as u32), bytes })
 }

@@ -254,6 +254,9 @@ pub struct BootNote {
     /// The true wall offset, once it is known.
     #[prost(sint64, optional, tag = "6")]
     pub learnt_offset_us: Option<i64>,
+    /// The wall offset of the system's clock when the boot first opened the store.
+    #[prost(sint64, optional, tag = "7")]
+    pub first_offset_us: Option<i64>,
 }
 
 /// When a run was last known to be alive, and what its clock was believed to be.

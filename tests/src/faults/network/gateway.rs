@@ -9,9 +9,10 @@ use bytes::Bytes;
 use forebay_agent::backoff::Backoff;
 use forebay_agent::buffer::{self, Appender, Buffer};
 use forebay_agent::clock::Clock;
+use forebay_agent::uplink::budget::Limits;
 use forebay_agent::uplink::line::Peer;
 use forebay_agent::uplink::{self, Uplink, UplinkStatus};
-use forebay_config::agent::WhenFull;
+use forebay_config::agent::{Order, WhenFull};
 use forebay_config::units::ByteSize;
 use forebay_demo::dice::Dice;
 use forebay_protocols::boot_time::{BootTime, wall_offset_micros};
@@ -159,9 +160,11 @@ impl Gateway {
             max_size: ByteSize::mib(64),
             reserve: ByteSize::mib(1),
             when_full: WhenFull::DropOldest,
+            tail: ByteSize::mib(1),
         })
         .await?;
-        let clock = Clock::open(self.folder.path(), opening.boot_counter);
+        let clock = Clock::open(self.folder.path());
+        clock.place(opening.boot_counter, &opening.boots);
         let boot = Boot { wall_offset_us: self.offset_us, synchronised: true, ..clock.boot() };
         // The dictionary grows from life to life.
         self.points = (self.points + 2).min(MOST_POINTS);
@@ -233,6 +236,11 @@ impl Gateway {
                 heartbeat: Duration::from_secs(1),
                 backoff: Backoff::new(Duration::from_millis(2), Duration::from_millis(40))?,
                 look_for_identity: Duration::from_secs(1),
+                order: Order::FreshFirst,
+                connections: 4,
+                limits: Limits::default(),
+                proxy: None,
+                spread: Duration::from_millis(20),
             },
             finish: finish.clone(),
             give_up: CancellationToken::new(),

@@ -86,13 +86,8 @@ impl House {
         let signed = self.authority.sign_agent(&key.request(gateway)?, site, gateway)?;
         let secret = TokenSecret::random()?;
         let (created, secret_hash) = (wall_micros(), secret.hash());
-        let token = NewToken {
-            secret_hash,
-            expires: created + 60_000_000,
-            uses: 1,
-            note: String::new(),
-            created,
-        };
+        let token =
+            NewToken { secret_hash, expires: created + 60_000_000, uses: 1, note: String::new(), created };
         server.store.add_token(token).await?;
         let joining =
             server.store.join(secret_hash, site, gateway, signed.fingerprint, signed.valid_until, created);

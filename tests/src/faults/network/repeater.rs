@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use forebay_agent::uplink::line::{Line, Peer};
+use forebay_agent::uplink::meter::Meter;
 use forebay_agent::uplink::state::Reply;
 use forebay_demo::dice::Dice;
 use tokio::task::JoinHandle;
@@ -50,8 +51,7 @@ async fn repeat(mut dice: Dice, overheard: Vec<Arc<Overheard>>, repeated: Arc<At
         let Some(request) = gateway.any(&mut dice) else { continue };
         let times = dice.within(1..5);
         let taken = if dice.percent(30) {
-            let both =
-                tokio::join!(say(&gateway.peer, &request, times), say(&gateway.peer, &request, times));
+            let both = tokio::join!(say(&gateway.peer, &request, times), say(&gateway.peer, &request, times));
             both.0 + both.1
         } else {
             say(&gateway.peer, &request, times).await
@@ -62,7 +62,9 @@ async fn repeat(mut dice: Dice, overheard: Vec<Arc<Overheard>>, repeated: Arc<At
 
 /// Posts a request so many times on one connection; how often it was answered.
 async fn say(peer: &Peer, request: &Bytes, times: u64) -> u64 {
-    let Ok(Ok(mut line)) = timeout(PATIENCE, Line::connect(peer)).await else { return 0 };
+    let Ok(Ok(mut line)) = timeout(PATIENCE, Line::connect(peer, None, &Meter::default())).await else {
+        return 0;
+    };
     let mut answered = 0;
     for _ in 0..times {
         match timeout(PATIENCE, line.post("/v1/batches", request.clone())).await {
