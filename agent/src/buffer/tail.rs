@@ -6,16 +6,15 @@ use std::io;
 use std::ops::RangeInclusive;
 
 use forebay_protocols::sync::ranges::Ranges;
-use forebay_protocols::sync::wire;
 use forebay_protocols::sync::wire::gap::Reason;
 
 use super::Revived;
-use super::acknowledged::{is_empty, without};
+use super::acknowledged::{common, is_empty, without};
 use super::catalogue::Place;
 use super::frame::epoch_tag;
 use super::logbook::{Entry, Sequences};
 use super::segments::{Segment, Tally, file_name, survey};
-use super::store::Store;
+use super::store::{Span, Store};
 
 /// However small its segments are: each takes memory, and a line in the logbook.
 const MOST_SEGMENTS: usize = 256;
@@ -69,7 +68,7 @@ impl Store {
         let nothing = (Ranges::default(), 0);
         let Some(segment) = self.segments.get(&number) else { return Ok(nothing) };
         let Some(span) = segment.span() else { return Ok(nothing) };
-        if is_empty(&super::acknowledged::common(&span.into(), wanted)) {
+        if is_empty(&common(&span.into(), wanted)) {
             return Ok(nothing);
         }
         let (mut found, mut tally) = (Ranges::default(), Tally::default());
@@ -108,20 +107,19 @@ impl Store {
             ranges.truncate(MOST_GAPS);
             ranges.iter_mut().next_back().into_iter().for_each(|range| range.1 = last);
         }
+        if ranges.is_empty() {
+            return;
+        }
+        let mut entries = Vec::with_capacity(ranges.len() + 1);
         for range in ranges {
-            let (count, (from_us, to_us)) = self.acknowledged.account(range, self.segments.values());
-            self.record_gap(wire::Gap {
-                from_us,
-                to_us,
-                count,
-                reason: Reason::ServerLost as i32,
-                ..wire::Gap::default()
-            });
+            let (count, wall) = self.acknowledged.account(range, self.segments.values());
+            let gap = self.gaps.record(Span::from(wall).gap(Reason::ServerLost, count));
+            self.with_catalogue(|catalogue| catalogue.copy_gap(&gap));
+            entries.push(Entry::Gap(gap));
         }
-        if !is_empty(lost) {
-            self.acknowledged.remove(lost);
-            self.logbook.push([Entry::Unacknowledged(Sequences::of(lost))]);
-        }
+        self.acknowledged.remove(lost);
+        entries.push(Entry::Unacknowledged(Sequences::of(lost)));
+        self.logbook.push(entries);
     }
 
     /// A sealed segment that holds nothing alive becomes part of the tail if a server has some of

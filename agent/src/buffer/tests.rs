@@ -4,8 +4,12 @@ mod corruption;
 mod formats;
 mod handles;
 mod model;
+mod opening;
 mod power;
+mod real;
 mod room;
+mod tail;
+mod thin;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;

@@ -11,6 +11,7 @@ use std::io;
 use bytes::Bytes;
 use forebay_protocols::reading::{PointId, Quality, Reading, Value};
 use forebay_protocols::sync::batch::{Decoder, Encoder};
+use forebay_protocols::sync::ranges::Ranges;
 use forebay_protocols::sync::wire::gap::Reason;
 
 use super::disk::DiskFile;
@@ -117,17 +118,19 @@ impl Store {
         // The logbook waits for this: it must not tell of a file that a power cut takes back.
         self.folder_unsynced = true;
         let level = old.level + 1;
-        self.note_thinned(Thinned {
+        let thinned = Thinned {
             segment: old.number,
             length: written.length,
             level,
             readings: written.left_out,
             bytes: written.saved,
             bare: level >= HIGHEST_LEVEL,
-        });
-        if written.left_out > 0 {
-            self.count_thinned(written.left_out, written.wall.unwrap_or_else(|| old.wall()).into());
+        };
+        if let Some(segment) = self.segments.get_mut(&old.number) {
+            segment.thin(&thinned);
         }
+        let wall = written.wall.unwrap_or_else(|| old.wall());
+        self.count_thinned(Entry::Thinned(thinned), written.left_out, wall);
         self.index(old.number);
         if let Err(error) = self.write_logbook() {
             drop(self.refused(&error)); // It is tried again with the next write.
@@ -138,35 +141,31 @@ impl Store {
     /// Thinning this one again would make no room.
     fn leave_alone(&mut self, segment: &Segment) {
         drop(self.disk.remove(THINNING));
-        self.note_thinned(Thinned {
-            segment: segment.number,
-            length: segment.length,
-            level: segment.level,
-            bare: true,
-            ..Thinned::default()
-        });
-    }
-
-    fn note_thinned(&mut self, thinned: Thinned) {
-        if let Some(segment) = self.segments.get_mut(&thinned.segment) {
-            segment.thin(&thinned);
-            self.logbook.push([Entry::Thinned(thinned)]);
+        let Segment { number, length, level, .. } = *segment;
+        let as_it_is = Thinned { segment: number, length, level, bare: true, ..Thinned::default() };
+        if let Some(segment) = self.segments.get_mut(&number) {
+            segment.thin(&as_it_is);
+            self.logbook.push([Entry::Thinned(as_it_is)]);
         }
     }
 
     /// A crash came between a thinned segment and the logbook: the books follow the file.
     pub(super) fn miss_left_out(&mut self, number: u64, lost: Tally, wall: (i64, i64)) {
-        let Some(segment) = self.segments.get_mut(&number) else { return };
-        let entry = segment.forget(&Default::default(), lost);
-        self.logbook.push([entry]);
-        self.count_thinned(lost.readings, wall.into());
+        if let Some(segment) = self.segments.get_mut(&number) {
+            let entry = segment.forget(&Ranges::default(), lost);
+            self.count_thinned(entry, lost.readings, wall);
+        }
     }
 
-    fn count_thinned(&mut self, readings: u64, span: Span) {
+    /// `why` and the count are one record: half of it would be readings that nobody can account for.
+    fn count_thinned(&mut self, why: Entry, readings: u64, wall: (i64, i64)) {
+        if readings == 0 {
+            return self.logbook.push([why]); // Nothing of what was left out was alive.
+        }
         self.dropped += readings;
         self.dropped_thinned += readings;
-        let gap = self.gaps.record(span.gap(Reason::Thinned, readings));
-        self.logbook.push([Entry::Books(self.books()), Entry::Gap(gap.clone())]);
+        let gap = self.gaps.record(Span::from(wall).gap(Reason::Thinned, readings));
+        self.logbook.push([why, Entry::Books(self.books()), Entry::Gap(gap.clone())]);
         self.with_catalogue(|catalogue| catalogue.copy_gap(&gap));
     }
 }

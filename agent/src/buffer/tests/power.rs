@@ -8,11 +8,13 @@ use super::*;
 struct Told {
     appended: Vec<u64>,
     acknowledged: Vec<u64>,
+    /// Told to a server.
+    openings: Vec<Vec<u8>>,
     points: usize,
 }
 
 /// A short life: definitions, appends over several segments, acknowledgements in the middle and at
-/// the front, a gap, a stop and a new start.
+/// the front, whole segments that become the tail and are revived, a gap, a stop and a new start.
 fn live(disk: &Simulated) -> Told {
     let mut told = Told::default();
     let (mut store, _) = open(disk, TIGHT);
@@ -32,6 +34,18 @@ fn live(disk: &Simulated) -> Told {
                 told.acknowledged.extend(known.into_iter().flatten());
                 store.tick();
             }
+            if step == 6 {
+                let segment = store.segments.values().find(|segment| segment.last == next - 1).cloned();
+                let Some(whole) = segment.and_then(|segment| segment.span()) else { continue };
+                store.acknowledge(std::slice::from_ref(&whole));
+                told.acknowledged.extend(whole.clone());
+                store.tick();
+                let before = (store.acknowledged().clone(), store.status().backlog_batches);
+                store.revive(&[*whole.start()..=*whole.end() - 1, 9000..=9999]);
+                assert!(store.status().backlog_batches > before.1 && *store.acknowledged() != before.0);
+                store.learn_offset(next as i64 * 1_000_000);
+            }
+            told.openings = store.openings().into_iter().map(|opening| opening.id).collect();
         }
         if round == 0 {
             store.close();
@@ -71,6 +85,16 @@ fn check_after_cut(disk: &Simulated, told: &Told, at: &str) {
     assert!(store.dictionary(PointId(0)).len() >= told.points, "{at}: the dictionary lost points");
     let newest = told.appended.iter().max().copied().unwrap_or(0);
     assert!(store.next_sequence().0 > newest, "{at}: sequence {newest} would be given twice");
+    let openings: Vec<_> = store.openings().into_iter().map(|opening| opening.id).collect();
+    assert!(
+        told.openings.iter().all(|id| openings.contains(id)),
+        "{at}: a server knows an opening we do not"
+    );
+    for range in store.acknowledged().iter() {
+        let alive = found.range(range.0..=range.1).next();
+        assert_eq!(alive, None, "{at}: acknowledged and backlog at once");
+        assert!((range.0..=range.1).all(|sequence| told.acknowledged.contains(&sequence)), "{at}: {range:?}");
+    }
     assert_books_balance(&mut store);
     let next = *append(&mut store, 3, 400).last().unwrap();
     store.close();
@@ -99,7 +123,7 @@ fn a_catalogue_from_before_the_power_cut_is_brought_up_to_date() {
     assert_books_balance(&mut store);
 }
 
-fn copy_folder(from: &Path, to: &Path) {
+pub fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
