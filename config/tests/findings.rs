@@ -259,3 +259,22 @@ fn a_proxy_is_a_url_and_its_password_stays_secret() {
         assert!(found[0].message.starts_with("this is no proxy"), "{found:?}");
     }
 }
+
+#[test]
+fn a_tail_leaves_room_for_what_was_not_sent_yet() {
+    let text = |buffer: &str| format!("[agent]\nsite = \"n\"\ngateway = \"g\"\n[buffer]\n{buffer}\n");
+    let found = refused(&text("max_size = \"8MiB\"\ntail = \"5MiB\""));
+    assert_eq!((found[0].line, found[0].key.as_str()), (6, "buffer.tail"));
+    assert_eq!(found[0].message, "5.0 MiB leaves too little of max_size = 8.0 MiB to what was not sent yet");
+    assert_eq!(found[0].hint, "at most half of it, 4.0 MiB; or \"0B\" to keep nothing");
+    let tail = |buffer: &str| load::agent_text("agent.toml", &text(buffer)).expect("valid").buffer.tail;
+    assert_eq!(tail("max_size = \"8MiB\""), ByteSize::mib(2), "the default shrinks with the budget");
+    assert_eq!(tail("max_size = \"8MiB\"\ntail = \"4MiB\""), ByteSize::mib(4));
+    assert_eq!(tail("tail = \"0B\""), ByteSize(0));
+}
+
+#[test]
+fn a_full_buffer_may_thin() {
+    let text = "[agent]\nsite = \"n\"\ngateway = \"g\"\n[buffer]\nwhen_full = \"thin\"\n";
+    assert_eq!(load::agent_text("agent.toml", text).expect("valid").buffer.when_full, WhenFull::Thin);
+}

@@ -226,7 +226,7 @@ impl Store {
     }
 
     /// Where in time the living batches of a segment lie.
-    fn living_span(&self, segment: &Segment) -> io::Result<Span> {
+    pub(super) fn living_span(&self, segment: &Segment) -> io::Result<Span> {
         let file = self.disk.open(&file_name(segment.number))?;
         let mut ends: Option<[(i64, Place); 2]> = None;
         survey(file.as_ref(), segment, segment.length, epoch_tag(self.epoch), false, &mut |facts, place| {

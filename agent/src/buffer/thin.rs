@@ -25,6 +25,9 @@ pub(super) const THINNING: &str = "thinning";
 /// A place in the catalogue has one byte for it.
 const HIGHEST_LEVEL: u32 = 16;
 
+/// So many segments are rewritten in vain before an old one is dropped instead: an append waits.
+const TRIES: u32 = 4;
+
 /// What rewriting a segment came to.
 #[derive(Default)]
 struct Rewritten {
@@ -32,14 +35,13 @@ struct Rewritten {
     /// Of what was alive: readings left out, and bytes saved.
     left_out: u64,
     saved: u64,
-    wall: Option<(i64, i64)>,
 }
 
 impl Store {
-    /// Halves the resolution of one segment. False if that makes no room anywhere; an error if the
-    /// disk takes no changes at all.
+    /// Halves the resolution of one segment. False if that makes no room; an error if the disk takes
+    /// no changes at all.
     pub(super) fn thin_oldest(&mut self) -> io::Result<bool> {
-        loop {
+        for _ in 0..TRIES {
             let could = |segment: &&Segment| {
                 !segment.bare && self.growing != Some(segment.number) && segment.live().batches > 0
             };
@@ -49,9 +51,10 @@ impl Store {
             if self.disk_bytes() + segment.length > self.rules.limit {
                 return Ok(false); // No room for both files at once.
             }
+            let span = self.living_span(&segment).unwrap_or_else(|_| segment.wall().into());
             match self.rewrite(&segment) {
                 Ok(written) if written.length <= segment.length - segment.length / 8 => {
-                    self.adopt(&segment, &written)?;
+                    self.adopt(&segment, &written, span)?;
                     return Ok(true);
                 }
                 Ok(_) => self.leave_alone(&segment),
@@ -62,6 +65,7 @@ impl Store {
                 }
             }
         }
+        Ok(false)
     }
 
     /// Writes the segment anew beside the old file.
@@ -101,8 +105,6 @@ impl Store {
             if !segment.forgotten.contains(facts.sequence.0) {
                 written.left_out += u64::from(facts.count.saturating_sub(count));
                 written.saved += (batch.len() - bytes.len()) as u64;
-                let (from, to) = facts.wall_us;
-                written.wall = Some(written.wall.map_or((from, to), |(a, b)| (a.min(from), b.max(to))));
             }
         }
         new.sync()?;
@@ -110,7 +112,7 @@ impl Store {
     }
 
     /// The new file takes the place of the old one.
-    fn adopt(&mut self, old: &Segment, written: &Rewritten) -> io::Result<()> {
+    fn adopt(&mut self, old: &Segment, written: &Rewritten, span: Span) -> io::Result<()> {
         self.disk.rename(THINNING, &file_name(old.number))?;
         if self.reader.as_ref().is_some_and(|(open, _)| *open == old.number) {
             self.reader = None;
@@ -129,8 +131,7 @@ impl Store {
         if let Some(segment) = self.segments.get_mut(&old.number) {
             segment.thin(&thinned);
         }
-        let wall = written.wall.unwrap_or_else(|| old.wall());
-        self.count_thinned(Entry::Thinned(thinned), written.left_out, wall);
+        self.count_thinned(Entry::Thinned(thinned), written.left_out, span);
         self.index(old.number);
         if let Err(error) = self.write_logbook() {
             drop(self.refused(&error)); // It is tried again with the next write.
@@ -153,18 +154,18 @@ impl Store {
     pub(super) fn miss_left_out(&mut self, number: u64, lost: Tally, wall: (i64, i64)) {
         if let Some(segment) = self.segments.get_mut(&number) {
             let entry = segment.forget(&Ranges::default(), lost);
-            self.count_thinned(entry, lost.readings, wall);
+            self.count_thinned(entry, lost.readings, wall.into());
         }
     }
 
     /// `why` and the count are one record: half of it would be readings that nobody can account for.
-    fn count_thinned(&mut self, why: Entry, readings: u64, wall: (i64, i64)) {
+    fn count_thinned(&mut self, why: Entry, readings: u64, span: Span) {
         if readings == 0 {
             return self.logbook.push([why]); // Nothing of what was left out was alive.
         }
         self.dropped += readings;
         self.dropped_thinned += readings;
-        let gap = self.gaps.record(Span::from(wall).gap(Reason::Thinned, readings));
+        let gap = self.gaps.record(span.gap(Reason::Thinned, readings));
         self.logbook.push([why, Entry::Books(self.books()), Entry::Gap(gap.clone())]);
         self.with_catalogue(|catalogue| catalogue.copy_gap(&gap));
     }

@@ -12,6 +12,7 @@ use forebay_protocols::sync::wire::gap::Reason;
 use super::Findings;
 use crate::buffer::catalogue::Catalogue;
 use crate::buffer::disk::Disk;
+use crate::buffer::logbook::Sequences;
 use crate::buffer::segments::{Segment, Tally, file_name};
 use crate::buffer::store::{Rules, Store};
 
@@ -46,9 +47,11 @@ impl Store {
     pub(super) fn copy_to_catalogue(&mut self) {
         let points: Vec<_> = self.dictionary(PointId(0));
         let gaps: Vec<_> = self.gaps.iter().cloned().collect();
+        let acknowledged = Sequences::of(self.acknowledged());
         self.with_catalogue(|catalogue| {
             points.iter().try_for_each(|(number, point)| catalogue.copy_point(number.0, point))?;
-            gaps.iter().try_for_each(|gap| catalogue.copy_gap(gap))
+            gaps.iter().try_for_each(|gap| catalogue.copy_gap(gap))?;
+            catalogue.copy_acknowledged(&acknowledged)
         });
         self.copy_openings();
     }

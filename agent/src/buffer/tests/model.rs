@@ -12,6 +12,7 @@ use super::*;
 enum Event {
     Append { many: u64, length: usize },
     Acknowledge { from: u64, length: u64 },
+    Revive { from: u64, length: u64 },
     Oldest { from: u64, max_bytes: usize },
     Newest { upto: u64, max_bytes: usize },
     Define(u8),
@@ -28,6 +29,7 @@ fn event() -> impl Strategy<Value = Event> {
     prop_oneof![
         8 => (1u64..5, 0usize..6000).prop_map(|(many, length)| Event::Append { many, length }),
         4 => (0u64..200, 0u64..30).prop_map(|(from, length)| Event::Acknowledge { from, length }),
+        1 => (0u64..200, 0u64..60).prop_map(|(from, length)| Event::Revive { from, length }),
         2 => (0u64..200, 0usize..20_000).prop_map(|(from, max_bytes)| Event::Oldest { from, max_bytes }),
         2 => (0u64..200, 0usize..20_000).prop_map(|(upto, max_bytes)| Event::Newest { upto, max_bytes }),
         1 => (0u8..20).prop_map(Event::Define),
@@ -47,6 +49,8 @@ struct Model {
     alive: BTreeMap<u64, u32>,
     /// Acknowledged since the last tick: a crash may bring them back.
     doubtful: BTreeSet<u64>,
+    /// Acknowledged, and not told to be lost since.
+    acknowledged: BTreeMap<u64, u32>,
     appended: u64,
     dropped: u64,
     last: u64,
@@ -71,6 +75,7 @@ impl Model {
         for sequence in found.keys().filter(|sequence| !self.alive.contains_key(sequence)) {
             assert!(self.doubtful.contains(sequence), "batch {sequence} came back from nowhere");
         }
+        self.acknowledged.retain(|sequence, _| !found.contains_key(sequence));
         self.alive = found.clone();
         self.doubtful.clear();
     }
@@ -97,10 +102,28 @@ fn live(mut disk: Simulated, rules: Rules, events: Vec<Event>) {
                 let range = from..=from + length;
                 store.acknowledge(std::slice::from_ref(&range));
                 for sequence in range {
-                    if model.alive.remove(&sequence).is_some() {
+                    if let Some(count) = model.alive.remove(&sequence) {
                         model.doubtful.insert(sequence);
+                        model.acknowledged.insert(sequence, count);
                     }
                 }
+            }
+            Event::Revive { from, length } => {
+                let asked = from..=from + length;
+                let revived = store.revive(std::slice::from_ref(&asked));
+                let known: Vec<u64> =
+                    model.acknowledged.range(asked).map(|(sequence, _)| *sequence).collect();
+                let found = alive(&mut store);
+                let (back, lost): (Vec<u64>, Vec<u64>) =
+                    known.iter().partition(|sequence| found.contains_key(sequence));
+                assert_eq!((revived.batches, revived.lost), (back.len() as u64, lost.len() as u64));
+                for sequence in known {
+                    let count = model.acknowledged.remove(&sequence).unwrap();
+                    if back.contains(&sequence) {
+                        model.alive.insert(sequence, count);
+                    }
+                }
+                model.doubtful.clear(); // It is durable, and so is all before it.
             }
             Event::Oldest { from, max_bytes } => {
                 let read: Vec<u64> =
@@ -155,7 +178,12 @@ fn live(mut disk: Simulated, rules: Rules, events: Vec<Event>) {
         assert!(store.status().disk_bytes <= rules.limit);
     }
     assert_eq!(alive(&mut store), model.alive);
-    assert_books_balance(&mut store);
+    for sequence in 0..=model.last {
+        let known = model.acknowledged.contains_key(&sequence);
+        assert_eq!(store.acknowledged().contains(sequence), known, "{sequence}");
+    }
+    let counts = store.status().counts;
+    assert_eq!(counts.appended, counts.acknowledged + counts.dropped + store.status().backlog_readings);
 }
 
 fn reopened(disk: &Simulated, rules: Rules, first: &Opening, unharmed: bool) -> Store {

@@ -175,6 +175,23 @@ fn the_last_sign_of_life_is_known_when_its_segment_is_gone() {
 }
 
 #[test]
+fn a_gap_for_want_of_room_says_by_which_clock_its_ends_were_written_down() {
+    let disk = Simulated::default();
+    for boot in [1, 2] {
+        let (mut store, _) = reopen(&disk, boot);
+        append_real(&mut store, 4);
+        append_real(&mut store, 4);
+    }
+    let (mut store, _) = reopen(&disk, 3);
+    assert!(store.drop_oldest(true).unwrap() && store.drop_oldest(true).unwrap());
+    let gaps = store.gaps(0, 9);
+    assert_eq!((gaps.len(), gaps[0].from_us, gaps[0].to_us), (1, OFFSET_US + 1_000_000, gaps[0].to_us));
+    let [start, end] = [&gaps[0].start, &gaps[0].end].map(|end| end.clone().unwrap());
+    assert_eq!((start.boot, end.boot, start.wall_offset_us, end.synchronised), (1, 2, OFFSET_US, true));
+    assert!(gaps[0].to_us > OFFSET_US + 4_000_000);
+}
+
+#[test]
 fn hundreds_of_boots_leave_the_last_ones_and_those_with_backlog() {
     let disk = Simulated::default();
     for boot in 0..100u8 {

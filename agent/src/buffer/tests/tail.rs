@@ -1,9 +1,11 @@
 //! The tail, and what a restored server gets from it.
 
+use forebay_protocols::sync::batch::Epoch;
 use forebay_protocols::sync::ranges::Ranges;
 use forebay_protocols::sync::wire::gap::Reason;
 
 use super::super::Revived;
+use super::super::frame::FileFacts;
 use super::super::segments::file_name;
 use super::super::simulated::Simulated;
 use super::*;
@@ -197,6 +199,30 @@ fn what_was_acknowledged_is_known_when_the_logbook_is_gone() {
     let backlog = found(&mut store);
     assert!(!backlog.is_empty() && backlog[0] > 1, "what is on the disk is backlog again: {backlog:?}");
     assert_eq!(store.acknowledged(), &set(&[1..=backlog[0] - 1]), "the rest is known to be acknowledged");
+}
+
+#[test]
+fn what_was_set_aside_earlier_is_not_overwritten() {
+    let disk = Simulated::default();
+    let (mut store, _) = open(&disk, TIGHT);
+    append(&mut store, 3, 3000);
+    drop(store);
+    for garbage in [1u8, 2, 3] {
+        disk.create(&file_name(7)).unwrap().write_at(&foreign(garbage), 0).unwrap();
+        drop(open(&disk, TIGHT));
+    }
+    for (name, garbage) in [("", 1u8), (".2", 2), (".3", 3)] {
+        let aside = disk.open(&format!("damaged/{}{name}", file_name(7))).unwrap();
+        let mut bytes = vec![0; foreign(garbage).len()];
+        aside.read_at(&mut bytes, 0).unwrap();
+        assert_eq!(bytes, foreign(garbage));
+    }
+}
+
+/// A segment of another epoch.
+fn foreign(number: u8) -> Vec<u8> {
+    FileFacts { segment: true, epoch: Epoch([number; 16]), number: 7, first: 1, appended_before: 0, level: 0 }
+        .encode()
 }
 
 #[test]
