@@ -263,8 +263,10 @@ impl Buffer {
     }
 
     /// The server lost these, which it had acknowledged: what the tail still holds is backlog again,
-    /// the rest becomes a gap ([`wire::gap::Reason::ServerLost`]). Sequences that were never
-    /// acknowledged are passed over.
+    /// the rest becomes a gap ([`wire::gap::Reason::ServerLost`]; whole segments are counted exactly,
+    /// of a segment that is lost in part its share) and leaves [`Buffer::acknowledged`], so that it is
+    /// told once. Sequences that were never acknowledged are passed over. Durable when this returns,
+    /// if the disk lets it.
     pub async fn revive(&self, ranges: Vec<RangeInclusive<u64>>) -> Result<Revived, BufferError> {
         ask(&self.wishes, |answer| Wish::Revive { ranges, answer }).await
     }

@@ -81,10 +81,10 @@ impl Gaps {
 fn grow(earlier: &mut Gap, gap: &Gap) {
     let key = |end: &Option<GapEnd>, at: i64| (end.as_ref().map_or(0, |end| end.boot), at);
     if key(&gap.start, gap.from_us) < key(&earlier.start, earlier.from_us) {
-        (earlier.from_us, earlier.start) = (gap.from_us, gap.start.clone());
+        (earlier.from_us, earlier.start) = (gap.from_us, gap.start);
     }
     if key(&gap.end, gap.to_us) > key(&earlier.end, earlier.to_us) {
-        (earlier.to_us, earlier.end) = (gap.to_us, gap.end.clone());
+        (earlier.to_us, earlier.end) = (gap.to_us, gap.end);
     }
     earlier.count += gap.count;
 }

@@ -186,7 +186,7 @@ fn a_gap_for_want_of_room_says_by_which_clock_its_ends_were_written_down() {
     assert!(store.drop_oldest(true).unwrap() && store.drop_oldest(true).unwrap());
     let gaps = store.gaps(0, 9);
     assert_eq!((gaps.len(), gaps[0].from_us, gaps[0].to_us), (1, OFFSET_US + 1_000_000, gaps[0].to_us));
-    let [start, end] = [&gaps[0].start, &gaps[0].end].map(|end| end.clone().unwrap());
+    let [start, end] = [gaps[0].start, gaps[0].end].map(Option::unwrap);
     assert_eq!((start.boot, end.boot, start.wall_offset_us, end.synchronised), (1, 2, OFFSET_US, true));
     assert!(gaps[0].to_us > OFFSET_US + 4_000_000);
 }
