@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use prost::Message;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, HandshakeKind, RootCertStore, ServerConfig};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::line::Peer;
-use super::tests::Ingest;
+use super::tests::ingest::Ingest;
 
 /// What the server does with one request.
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +58,7 @@ struct State {
     behaviours: Mutex<VecDeque<Behaviour>>,
     /// 0 nobody waits, 1 a request is held, 2 it may go on.
     hold: watch::Sender<u8>,
+    handshakes: Mutex<Vec<HandshakeKind>>,
 }
 
 impl Server {
@@ -81,6 +82,7 @@ impl Server {
             ingest: watch::Sender::new(Ingest::default()),
             behaviours: Mutex::default(),
             hold: watch::Sender::new(0),
+            handshakes: Mutex::default(),
         });
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, acceptor, state.clone()));
@@ -121,7 +123,21 @@ impl Server {
         self.state.ingest.borrow().dictionary
     }
     pub fn forget_dictionary(&self) {
-        self.state.ingest.send_modify(|ingest| ingest.dictionary = 0);
+        self.change(|ingest| ingest.dictionary = 0);
+    }
+    pub fn change(&self, change: impl FnOnce(&mut Ingest)) {
+        self.state.ingest.send_modify(change);
+    }
+    pub fn look<T>(&self, look: impl FnOnce(&Ingest) -> T) -> T {
+        look(&self.state.ingest.borrow())
+    }
+    /// How TLS began on each connection so far.
+    pub fn handshakes(&self) -> Vec<HandshakeKind> {
+        self.state.handshakes.lock().unwrap().clone()
+    }
+    /// Where it listens.
+    pub fn address(&self) -> &str {
+        &self.peer.server
     }
     pub fn requests(&self) -> Vec<Vec<(u64, bool)>> {
         self.state.ingest.borrow().requests.clone()
@@ -169,6 +185,7 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, state: Arc<State>)
         let (acceptor, state) = (acceptor.clone(), state.clone());
         connections.spawn(async move {
             let Ok(tls) = acceptor.accept(tcp).await else { return };
+            state.handshakes.lock().unwrap().extend(tls.get_ref().1.handshake_kind());
             let service = service_fn(move |request| serve(request, state.clone()));
             // An error here is the connection that a behaviour cut.
             let _ =

@@ -7,8 +7,6 @@ use forebay_protocols::boot_time::wall_offset_micros;
 use forebay_protocols::reading::{DataType, Point, PointId, PointKind};
 use forebay_protocols::sync::batch::Sequence;
 use forebay_protocols::sync::ranges::Ranges;
-use forebay_protocols::sync::wire::sync_answer::{Outcome, Verdict};
-use forebay_protocols::sync::wire::{SyncAnswer, SyncRequest};
 use tokio::sync::Notify;
 
 use super::peer::{Behaviour, Server};
@@ -145,6 +143,10 @@ impl Backlog for Arc<Shelf> {
     }
 }
 
+mod greeting;
+pub(super) mod ingest;
+mod ways;
+
 struct Bench {
     shelf: Arc<Shelf>,
     joined: Arc<AtomicBool>,
@@ -157,10 +159,23 @@ struct Bench {
 
 /// An uplink to `peer` over a shelf that `stock` filled.
 fn bench(peer: Peer, heartbeat: Duration, stock: impl FnOnce(&Shelf)) -> Bench {
-    bench_before_joining(peer, heartbeat, true, stock)
+    bench_of(peer, true, stock, |settings| settings.heartbeat = heartbeat)
 }
 
-fn bench_before_joining(peer: Peer, heartbeat: Duration, joined: bool, stock: impl FnOnce(&Shelf)) -> Bench {
+fn bench_of(peer: Peer, joined: bool, stock: impl FnOnce(&Shelf), set: impl FnOnce(&mut Settings)) -> Bench {
+    let mut settings = Settings {
+        request_timeout: Duration::from_secs(20),
+        max_request: 1 << 20,
+        heartbeat: SELDOM,
+        backoff: Backoff::new(Duration::from_millis(1), Duration::from_millis(5)).unwrap(),
+        look_for_identity: Duration::from_millis(2),
+        order: Order::FreshFirst,
+        connections: 4,
+        limits: Limits::default(),
+        proxy: None,
+        spread: Duration::ZERO,
+    };
+    set(&mut settings);
     let dir = tempfile::tempdir().unwrap();
     let shelf = Arc::new(Shelf::default());
     stock(&shelf);
@@ -181,18 +196,7 @@ fn bench_before_joining(peer: Peer, heartbeat: Duration, joined: bool, stock: im
             Box::new(move || report.lock().unwrap().clone())
         },
         status: sender,
-        settings: Settings {
-            request_timeout: Duration::from_secs(20),
-            max_request: 1 << 20,
-            heartbeat,
-            backoff: Backoff::new(Duration::from_millis(1), Duration::from_millis(5)).unwrap(),
-            look_for_identity: Duration::from_millis(2),
-            order: Order::FreshFirst,
-            connections: 4,
-            limits: Limits::default(),
-            proxy: None,
-            spread: Duration::ZERO,
-        },
+        settings,
         finish: finish.clone(),
         give_up: CancellationToken::new(),
     };
@@ -298,7 +302,7 @@ async fn a_dictionary_larger_than_a_request_arrives_before_the_batches_that_need
 #[tokio::test]
 async fn a_gateway_that_joins_later_needs_no_restart() {
     let server = Server::start().await;
-    let bench = bench_before_joining(server.peer(), SELDOM, false, |shelf| shelf.append(1..=3, 100, 1));
+    let bench = bench_of(server.peer(), false, |shelf| shelf.append(1..=3, 100, 1), |_| ());
     let early = timeout(Duration::from_millis(30), server.until_requests(1)).await;
     assert!(early.is_err(), "sent without an identity");
     assert_eq!(*bench.status.borrow(), UplinkStatus::NotJoined);
@@ -311,7 +315,7 @@ async fn a_gateway_that_joins_later_needs_no_restart() {
 #[tokio::test]
 async fn a_gateway_that_never_joins_ends_when_it_is_asked_to() {
     let server = Server::start().await;
-    bench_before_joining(server.peer(), SELDOM, false, |_| ()).finish().await;
+    bench_of(server.peer(), false, |_| (), |_| ()).finish().await;
 }
 
 #[tokio::test]
@@ -438,61 +442,4 @@ async fn a_gateway_that_woke_without_the_time_corrects_every_batch_from_the_firs
         assert!((correction + 1_000 - truth).abs() < 5_000_000, "{correction} does not lead to {truth}");
     }
     bench.finish().await;
-}
-
-/// The server's half of the protocol, as far as these tests need it.
-#[derive(Default)]
-pub(super) struct Ingest {
-    pub committed: BTreeSet<u64>,
-    pub duplicates: usize,
-    pub dictionary: u32,
-    pub gaps: u64,
-    pub requests: Vec<Vec<(u64, bool)>>,
-    /// The last report, as a server keeps it.
-    pub report: Option<wire::Report>,
-    /// Which requests carried one.
-    pub reported: Vec<bool>,
-    pub corrections: Vec<i64>,
-}
-
-impl Ingest {
-    /// Takes a request, or says what is lacking.
-    pub fn take(&mut self, request: SyncRequest) -> (u16, SyncAnswer) {
-        assert_eq!(request.epoch, EPOCH.0.as_slice());
-        self.reported.push(request.report.is_some());
-        self.report = request.report.or(self.report.take());
-        assert!(request.dictionary.is_sorted_by(|a, b| a.point + 1 == b.point), "a dictionary with holes");
-        for entry in request.dictionary {
-            // Behind a hole an entry is of no use.
-            if entry.point == self.dictionary + 1 {
-                self.dictionary = entry.point;
-            }
-        }
-        self.gaps = request.gaps.iter().map(|gap| gap.number).fold(self.gaps, u64::max);
-        let batches: Vec<_> = request
-            .batches
-            .iter()
-            .map(|sent| (wire::Batch::decode(sent.batch.clone()).unwrap(), sent.backlog))
-            .collect();
-        self.requests.push(batches.iter().map(|(batch, backlog)| (batch.sequence, *backlog)).collect());
-        self.corrections.extend(request.batches.iter().map(|sent| sent.time_correction_us));
-        let lacking = batches.iter().any(|(batch, _)| batch.dictionary_revision > self.dictionary);
-        let mut answer = SyncAnswer {
-            server_time_us: forebay_protocols::boot_time::wall_micros(),
-            dictionary_revision: self.dictionary,
-            gaps_known: self.gaps,
-            max_request_bytes: 4 << 20,
-            ..SyncAnswer::default()
-        };
-        if lacking {
-            return (409, answer);
-        }
-        for (wire::Batch { sequence, .. }, _) in batches {
-            let verdict =
-                if self.committed.insert(sequence) { Verdict::Committed } else { Verdict::Duplicate };
-            self.duplicates += usize::from(verdict == Verdict::Duplicate);
-            answer.outcomes.push(Outcome { sequence, verdict: verdict.into(), words: String::new() });
-        }
-        (200, answer)
-    }
 }
