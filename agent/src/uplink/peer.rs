@@ -135,10 +135,6 @@ impl Server {
     pub fn handshakes(&self) -> Vec<HandshakeKind> {
         self.state.handshakes.lock().unwrap().clone()
     }
-    /// Where it listens.
-    pub fn address(&self) -> &str {
-        &self.peer.server
-    }
     pub fn requests(&self) -> Vec<Vec<(u64, bool)>> {
         self.state.ingest.borrow().requests.clone()
     }

@@ -514,4 +514,6 @@ fn ranges(mut sequences: Vec<u64>) -> Vec<RangeInclusive<u64>> {
 }
 
 #[cfg(test)]
+mod drain;
+#[cfg(test)]
 mod tests;
