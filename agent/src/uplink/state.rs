@@ -267,7 +267,7 @@ impl State {
             in_order,
             live_from,
             passed_over: self.passed_over(),
-            bytes: self.pace.bytes().min(leave.most),
+            bytes: self.pace.bytes_of(self.next.0).min(leave.most),
         })
     }
 

@@ -164,8 +164,8 @@ fn fresh_readings_are_less_than_a_second_late_while_a_backlog_drains_at_the_rate
             "{bytes_a_second} B/s, {round_trip} s, {connections} connections: {:.1} s (ideal {ideal:.1}), p99 {p99:.2} s, {} under way",
             outcome.drained, outcome.most_under_way
         );
-        // Quick links with a long way and few lanes are bound by the bytes under way.
-        let bound = 3.0 * f64::from(1 << 20) / (round_trip + 0.1);
+        // Quick links with a long way are bound by the bytes under way: three requests of four fifths.
+        let bound = 3.0 * 0.8 * f64::from(1 << 20) / (round_trip + 0.1);
         let allowed = 1.1 * ideal.max(outcome.bytes / bound) + 5.0 * round_trip + 4.0;
         assert!(outcome.drained <= allowed, "{words}");
         assert!(p99 < 0.5 + 1.5 * round_trip, "{words}");

@@ -28,8 +28,6 @@ async fn while_one_request_is_stuck_the_others_go_on_and_nothing_is_sent_twice()
     server.release();
     bench.shelf.until_empty().await;
     assert_eq!((server.committed().len(), server.duplicates()), (1000, 0));
-    let lines = server.handshakes().len();
-    assert!((2..=4).contains(&lines), "{lines} connections");
     bench.finish().await;
 }
 
