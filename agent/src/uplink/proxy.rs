@@ -38,9 +38,7 @@ where
             "the proxy {address} wants a user name and password (407): uplink.proxy = \"http://user:password@{address}\""
         )),
         Some(403) => Err(format!("the proxy {address} does not let us reach {server} (403)")),
-        Some(status @ (502 | 503 | 504)) => {
-            Err(format!("the proxy {address} cannot reach {server} ({status})"))
-        }
+        Some(status @ (502..=504)) => Err(format!("the proxy {address} cannot reach {server} ({status})")),
         Some(status) => Err(format!("the proxy {address} refuses ({status})")),
         None => Err(format!("{address} is no HTTP proxy: it answers {:?}", shown(&first_line(&head)))),
     }

@@ -189,7 +189,13 @@ fn bench_of(peer: Peer, joined: bool, stock: impl FnOnce(&Shelf), set: impl FnOn
         clock: Clock::with_boot_id(dir.path(), 1, BOOT),
         introduction: {
             let joined = joined.clone();
-            Box::new(move || Ok(joined.load(Ordering::SeqCst).then(|| peer.clone())))
+            // Read anew each time, as on a gateway: each remembers no server.
+            let introduced = move || {
+                let mut tls = rustls::ClientConfig::clone(&peer.tls);
+                tls.resumption = rustls::client::Resumption::default();
+                Peer { tls: Arc::new(tls), ..peer.clone() }
+            };
+            Box::new(move || Ok(joined.load(Ordering::SeqCst).then(&introduced)))
         },
         reporter: {
             let report = report.clone();

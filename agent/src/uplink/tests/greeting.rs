@@ -3,7 +3,7 @@
 use super::*;
 
 fn opening(id: u8) -> wire::Opening {
-    wire::Opening { id: vec![id; 8].into(), first: u64::from(id), ..wire::Opening::default() }
+    wire::Opening { id: vec![id; 8], first: u64::from(id), ..wire::Opening::default() }
 }
 
 fn ids(greeting: &[wire::Opening]) -> Vec<u8> {

@@ -165,13 +165,14 @@ async fn bandwidth_is_kept_on_the_wire_with_all_its_overhead() {
 async fn the_second_connection_goes_on_where_the_first_was() {
     let server = Server::start().await;
     let cut = Behaviour::CutBeforeReading;
-    server.behave([Behaviour::Serve, Behaviour::Serve, cut]);
-    // The identity is read anew all the time, as on a gateway; TLS remembers all the same.
+    // Twice: after the second one the uplink rests, and looks at its identity meanwhile.
+    server.behave([Behaviour::Serve, Behaviour::Serve, cut, cut]);
     let bench = bench(server.peer(), SELDOM, |shelf| shelf.append(1..=1, 100, 1));
     bench.shelf.until_empty().await;
     bench.shelf.append(2..=2, 100, 1);
     bench.shelf.until_empty().await;
-    assert_eq!(server.handshakes(), [HandshakeKind::Full, HandshakeKind::Resumed]);
+    let resumed = HandshakeKind::Resumed;
+    assert_eq!(server.handshakes(), [HandshakeKind::Full, resumed, resumed]);
     bench.finish().await;
 }
 
@@ -252,4 +253,23 @@ async fn a_proxy_that_is_not_there_is_named() {
     let words = bench.until_troubled().await;
     assert!(words.contains("cannot reach the proxy 127.0.0.1:1"), "{words}");
     bench.finish().await;
+}
+
+#[tokio::test]
+async fn a_cut_connection_is_replaced_after_a_random_time_and_at_the_end_at_once() {
+    let server = Server::start().await;
+    server.behave([Behaviour::Serve, Behaviour::Serve, Behaviour::CutBeforeReading]);
+    let bench = bench_of(
+        server.peer(),
+        true,
+        |shelf| shelf.append(1..=1, 100, 1),
+        // A part of a thousand hours: surely more than this test takes.
+        |settings| settings.spread = Duration::from_secs(3_600_000),
+    );
+    bench.shelf.until_empty().await;
+    bench.shelf.append(2..=2, 100, 1);
+    let soon = timeout(Duration::from_millis(200), server.until(|ingest| ingest.committed.len() == 2)).await;
+    assert!(soon.is_err(), "all agents of a server that restarts come back as one");
+    bench.finish().await;
+    assert_eq!(server.committed().len(), 2);
 }
