@@ -243,17 +243,16 @@ async fn look(
 
 /// The buffer when it is open; `None` if `stop` comes first, or if it will not open.
 async fn open_unless(mut seen: Seen, stop: &CancellationToken) -> Option<OpenBuffer> {
-    tokio::select! {
-        biased;
-        open = seen.wait_for(Option::is_some) => match open {
-            Ok(open) => return open.clone(),
-            // The batcher is gone and the agent ends: not by us.
-            Err(_) => {}
-        },
-        () = stop.cancelled() => {}
+    if let Some(open) = seen.borrow().clone() {
+        return Some(open);
     }
-    stop.cancelled().await;
-    None
+    let waiting = async { seen.wait_for(Option::is_some).await.ok().and_then(|open| open.clone()) };
+    let open = stop.run_until_cancelled(waiting).await.flatten();
+    if open.is_none() {
+        // Where the batcher is gone already the agent ends, but not by us.
+        stop.cancelled().await;
+    }
+    open
 }
 
 fn attend_gaps(supervisor: &mut Supervisor, recorder: Recorder, seen: Seen, stop: CancellationToken) {

@@ -2,10 +2,10 @@
 //! What was taken and is gone is the buffer's to tell.
 //!
 //! Link tasks note in [`Silences`] who answers, which costs them a lock and never a wait; the
-//! [`Recorder`] carries what is over to the buffer. A silence is recorded when it ends, in pieces
-//! of an hour while it lasts, and when the agent ends: so the server sees a long one before it is
-//! over, and none is forgotten with the power. It begins with the last answer and ends with the
-//! first, by boot time; wall time is worked out when it is sent.
+//! [`Recorder`] carries what is over to the buffer. A silence is recorded when it ends, when the
+//! agent ends, and piece by piece while it lasts: so the server sees a long one before it is over,
+//! and at most half of it is forgotten with the power. It begins with the last answer and ends with
+//! the first, by boot time; wall time is worked out when it is sent.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,8 +24,9 @@ use crate::clock::Clock;
 /// An agent that is back sooner missed no reading worth a record: the shortest usual interval is a
 /// second, and the last batch before the end was up to a window old.
 const SHORTEST_DOWN: Duration = Duration::from_secs(2);
-/// A silence that lasts is recorded in pieces of this length.
-const PIECE: Duration = Duration::from_secs(3600);
+/// The pieces in which a silence is recorded while it lasts: as long as it is old already, within
+/// these limits.
+const PIECES: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3600));
 /// How often the recorder looks.
 pub const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Silences of a link that may wait for the buffer; beyond it those of one device become one.
@@ -48,8 +49,16 @@ struct Watch {
 struct Course {
     /// When it answered last; when it was first expected to, if it never did.
     heard: BootTime,
-    /// It is silent; what is recorded of that ends here.
-    silent_from: Option<BootTime>,
+    silent: Option<Spell>,
+}
+
+/// A silence that lasts.
+#[derive(Clone, Copy, Debug)]
+struct Spell {
+    /// The last answer before.
+    since: BootTime,
+    /// Up to here it is recorded.
+    from: BootTime,
 }
 
 /// An interval in which a device did not answer.
@@ -68,7 +77,7 @@ impl Silences {
     pub fn expect(&self, device: &Arc<str>, at: BootTime) {
         let mut watch = self.watch();
         if !watch.devices.contains_key(device) {
-            watch.devices.insert(device.clone(), Course { heard: at, silent_from: None });
+            watch.devices.insert(device.clone(), Course { heard: at, silent: None });
         }
     }
 
@@ -84,7 +93,7 @@ impl Silences {
     /// This device does not answer, says the driver.
     pub fn silent(&self, device: &str) {
         if let Some(course) = self.watch().devices.get_mut(device) {
-            course.silent_from.get_or_insert(course.heard);
+            course.silent.get_or_insert(Spell::since(course.heard));
         }
     }
 
@@ -94,7 +103,7 @@ impl Silences {
         let link_heard = watch.link_heard;
         for course in watch.devices.values_mut() {
             let heard = link_heard.map_or(course.heard, |link| link.max(course.heard));
-            course.silent_from.get_or_insert(heard);
+            course.silent.get_or_insert(Spell::since(heard));
         }
     }
 
@@ -103,14 +112,11 @@ impl Silences {
         let mut watch = self.watch();
         let mut taken: Vec<_> = watch.over.drain(..).collect();
         for (device, course) in &mut watch.devices {
-            let Some(from) = course.silent_from else { continue };
-            let due = match lasting {
-                Lasting::Hours => now.since(from) >= PIECE,
-                Lasting::All => now > from,
-            };
-            if due {
+            let Some(spell) = &mut course.silent else { continue };
+            let from = spell.from;
+            if now.since(from) >= spell.piece(lasting) && now > from {
                 taken.push(Silence { device: device.clone(), from, to: now });
-                course.silent_from = Some(now);
+                spell.from = now;
             }
         }
         taken
@@ -125,20 +131,34 @@ impl Silences {
 /// What to take of silences that last.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lasting {
-    /// Those that last an hour since the last piece.
-    Hours,
+    /// The pieces that are due.
+    Pieces,
     /// All: the agent ends.
     All,
+}
+
+impl Spell {
+    fn since(since: BootTime) -> Self {
+        Self { since, from: since }
+    }
+
+    /// How long the next piece must be.
+    fn piece(&self, lasting: Lasting) -> Duration {
+        match lasting {
+            Lasting::Pieces => self.from.since(self.since).clamp(PIECES.0, PIECES.1),
+            Lasting::All => Duration::ZERO,
+        }
+    }
 }
 
 impl Watch {
     fn answered(&mut self, device: Arc<str>, at: BootTime) {
         let Some(course) = self.devices.get_mut(&device) else {
-            self.devices.insert(device, Course { heard: at, silent_from: None });
+            self.devices.insert(device, Course { heard: at, silent: None });
             return;
         };
         course.heard = course.heard.max(at);
-        let Some(from) = course.silent_from.take() else { return };
+        let Some(Spell { from, .. }) = course.silent.take() else { return };
         if at <= from {
             return;
         }
@@ -190,7 +210,7 @@ impl Recorder {
         stop: &CancellationToken,
     ) -> Result<(), BufferError> {
         while timeout(every, stop.cancelled()).await.is_err() {
-            self.record_silences(buffer, Lasting::Hours).await?;
+            self.record_silences(buffer, Lasting::Pieces).await?;
         }
         Ok(())
     }

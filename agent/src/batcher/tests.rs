@@ -368,3 +368,14 @@ async fn a_codec_that_takes_nothing_costs_the_reading_and_hangs_nobody() {
     assert_eq!(batches, []);
     assert_eq!(books.ledger(Status::default).closes(), Ok(()));
 }
+
+#[tokio::test]
+async fn a_buffer_that_opens_slowly_does_not_starve_the_watchdog() {
+    let progress = Progress::default();
+    let (opened, opening) = tokio::sync::oneshot::channel();
+    let mut waiting = std::pin::pin!(while_opening(opening, &progress));
+    assert!(futures::poll!(waiting.as_mut()).is_pending());
+    assert_eq!(progress.count(), 1, "no sign of life before it is open");
+    opened.send(7).unwrap();
+    assert_eq!(waiting.await, Ok(7));
+}

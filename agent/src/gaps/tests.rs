@@ -23,7 +23,7 @@ impl Silences {
     }
     /// Device, from and to in seconds.
     fn over(&self, now: i64) -> Vec<(String, i64, i64)> {
-        in_seconds(self.take(at(now), Lasting::Hours))
+        in_seconds(self.take(at(now), Lasting::Pieces))
     }
     fn all(&self, now: i64) -> Vec<(String, i64, i64)> {
         in_seconds(self.take(at(now), Lasting::All))
@@ -78,11 +78,14 @@ fn a_long_silence_is_told_in_pieces_that_join() {
     let silences = silences(&["pump"]);
     silences.answers("pump", 100);
     silences.silent("pump");
-    assert_eq!(silences.over(3_699), []);
-    assert_eq!(silences.over(3_700), [("pump".into(), 100, 3_700)]);
-    assert_eq!(silences.over(3_701), []);
-    silences.answers("pump", 5_000);
-    assert_eq!(silences.all(5_001), [("pump".into(), 3_700, 5_000)]);
+    let mut pieces = Vec::new();
+    for now in 101..10_000 {
+        pieces.extend(silences.over(now).into_iter().map(|(_, from, to)| (from - 100, to - 100)));
+    }
+    let minutes = [0, 1, 2, 4, 8, 16, 32, 64, 124].map(|minute| 60 * minute);
+    assert!(minutes.windows(2).map(|pair| (pair[0], pair[1])).eq(pieces.iter().copied()), "{pieces:?}");
+    silences.answers("pump", 10_000);
+    assert_eq!(silences.all(10_001), [("pump".into(), 7_540, 10_000)]);
 }
 
 #[test]

@@ -251,10 +251,10 @@ async fn a_lost_link_is_a_silence_of_its_devices_until_each_answers_again() {
     bench.play([Step::Connect(Ok(())), bring(&[(0, 1)]), Step::Bring(Err(lost()))]);
     assert_eq!(bench.values().await, [(0, Some(1))]);
     assert_eq!(bench.values().await, [(0, None)]);
-    assert_eq!(silences(&bench, Lasting::Hours), [], "it lasts, and a bad reading of ours is no answer");
+    assert_eq!(silences(&bench, Lasting::Pieces), [], "it lasts, and a bad reading of ours is no answer");
     bench.play([Step::Connect(Ok(())), bring(&[(0, 2)])]);
     assert_eq!(bench.values().await, [(0, Some(2))]);
-    assert_eq!(silences(&bench, Lasting::Hours), [("pump".into(), true)]);
+    assert_eq!(silences(&bench, Lasting::Pieces), [("pump".into(), true)]);
     assert_eq!(silences(&bench, Lasting::All), []);
 }
 
@@ -270,7 +270,7 @@ async fn a_device_that_the_driver_calls_silent_is_until_a_reading_that_is_not_ba
         Step::Bring(Ok(Harvest { samples: vec![timeout], news: vec![news], ..Harvest::default() })),
     ]);
     assert_eq!(bench.handovers.recv().await.unwrap().samples.len(), 1);
-    assert_eq!(silences(&bench, Lasting::Hours), []);
+    assert_eq!(silences(&bench, Lasting::Pieces), []);
     assert_eq!(silences(&bench, Lasting::All), [("pump".into(), true)], "what lasts is told at the end");
     let refusal = Sample { stamp: Stamp::now(), ..refusal };
     bench.play([Step::Bring(Ok(Harvest { samples: vec![refusal], ..Harvest::default() }))]);
