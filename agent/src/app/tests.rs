@@ -114,7 +114,8 @@ async fn links_are_read_while_the_buffer_opens_and_nothing_is_lost() {
         let _ = gate.await;
         Buffer::open(store).await
     };
-    let (supervisor, mut seen) = build(config, opening, &ending).await.unwrap();
+    let built = timeout(Duration::from_secs(30), build(config, opening, &ending)).await;
+    let (supervisor, mut seen) = built.expect("it waits for the buffer").unwrap();
     let running = tokio::spawn(supervisor.run(Grace::default()));
     device.until_read(5).await;
     assert!(seen.borrow().is_none(), "the buffer was not opened yet");
