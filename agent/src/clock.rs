@@ -217,6 +217,11 @@ impl Clock {
         believe((self.0.system)(), self.learnt(|learnt| learnt.server))
     }
 
+    /// The wall offset, if the server was heard in this boot.
+    pub fn confirmed_us(&self) -> Option<i64> {
+        self.learnt(|learnt| learnt.server).map(|_| self.belief().offset_us)
+    }
+
     /// How far the system's clock is ahead of what is believed, microseconds.
     pub fn system_ahead_us(&self) -> i64 {
         (self.0.system)().offset_us.saturating_sub(self.belief().offset_us)

@@ -241,15 +241,16 @@ async fn the_buffer_hears_what_was_learnt_once_and_again_when_it_changed() {
         told.send(offset).unwrap();
         std::future::ready(())
     };
-    let keeping =
-        tokio::spawn(keeping::keep(bench.clock.clone(), Duration::from_millis(1), tell, stop.clone()));
-    bench.hear(TRUE_US);
-    assert_eq!(hears.recv().await, Some(TRUE_US), "by the server's answer");
-    bench.hear(TRUE_US + 1_000);
-    bench.wall.show(TRUE_US + 2 * HOUR - SECOND);
     bench.wall.claim(true);
-    bench.clock.learnt(|learnt| learnt.server = None);
-    assert_eq!(hears.recv().await, Some(TRUE_US + 2 * HOUR - SECOND), "by a look at the system's clock");
+    bench.wall.show(TRUE_US - 5 * YEAR);
+    let every = Duration::from_millis(1);
+    let keeping = tokio::spawn(keeping::keep(bench.clock.clone(), every, tell, stop.clone()));
+    tokio::task::yield_now().await;
+    bench.hear(TRUE_US);
+    assert_eq!(hears.recv().await, Some(TRUE_US), "what nobody confirmed is not told");
+    bench.hear(TRUE_US + 1_000);
+    bench.wall.show(TRUE_US + HOUR / 2);
+    assert_eq!(hears.recv().await, Some(TRUE_US + HOUR / 2), "by a look at the clock that NTP keeps");
     stop.cancel();
     keeping.await.unwrap();
     assert_eq!(hears.recv().await, None, "told twice");
