@@ -2,6 +2,10 @@
 //! same rows (binary COPY, a prepared insert) into a bare table, in the same run. Ratios tell; absolute
 //! figures are the machine's.
 //!
+//! Beside that, what exactly-once costs: the share of ingest that goes by keeping committed sequences,
+//! checksums and ledgers, statements and their round trips, in the same calls. Without it the same
+//! ingest would take that much less.
+//!
 //!     cargo bench -p forebay-server --bench ingest -- [--json] [--rows N]
 //!
 //! PostgreSQL is measured where FOREBAY_TEST_DATABASE_URL names a server; its table has no index and no
@@ -12,25 +16,63 @@
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use forebay_config::{server, units::Secret};
 use forebay_protocols::reading::{DataType, Point, PointId, PointKind, Quality, Value};
 use forebay_protocols::sync::batch::{Epoch, Sequence};
+use forebay_protocols::sync::wire;
 use forebay_server::store::{self, AgentKey, Arrived, Content, Delivery, NewToken, Store, Timed};
 use tokio_postgres::NoTls;
 use tokio_postgres::binary_copy::BinaryCopyInWriter;
 use tokio_postgres::types::Type;
+use tracing::span::{Attributes, Id};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
+use tracing_subscriber::registry::{LookupSpan, Registry};
 
 const NOW: i64 = 1_795_219_200_000_000;
 /// Points of a gateway, and readings of each in a batch: 10,000 readings a transaction.
 const POINTS: u32 = 100;
 const EACH: i64 = 100;
+/// How the readings of a transaction are cut into batches.
+const CUTS: [Cut; 3] = [
+    Cut { batches: 1, readings: 10_000 },
+    Cut { batches: 100, readings: 100 },
+    Cut { batches: 1, readings: 100 },
+];
 
 struct Figure {
     what: String,
     rows: u64,
     took: Duration,
+    /// Of that, spent on exactly-once.
+    books: Duration,
+}
+
+#[derive(Clone, Copy)]
+struct Cut {
+    batches: usize,
+    readings: usize,
+}
+
+/// Nanoseconds spent in spans named "books", from their beginning to their end, waits included.
+static BOOKS: AtomicU64 = AtomicU64::new(0);
+
+struct Books;
+
+impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Books {
+    fn on_new_span(&self, _: &Attributes<'_>, id: &Id, at: Context<'_, S>) {
+        if let Some(span) = at.span(id).filter(|span| span.name() == "books") {
+            span.extensions_mut().insert(Instant::now());
+        }
+    }
+
+    fn on_close(&self, id: Id, at: Context<'_, S>) {
+        let began = at.span(&id).and_then(|span| span.extensions().get::<Instant>().copied());
+        let took = began.map_or(0, |began| began.elapsed().as_nanos() as u64);
+        BOOKS.fetch_add(took, Ordering::Relaxed);
+    }
 }
 
 impl Figure {
@@ -46,27 +88,52 @@ async fn main() {
     let asked =
         arguments.iter().position(|argument| argument == "--rows").and_then(|at| arguments.get(at + 1));
     let rows: u64 = asked.and_then(|rows| rows.parse().ok()).unwrap_or(1_000_000);
-    let batches = (rows / (u64::from(POINTS) * EACH as u64)).max(1);
+    let transactions = (rows / (u64::from(POINTS) * EACH as u64)).max(1);
+    tracing::subscriber::set_global_default(Registry::default().with(Books)).unwrap();
 
     let folder = tempfile::tempdir().unwrap();
-    let mut pairs = vec![(
-        bare_sqlite(&folder.path().join("bare.db"), batches),
-        ingest(server::Store::Sqlite { path: folder.path().join("forebay.db") }, batches).await,
-    )];
+    let bare = bare_sqlite(&folder.path().join("bare.db"), transactions);
+    tell(json, &bare, &sqlite(&folder.path().join("forebay"), transactions).await);
     if let Ok(url) = std::env::var("FOREBAY_TEST_DATABASE_URL") {
-        pairs.push(postgres(&url, batches).await);
+        let (bare, ours) = postgres(&url, transactions).await;
+        tell(json, &bare, &ours);
     }
-    for (bare, ours) in pairs {
-        let ratio = ours.rate() / bare.rate();
+}
+
+fn tell(json: bool, bare: &Figure, ours: &[(Cut, Figure)]) {
+    if let [(_, whole), ..] = ours {
+        let ratio = whole.rate() / bare.rate();
         if json {
             let line = serde_json::json!({
-                "store": ours.what, "rows": ours.rows, "rows_per_s": ours.rate().round(),
+                "store": whole.what, "rows": whole.rows, "rows_per_s": whole.rate().round(),
                 "bare": bare.what, "bare_rows_per_s": bare.rate().round(), "ratio": ratio,
             });
             println!("{line}");
         } else {
             println!("{:>9.0} rows/s  {}", bare.rate(), bare.what);
-            println!("{:>9.0} rows/s  ingest into {}: {ratio:.2} of that", ours.rate(), ours.what);
+            println!("{:>9.0} rows/s  ingest into {}: {ratio:.2} of that", whole.rate(), whole.what);
+        }
+    }
+    for (cut, figure) in ours {
+        let without =
+            Figure { took: figure.took.saturating_sub(figure.books), what: String::new(), ..*figure };
+        let share = figure.books.as_secs_f64() / figure.took.as_secs_f64();
+        if json {
+            let line = serde_json::json!({
+                "store": figure.what, "batches": cut.batches, "readings_each": cut.readings,
+                "rows_per_s": figure.rate().round(), "without_exactly_once": without.rate().round(),
+                "exactly_once_share": share,
+            });
+            println!("{line}");
+        } else {
+            println!(
+                "{:>9.0} rows/s  {} x {} readings a transaction; {:.0} without exactly-once, which costs {:.2} %",
+                figure.rate(),
+                cut.batches,
+                cut.readings,
+                without.rate(),
+                share * 100.0
+            );
         }
     }
 }
@@ -85,7 +152,16 @@ fn readings(number: u64) -> Vec<Timed> {
     (1..=POINTS).flat_map(of).collect()
 }
 
-async fn ingest(config: server::Store, batches: u64) -> Figure {
+async fn sqlite(folder: &Path, transactions: u64) -> Vec<(Cut, Figure)> {
+    let mut figures = Vec::new();
+    for (n, cut) in CUTS.into_iter().enumerate() {
+        let path = folder.join(format!("{n}.db"));
+        figures.push((cut, ingest(server::Store::Sqlite { path }, transactions, cut).await));
+    }
+    figures
+}
+
+async fn ingest(config: server::Store, transactions: u64, cut: Cut) -> Figure {
     let store = store::open(&config).await.unwrap();
     let agent = agent(&store).await;
     let point = |n: u32| Point {
@@ -96,21 +172,35 @@ async fn ingest(config: server::Store, batches: u64) -> Figure {
         data_type: DataType::Float,
     };
     let dictionary = (1..=POINTS).map(|n| (PointId(n), Arc::new(point(n)))).collect();
-    let delivery = Delivery { dictionary, ..Delivery::empty(agent, Epoch([1; 16]), NOW) };
-    store.ingest(vec![delivery.clone()]).await.unwrap();
-    let (mut took, mut rows) = (Duration::ZERO, 0);
-    for number in 1..=batches {
-        let readings = readings(number);
-        rows += readings.len() as u64;
-        let arrived =
-            Arrived::plain(Sequence(number), PointId(POINTS), Content::Readings(Arc::new(readings)));
-        let sent = Delivery { dictionary: Vec::new(), batches: vec![arrived], ..delivery.clone() };
+    let opening = wire::Opening { id: vec![1; 8], first: 1, ..Default::default() };
+    let present = Delivery { opening: Some([1; 8]), ..Delivery::empty(agent, Epoch([1; 16]), NOW) };
+    let greeting = Some(vec![opening]);
+    store.ingest(vec![Delivery { dictionary, greeting, ..present.clone() }]).await.unwrap();
+    let (mut took, mut rows, mut sequence) = (Duration::ZERO, 0, 0);
+    BOOKS.store(0, Ordering::Relaxed);
+    for number in 1..=transactions {
+        let batch = |readings: &[Timed]| {
+            sequence += 1;
+            rows += readings.len() as u64;
+            let mut readings = readings.to_vec();
+            readings.sort_by_key(|reading| (reading.point, reading.time));
+            let content = Content::Readings(Arc::new(readings));
+            let checksum = sequence as u32 | 1;
+            Arrived { checksum, ..Arrived::plain(Sequence(sequence), PointId(POINTS), content) }
+        };
+        // Small batches are of few moments, not of few points.
+        let mut readings = readings(number);
+        readings.sort_by_key(|reading| (reading.time, reading.point));
+        let batches = readings.chunks(cut.readings).take(cut.batches).map(batch).collect();
+        let sent = Delivery { batches, ..present.clone() };
         let begin = Instant::now();
         store.ingest(vec![sent]).await.unwrap();
         took += begin.elapsed();
     }
+    let books = Duration::from_nanos(BOOKS.load(Ordering::Relaxed));
     assert_eq!(store.fleet().await.unwrap()[0].stored, rows, "what was measured must have happened");
-    Figure { what: store.describe(), rows, took }
+    assert!(books > Duration::ZERO, "nothing of exactly-once was measured");
+    Figure { what: store.describe(), rows, took, books }
 }
 
 async fn agent(store: &Arc<dyn Store>) -> AgentKey {
@@ -144,20 +234,30 @@ fn bare_sqlite(path: &Path, batches: u64) -> Figure {
         transaction.commit().unwrap();
         took += begin.elapsed();
     }
-    Figure { what: format!("SQLite {}, prepared insert, no index", rusqlite::version()), rows, took }
+    Figure {
+        what: format!("SQLite {}, prepared insert, no index", rusqlite::version()),
+        rows,
+        took,
+        books: Duration::ZERO,
+    }
 }
 
-async fn postgres(url: &str, batches: u64) -> (Figure, Figure) {
-    let name = format!("forebay_bench_{}", std::process::id());
+async fn postgres(url: &str, transactions: u64) -> (Figure, Vec<(Cut, Figure)>) {
     let admin = connect(url).await;
-    admin.batch_execute(&format!("create database {name}")).await.unwrap();
     let (host, _) = url.rsplit_once('/').expect("a database URL has a path");
-    let own = format!("{host}/{name}");
-    let bare = bare_copy(&own, batches).await;
-    let config = server::Store::Postgres { url: Secret::new(own), connections: 2 };
-    let ours = ingest(config, batches).await;
-    admin.batch_execute(&format!("drop database {name} with (force)")).await.unwrap();
-    (bare, ours)
+    let (mut bare, mut figures) = (None, Vec::new());
+    for cut in CUTS {
+        let name = format!("forebay_bench_{}", std::process::id());
+        admin.batch_execute(&format!("create database {name}")).await.unwrap();
+        let own = format!("{host}/{name}");
+        if bare.is_none() {
+            bare = Some(bare_copy(&own, transactions).await);
+        }
+        let config = server::Store::Postgres { url: Secret::new(own), connections: 2 };
+        figures.push((cut, ingest(config, transactions, cut).await));
+        admin.batch_execute(&format!("drop database {name} with (force)")).await.unwrap();
+    }
+    (bare.unwrap(), figures)
 }
 
 async fn bare_copy(url: &str, batches: u64) -> Figure {
@@ -183,7 +283,7 @@ async fn bare_copy(url: &str, batches: u64) -> Figure {
         writer.finish().await.unwrap();
         took += begin.elapsed();
     }
-    Figure { what: "PostgreSQL, binary COPY, no index".into(), rows, took }
+    Figure { what: "PostgreSQL, binary COPY, no index".into(), rows, took, books: Duration::ZERO }
 }
 
 async fn connect(url: &str) -> tokio_postgres::Client {

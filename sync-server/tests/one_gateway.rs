@@ -18,7 +18,7 @@ use forebay_protocols::sync::join::{JoinString, TokenSecret};
 use forebay_protocols::sync::tls::{self, FreshKey, Identity};
 use forebay_protocols::sync::wire::{self, sync_answer::Verdict};
 use forebay_server::app::App;
-use forebay_server::store::{self, NewToken, Query, Store};
+use forebay_server::store::{self, FaultKind, NewToken, Query, Store};
 use http::{Request, header};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
@@ -121,11 +121,27 @@ fn request(sequences: &[u64]) -> wire::SyncRequest {
 }
 
 async fn sync(identity: &Identity, request: &wire::SyncRequest) -> Vec<(u64, Verdict)> {
+    let answer = answer(identity, request, 200).await;
+    answer.outcomes.iter().map(|outcome| (outcome.sequence, outcome.verdict())).collect()
+}
+
+async fn answer(identity: &Identity, request: &wire::SyncRequest, expected: u16) -> wire::SyncAnswer {
     let tls = http1(tls::client_config(identity, tls::EARLIEST_TIME).unwrap());
     let (status, body) = post(tls, &identity.server, "/v1/batches", request).await;
-    assert_eq!(status, 200, "{}", String::from_utf8_lossy(&body));
-    let answer = wire::SyncAnswer::decode(body).unwrap();
-    answer.outcomes.iter().map(|outcome| (outcome.sequence, outcome.verdict())).collect()
+    assert_eq!(status, expected, "{}", String::from_utf8_lossy(&body));
+    wire::SyncAnswer::decode(body).unwrap()
+}
+
+/// A server, and a join string for one gateway.
+async fn server(config: Server, store: Arc<dyn Store>) -> (App, JoinString) {
+    let app = App::build(config, store.clone()).await.unwrap();
+    let secret = TokenSecret::random().unwrap();
+    let (created, secret_hash) = (wall_micros(), secret.hash());
+    let expires = created + 60_000_000;
+    store.add_token(NewToken { secret_hash, expires, uses: 1, note: "".into(), created }).await.unwrap();
+    let address = app.sync_address().unwrap().to_string();
+    let string = JoinString { address, ca_pin: app.authority().pin(), secret };
+    (app, string)
 }
 
 async fn stored(store: &dyn Store) -> usize {
@@ -170,22 +186,19 @@ async fn a_gateways_readings_are_in_the_database_once() {
     let state = tempfile::tempdir().unwrap();
     let (config, database) = (config(state.path()), state.path().join("forebay.db"));
     let store = store::open(&config.store).await.unwrap();
-    let app = App::build(config, store.clone()).await.unwrap();
+    let (app, string) = server(config, store.clone()).await;
     let web = app.web_address().unwrap();
-    let secret = TokenSecret::random().unwrap();
-    let (created, secret_hash) = (wall_micros(), secret.hash());
-    let expires = created + 60_000_000;
-    store.add_token(NewToken { secret_hash, expires, uses: 1, note: "".into(), created }).await.unwrap();
-    let address = app.sync_address().unwrap().to_string();
-    let string = JoinString { address, ca_pin: app.authority().pin(), secret };
     let stop = CancellationToken::new();
     let running = tokio::spawn(app.run(stop.clone()));
 
     let identity = join(&string).await;
     let committed = |sequence| (sequence, Verdict::Committed);
-    assert_eq!(sync(&identity, &request(&[1, 2])).await, [committed(1), committed(2)]);
+    let first = request(&[1, 2]);
+    assert_eq!(sync(&identity, &first).await, [committed(1), committed(2)]);
     // The answer was lost: sent again, together with something new.
-    assert_eq!(sync(&identity, &request(&[2, 3])).await, [(2, Verdict::Duplicate), committed(3)]);
+    let mut again = request(&[3]);
+    again.batches.insert(0, first.batches[1].clone());
+    assert_eq!(sync(&identity, &again).await, [(2, Verdict::Duplicate), committed(3)]);
     assert_eq!(stored(&*store).await, 30);
 
     // Renewed: the new certificate works.
@@ -224,6 +237,58 @@ async fn a_gateways_readings_are_in_the_database_once() {
     assert_eq!(["committed", "duplicate", "set_aside", "retry"].map(verdict), [6, 1, rows("set_aside"), 0]);
     assert_eq!((count(&metrics, "joins_total"), count(&metrics, "store_ready")), (2, 1));
     assert_names_keep_to_the_house_rules(&metrics);
+    stop.cancel();
+    timeout(Duration::from_secs(20), running).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_copied_buffer_is_found_with_its_first_batch_and_both_histories_are_there() {
+    tls::install_provider();
+    let state = tempfile::tempdir().unwrap();
+    let config = config(state.path());
+    let store = store::open(&config.store).await.unwrap();
+    let (app, string) = server(config, store.clone()).await;
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(app.run(stop.clone()));
+    let identity = join(&string).await;
+    let opening = |name: u8, first| wire::Opening {
+        id: vec![name; 8],
+        first,
+        dictionary_revision: 1,
+        ..Default::default()
+    };
+    let under = |name: u8, sequences: &[u64]| wire::SyncRequest {
+        opening: vec![name; 8].into(),
+        ..request(sequences)
+    };
+    let greeting = |openings: &[wire::Opening]| Some(wire::Greeting { openings: openings.to_vec() });
+
+    let refused = answer(&identity, &under(1, &[1]), 409).await;
+    assert!(refused.greet && refused.outcomes.is_empty());
+    let first = wire::SyncRequest { greeting: greeting(&[opening(1, 1)]), ..under(1, &[1, 2]) };
+    let said = answer(&identity, &first, 200).await;
+    assert_eq!((said.committed, said.committed_is_whole, said.fork), (vec![1, 2], true, 0));
+    // A second agent on a copy of the folder, from before batch 2; each appends batches of its own.
+    let said = wire::SyncRequest { greeting: greeting(&[opening(1, 1), opening(2, 2)]), ..under(2, &[2]) };
+    let said = answer(&identity, &said, 200).await;
+    assert_eq!((said.fork, said.committed), (1, vec![1, 2]));
+    assert_eq!(said.outcomes[0].verdict(), Verdict::Committed);
+    assert_eq!(sync(&identity, &under(1, &[3])).await, [(3, Verdict::Committed)]);
+    let faults = store.faults(None, 10).await.unwrap();
+    assert_eq!(faults.iter().map(|row| row.fault.kind).collect::<Vec<_>>(), [FaultKind::Fork]);
+    let mut forks = Vec::new();
+    for point in store.points(None, "", None, 10).await.unwrap() {
+        let now = wall_micros();
+        let query = Query {
+            points: vec![point.key],
+            from: now - 3_600_000_000,
+            to: now + 60_000_000,
+            step: 0,
+            most: 100,
+        };
+        forks.push((point.fork, store.query(&query).await.unwrap()[0].1.len()));
+    }
+    assert_eq!(forks, [(0, 30), (1, 10)]);
     stop.cancel();
     timeout(Duration::from_secs(20), running).await.unwrap().unwrap().unwrap();
 }

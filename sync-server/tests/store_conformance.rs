@@ -16,6 +16,8 @@ mod ingest;
 mod ledger;
 #[path = "store_conformance/lineage.rs"]
 mod lineage;
+#[path = "store_conformance/lives.rs"]
+mod lives;
 #[path = "store_conformance/migration.rs"]
 mod migration;
 #[path = "store_conformance/outage.rs"]
@@ -93,6 +95,7 @@ on_both_stores! {
     ledger::faults_stand_are_renewed_and_end,
     ledger::corrected_times_are_marked_by_boot_and_kind,
     ledger::a_silent_device_is_named_by_its_gap,
+    lives::whatever_becomes_of_buffers_each_batch_is_there_once,
     migration::a_database_of_the_first_version_keeps_everything,
     outage::what_was_acknowledged_is_there_after_a_restart,
     outage::several_servers_start_at_once_on_an_empty_database,

@@ -342,6 +342,47 @@ mod tests {
     }
 
     #[test]
+    fn a_batch_is_known_by_the_checksum_of_its_bytes_and_the_clock_its_sender_states() {
+        let mut encoder = Encoder::new();
+        let boot = Boot { counter: 9, id: [0; 8], wall_offset_us: OFFSET, synchronised: false };
+        let head = Head { epoch: EPOCH, sequence: Sequence(4), boot };
+        let mut readings = vec![reading(1, Stamp::boot(BootTime(1))); 3];
+        let whole = encoder.encode(&head, &mut readings).bytes;
+        let mut envelope = wire::Batch::decode(whole.clone()).unwrap();
+        envelope.payload_crc32c ^= 1;
+        let broken = Bytes::from(envelope.encode_to_vec());
+        let sent = |batch: &Bytes| wire::SentBatch {
+            batch: batch.clone(),
+            time_correction_us: -3,
+            clock: wire::sent_batch::Clock::Bracketed.into(),
+            thinned: true,
+            ..Default::default()
+        };
+        let opening = wire::Opening { id: vec![5; 8], ..Default::default() };
+        let request = wire::SyncRequest {
+            epoch: Bytes::copy_from_slice(&EPOCH.0),
+            batches: vec![sent(&whole), sent(&broken)],
+            opening: opening.id.clone().into(),
+            greeting: Some(wire::Greeting { openings: vec![opening.clone()] }),
+            ..Default::default()
+        };
+        let mut asked = Requested::new(request, OFFSET).unwrap();
+        let (first, second) = (asked.next_slice(), asked.next_slice());
+        let deliveries = [&first, &second].map(|slice| asked.delivery(AgentKey(1), slice));
+        assert_eq!(deliveries[0].greeting, Some(vec![opening]));
+        assert_eq!(deliveries[1].greeting, None, "the greeting goes with the first");
+        for (delivery, bytes) in deliveries.iter().zip([&whole, &broken]) {
+            assert_eq!(delivery.opening, Some([5; 8]));
+            let batch = &delivery.batches[0];
+            assert_eq!((batch.sequence, batch.count, batch.thinned), (Sequence(4), 3, true));
+            assert_eq!(batch.checksum, crc32c::crc32c(bytes));
+            assert_eq!((batch.clock, batch.correction_us), (wire::sent_batch::Clock::Bracketed, -3));
+        }
+        assert_eq!(deliveries[0].batches[0].boot_counter, 9);
+        assert!(matches!(deliveries[1].batches[0].content, Content::SetAside { .. }));
+    }
+
+    #[test]
     fn offsets_at_the_end_of_time_do_not_overflow() {
         let slice = requested([1], vec![reading(1, Stamp::boot(BootTime(i64::MAX)))], vec![]).next_slice();
         let (arrived, _) = slice.arrived().next().unwrap();

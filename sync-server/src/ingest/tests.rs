@@ -185,6 +185,28 @@ async fn a_missing_dictionary_is_409_with_where_to_begin() {
 }
 
 #[tokio::test]
+async fn an_unknown_opening_is_409_until_the_gateway_greets_and_then_hears_what_is_committed() {
+    let plant = Plant::start().await;
+    let gateway = Gateway::join(&plant, "north", "gw-1").await.unwrap();
+    let opening = wire::Opening { id: vec![7; 8], first: 1, ..Default::default() };
+    let mut sent = request([batch(EPOCH, 1, &[(1, 10)]), batch(EPOCH, 2, &[(1, 20)])]);
+    sent.opening = opening.id.clone().into();
+    let said = gateway.sync(&sent).await;
+    assert_eq!(said.status, 409);
+    let answer = SyncAnswer::decode(said.body).unwrap();
+    assert!(answer.greet && answer.outcomes.is_empty() && answer.committed.is_empty(), "{answer:?}");
+    assert_eq!(plant.store.readings(), 0);
+    sent.greeting = Some(wire::Greeting { openings: vec![opening] });
+    let answer = gateway.sync(&sent).await.answer();
+    assert_eq!((answer.committed, answer.committed_is_whole, answer.greet), (vec![1, 2], true, false));
+    sent.greeting = None;
+    let answer = gateway.sync(&sent).await.answer();
+    assert_eq!(verdicts(&answer), [(1, Verdict::Duplicate), (2, Verdict::Duplicate)]);
+    assert!(answer.committed.is_empty(), "only to a greeting");
+    plant.stop().await;
+}
+
+#[tokio::test]
 async fn a_request_too_large_is_413_whether_it_says_so_or_not() {
     let plant = Plant::start().await;
     let gateway = Gateway::join(&plant, "north", "gw-1").await.unwrap();
@@ -202,6 +224,8 @@ async fn what_is_no_request_is_400() {
     let kind = async |body: Vec<u8>| gateway.post("/v1/batches", body.into()).await.problem().kind;
     assert_eq!(kind(b"\xff\xff\xff".to_vec()).await, Kind::BadRequest);
     assert_eq!(kind(SyncRequest::default().encode_to_vec()).await, Kind::BadRequest, "no epoch");
+    let misnamed = SyncRequest { opening: vec![1, 2, 3].into(), ..request([]) };
+    assert_eq!(kind(misnamed.encode_to_vec()).await, Kind::BadRequest, "an opening of 3 bytes");
     let holed = SyncRequest { dictionary: vec![entry(1), entry(3)], ..request([]) };
     assert_eq!(kind(holed.encode_to_vec()).await, Kind::BadRequest, "a hole in the dictionary");
     plant.stop().await;

@@ -23,8 +23,7 @@ mod pieces;
 mod sheet;
 
 pub use ledger::{Event, Former, Ledger, Note};
-use lineage::countable;
-pub use lineage::{Border, Branch, Families, Family, Known, MOST_RANGES};
+pub use lineage::{Border, Branch, Families, Family, Known, MOST_RANGES, countable};
 pub use pieces::{join, pieces, put_aside};
 pub use sheet::{Mark, Row, Sheet, marks};
 

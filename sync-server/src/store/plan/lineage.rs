@@ -72,6 +72,8 @@ pub struct Branch {
     pub newest: u64,
     /// Committed sequences: all, or at least those of the batches in hand and the highest ranges.
     pub committed: Ranges,
+    /// The first sequence beyond all committed ones, where the store reads it beforehand.
+    pub end: u64,
     /// Were lower ranges left in the database when the highest were read?
     pub more_ranges: bool,
     /// Checksums of committed batches, as far as they are kept.
@@ -115,6 +117,10 @@ impl Border {
         }
     }
 
+    fn is_beyond(&self, other: &Self) -> bool {
+        self.first > other.first || self.revision > other.revision || self.gaps > other.gaps
+    }
+
     /// Does the delivery hold anything that lies beyond?
     fn is_crossed_by(&self, delivery: &Delivery) -> bool {
         delivery.batches.iter().any(|batch| batch.sequence.0 >= self.first)
@@ -156,14 +162,7 @@ impl Family {
                 }
                 let Known { branch, until } = *self.openings.get(&present)?;
                 match until.filter(|border| border.is_crossed_by(delivery)) {
-                    // Another buffer follows this opening since, and yet its own goes on: whoever
-                    // followed it is a copy. The copy was first to say so and keeps the branch.
-                    Some(border) => {
-                        let at = self.fork(branch, border, delivery.received);
-                        self.openings.insert(present, Known { branch: at, until: None });
-                        self.altered.insert(present);
-                        at
-                    }
+                    Some(border) => self.part(present, branch, border, delivery.received),
                     None => branch,
                 }
             }
@@ -187,9 +186,17 @@ impl Family {
         let newer = &told[last_known.map_or(0, |at| at + 1)..];
         let Some((_, first)) = newer.first() else { return };
         let followed = last_known.and_then(|at| told.get(at)).map(|(id, _)| *id);
-        let known = followed.and_then(|id| self.openings.get(&id).copied());
-        let Known { branch, until } = known.unwrap_or_else(|| Known { branch: self.main(now), until: None });
+        let known = followed.and_then(|id| Some((id, self.openings.get(&id).copied()?)));
+        let (mut branch, mut until) =
+            known.map_or_else(|| (self.main(now), None), |(_, Known { branch, until })| (branch, until));
         let border = Border::of(first);
+        // It was copied after the opening it follows had gone on beyond the one that is known to
+        // follow it: there are three of them, and this one has more in common with the third.
+        if let Some(((id, _), end)) =
+            known.zip(until).filter(|(_, end)| !first.blind && border.is_beyond(end))
+        {
+            (branch, until) = (self.part(id, branch, end, now), None);
+        }
         let newest = self.branches[branch].newest;
         let taken = until.is_some() || (newest > 0 && border.first <= newest);
         let at = if taken && !first.blind && self.branches.len() < MOST_BRANCHES {
@@ -226,6 +233,18 @@ impl Family {
             }
         }
         0
+    }
+
+    /// Another buffer follows the opening `id` since `border`, and yet its own goes on: whoever followed
+    /// it is a copy, or it is. The other was first to say so and keeps the branch.
+    fn part(&mut self, id: OpeningId, from: usize, border: Border, now: Micros) -> usize {
+        if self.branches.len() >= MOST_BRANCHES {
+            return from;
+        }
+        let at = self.fork(from, border, now);
+        self.openings.insert(id, Known { branch: at, until: None });
+        self.altered.insert(id);
+        at
     }
 
     fn fork(&mut self, from: usize, border: Border, now: Micros) -> usize {

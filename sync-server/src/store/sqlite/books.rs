@@ -6,7 +6,7 @@ use forebay_protocols::sync::batch::Epoch;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::super::plan::{
-    Border, Branch, Event, Failure, Families, Family, Former, Known, Ledger, Note, Plan,
+    Border, Branch, Event, Failure, Families, Family, Former, Known, Ledger, Note, Plan, countable,
 };
 use super::super::{AgentKey, Delivery, PointKey, StoreError, sieve};
 use super::{committed, told};
@@ -216,7 +216,7 @@ pub fn recall(
         let Some(branch) = families.branch_mut(key) else { continue };
         let number = sequence as u64;
         // Of a new one nothing is kept.
-        if (1..i64::MAX).contains(&sequence) && !branch.committed.contains(number) {
+        if countable(number).is_some() && !branch.committed.contains(number) {
             continue;
         }
         let kept: Option<u32> =

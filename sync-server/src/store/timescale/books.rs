@@ -2,7 +2,7 @@
 //! transaction needs goes in a statement or two, whatever the number of batches; what is rare goes
 //! row by row.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use deadpool_postgres::Transaction;
 use forebay_protocols::sync::batch::Epoch;
@@ -10,6 +10,7 @@ use tokio_postgres::Row;
 
 use super::super::plan::{
     Border, Branch, Event, Failure, Families, Family, Former, Known, Ledger, MOST_RANGES, Note, Plan,
+    countable,
 };
 use super::super::{AgentKey, Delivery, OpeningId, StoreError, sieve};
 use super::ingest::run;
@@ -56,7 +57,7 @@ pub async fn open(
     let ids: Vec<&[u8]> = ids.iter().map(<[u8; 8]>::as_slice).collect();
     // A branch comes once for each of its openings that is named, and once if none is.
     let sql = format!(
-        "select {BRANCH}, o.id, until_first, until_revision, until_gaps from epochs e \
+        "select {BRANCH}, upper(committed), o.id, until_first, until_revision, until_gaps from epochs e \
          join unnest($1::bigint[], $2::bytea[]) as w(of, epoch) on e.agent = w.of and e.epoch = w.epoch \
          left join openings o on o.epoch_key = e.epoch_key and o.id = any($3) \
          order by fork > 0, e.epoch_key"
@@ -67,16 +68,17 @@ pub async fn open(
         let Some(family) = families.get_mut(AgentKey(row.try_get(20)?), Epoch(epoch)) else { continue };
         let key: i64 = row.try_get(0)?;
         if family.branches.last().is_none_or(|last| last.key != key) {
-            let branch = branch(&row, family)?;
+            let end = row.try_get::<_, Option<i64>>(22)?.unwrap_or_default() as u64;
+            let branch = Branch { end, ..branch(&row, family)? };
             family.branches.push(branch);
         }
-        if let Some(id) = row.try_get::<_, Option<&[u8]>>(22)?.and_then(|id| id.try_into().ok()) {
-            let until = match row.try_get::<_, Option<i64>>(23)? {
+        if let Some(id) = row.try_get::<_, Option<&[u8]>>(23)?.and_then(|id| id.try_into().ok()) {
+            let until = match row.try_get::<_, Option<i64>>(24)? {
                 None => None,
                 Some(first) => Some(Border {
                     first: first as u64,
-                    revision: row.try_get::<_, i32>(24)? as u32,
-                    gaps: row.try_get::<_, i64>(25)? as u64,
+                    revision: row.try_get::<_, i32>(25)? as u32,
+                    gaps: row.try_get::<_, i64>(26)? as u64,
                 }),
             };
             let branch = family.branches.len() - 1;
@@ -222,7 +224,12 @@ pub async fn recall(
     deliveries: &[&Delivery],
     seats: &[Option<usize>],
 ) -> Result<(), Failure> {
-    let asked = families.asked(deliveries, seats);
+    let mut asked = families.asked(deliveries, seats);
+    // Fresh batches in order, as they mostly come, are beyond all that is committed.
+    let ends: HashMap<i64, u64> = families.branches().map(|b| (b.key, b.end)).collect();
+    asked.retain(|(key, sequence)| {
+        countable(*sequence as u64).is_none_or(|_| ends.get(key).is_none_or(|end| (*sequence as u64) < *end))
+    });
     let (of, sequences): (Vec<i64>, Vec<i64>) = asked.into_iter().unzip();
     let mut known = (Vec::new(), Vec::new());
     if !sequences.is_empty() {
