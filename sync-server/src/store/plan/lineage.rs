@@ -132,7 +132,7 @@ impl Border {
 impl Delivery {
     /// The openings it names.
     pub fn openings(&self) -> BTreeSet<OpeningId> {
-        let greeted = self.greeting.iter().flatten().filter_map(|opening| id_of(opening));
+        let greeted = self.greeting.iter().flatten().filter_map(id_of);
         greeted.chain(self.opening).collect()
     }
 }
