@@ -295,7 +295,8 @@ pub struct Receipt {
     pub fork: u32,
     /// True: the opening is unknown here; nothing of this delivery was taken until the agent greets.
     pub greet: bool,
-    /// Keys of the points used by this delivery's committed batches: (dictionary number, key).
+    /// Keys of the points used by this delivery's committed batches: (dictionary number, key). Where a
+    /// fork brings batches of before it was copied as well, its own points stand here.
     pub points: Vec<(PointId, PointKey)>,
 }
 
@@ -312,7 +313,9 @@ pub struct LedgerRow {
     pub stored: u64,
     /// Readings in batches set aside, as far as their envelopes tell.
     pub set_aside: u64,
-    /// `stored + set_aside` when the last report came, its own request's batches not counted.
+    /// `stored + set_aside` when the last report came, its own request's batches not counted. Of a
+    /// fork with those of the history it shares, as the gateway's own counts are; of an epoch older
+    /// than such books with what its first report said.
     pub stored_at_report: u64,
     /// The last report of this buffer, and when it came.
     pub report: Option<(wire::Report, Micros)>,

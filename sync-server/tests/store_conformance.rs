@@ -2,7 +2,7 @@
 //! PostgreSQL, in a database of its own on the server of FOREBAY_TEST_DATABASE_URL (`tests/run` sets
 //! it; `tests/timescale up DIR PORT` prints one).
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests, and what they share")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests, and what they share")]
 
 #[path = "store_conformance/answers.rs"]
 mod answers;
@@ -78,6 +78,7 @@ on_both_stores! {
     lineage::an_agent_that_restarts_continues_its_history,
     lineage::a_copy_that_speaks_first_leaves_the_original_in_the_fork,
     lineage::a_copy_that_speaks_later_is_the_fork,
+    lineage::a_third_copy_shares_with_whom_it_was_copied_from,
     lineage::an_older_state_that_was_restored_is_a_fork_at_its_first_word,
     lineage::a_fork_of_a_fork_keeps_all_histories_apart,
     lineage::a_fork_has_its_own_dictionary_and_gaps_beyond_the_border,

@@ -155,6 +155,28 @@ pub async fn a_copy_that_speaks_later_is_the_fork(place: Arc<Place>) {
     assert_eq!(history(&store, 1).await, [2.0]);
 }
 
+/// The original holds 2 to 4 when an older image of it, from before 2, speaks first; then comes a copy
+/// made after 4. What it holds below 5 is the original's, not the image's.
+pub async fn a_third_copy_shares_with_whom_it_was_copied_from(place: Arc<Place>) {
+    let store = place.open().await;
+    let gate = agent(&store, "gate").await;
+    let a = opening(b'a', 1);
+    one(&store, greeting(std::slice::from_ref(&a), delivery_of(gate, 2, vec![of(0, 1)]))).await;
+    let image = [a.clone(), opening(b'i', 2)];
+    assert_eq!(one(&store, greeting(&image, delivery_of(gate, 2, vec![of(3, 2), of(3, 3)]))).await.fork, 0);
+    let copy = [a, opening(b'c', 5)];
+    let receipt = one(&store, greeting(&copy, delivery_of(gate, 2, vec![of(1, 2), of(2, 5)]))).await;
+    assert_eq!((verdicts(&receipt), receipt.fork), (vec![Verdict::Committed; 2], 1));
+    let receipt = one(&store, under(b'a', delivery_of(gate, 2, vec![of(1, 2), of(1, 3), of(1, 4)]))).await;
+    assert_eq!((verdicts(&receipt)[0], receipt.fork), (Verdict::Duplicate, 1), "common, and there already");
+    let receipt = one(&store, under(b'a', delivery_of(gate, 2, vec![of(1, 5)]))).await;
+    assert_eq!((verdicts(&receipt), receipt.fork), (vec![Verdict::Committed], 2));
+    assert_eq!(history(&store, 0).await, [0.0, 3.0, 3.0]);
+    assert_eq!(history(&store, 1).await, [1.0, 1.0, 1.0, 2.0]);
+    assert_eq!(history(&store, 2).await, [1.0]);
+    assert_eq!(place.number("select count(*) from set_aside").await, 0);
+}
+
 pub async fn an_older_state_that_was_restored_is_a_fork_at_its_first_word(place: Arc<Place>) {
     let store = place.open().await;
     let gate = agent(&store, "gate").await;
