@@ -37,10 +37,11 @@
 //! # Forks
 //!
 //! A fork of a buffer (see [`Receipt::fork`](crate::store::Receipt::fork)) counts from the beginning of
-//! the epoch, and its history before the fork is booked with those it was copied from. So to a fork
-//! the books of all forks before it count as held too.
+//! the epoch, and its history before the fork is booked with the buffer it left. The store adds that
+//! history to `stored_at_report`, so *lost* is as sharp for a fork as for any other. *Doubled* looks at
+//! what the fork brought itself, and so misses as much as the history has.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 
 use forebay_protocols::sync::batch::Epoch;
@@ -62,14 +63,9 @@ const NOTES: usize = 16;
 /// What tells one buffer from all others.
 pub type BufferId = (AgentKey, Epoch, u32);
 
-/// The books of one buffer.
+/// The books of one buffer, as they are kept.
 #[derive(Clone, Copy, Debug)]
-pub struct Books<'a> {
-    /// As they are kept.
-    pub row: &'a LedgerRow,
-    /// Readings held of the forks before this one, among them the history it shares with them.
-    shared: u64,
-}
+pub struct Books<'a>(pub &'a LedgerRow);
 
 /// An equation that does not hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,36 +146,20 @@ pub struct Dropped {
     pub other: u64,
 }
 
-/// All books, in the order of `rows`.
-pub fn books(rows: &[LedgerRow]) -> Vec<Books<'_>> {
-    let mut buffers: BTreeMap<(AgentKey, Epoch), Vec<(u32, u64)>> = BTreeMap::new();
-    for row in rows {
-        buffers.entry((row.agent, row.epoch)).or_default().push((row.fork, held(row)));
-    }
-    let shared = |row: &LedgerRow| {
-        let forks = buffers.get(&(row.agent, row.epoch)).map_or(&[][..], Vec::as_slice);
-        sum(forks.iter().filter(|(fork, _)| *fork < row.fork).map(|(_, held)| *held))
-    };
-    rows.iter().map(|row| Books { row, shared: shared(row) }).collect()
-}
-
-/// What tells an imbalance of one buffer from that of another: the epoch, and the fork if it is one.
+/// How a fault names a buffer: the epoch and the fork, in hex.
 pub fn subject(row: &LedgerRow) -> String {
-    match row.fork {
-        0 => row.epoch.to_string(),
-        fork => format!("{}-{fork:x}", row.epoch),
-    }
+    format!("{}/{:x}", row.epoch, row.fork)
 }
 
 impl Books<'_> {
     /// Whose they are.
     pub fn buffer(&self) -> BufferId {
-        (self.row.agent, self.row.epoch, self.row.fork)
+        (self.0.agent, self.0.epoch, self.0.fork)
     }
 
     /// What the last report says by itself. A doubled reading takes a [`Watch`] to be seen.
     pub fn verdict(&self) -> Verdict {
-        let Some((report, _)) = &self.row.report else { return Verdict::Unreported };
+        let Some((report, _)) = &self.0.report else { return Verdict::Unreported };
         let found = self.imbalances(report);
         if found.is_empty() {
             Verdict::Closed { proven: self.proves(report) }
@@ -192,7 +172,7 @@ impl Books<'_> {
         let Report { produced, appended, acknowledged, .. } = *report;
         let before = sum([report.filtered, report.in_hand, appended]);
         let behind = sum([report.dropped, acknowledged, report.backlog_readings]);
-        let held = self.row.stored_at_report.saturating_add(self.shared);
+        let held = self.0.stored_at_report;
         let all = [
             (produced != before).then_some(Imbalance::BeforeFlash { produced, accounted: before }),
             (appended != behind).then_some(Imbalance::BehindFlash { appended, accounted: behind }),
@@ -203,7 +183,7 @@ impl Books<'_> {
 
     /// Is nothing held that the gateway does not know to be acknowledged, or dropped?
     fn proves(&self, report: &Report) -> bool {
-        self.row.stored_at_report <= report.acknowledged.saturating_add(report.dropped)
+        self.0.stored_at_report <= report.acknowledged.saturating_add(report.dropped)
     }
 }
 
@@ -313,8 +293,8 @@ struct Note {
 impl Watch {
     /// A check. `now` lies behind the moment at which the books were read.
     pub fn look(&mut self, books: &Books<'_>, now: Micros) -> Verdict {
-        self.note(Note { at: now, held: held(books.row) });
-        let Some((report, received)) = &books.row.report else { return Verdict::Unreported };
+        self.note(Note { at: now, held: held(books.0) });
+        let Some((report, received)) = &books.0.report else { return Verdict::Unreported };
         // The same report proves no more than it did.
         if let Some((last, said)) = &self.last
             && last == received

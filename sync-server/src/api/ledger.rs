@@ -15,8 +15,8 @@ use super::Api;
 use super::parameters::Parameters;
 use super::problem::Problem;
 use super::words::{agent_in, agent_names, now, time};
-use crate::ledger::{Books, Dropped, Totals, books, subject};
-use crate::store::{AgentKey, FaultKind, FaultRow};
+use crate::ledger::{Books, Dropped, Totals, subject};
+use crate::store::{AgentKey, FaultKind, FaultRow, LedgerRow};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,14 +36,12 @@ pub(super) async fn ledger(
     let standing: HashMap<(AgentKey, &str), &str> = faults.iter().filter_map(imbalance).collect();
     let names = agent_names(&fleet);
     let mut open = 0;
-    let buffers: Vec<Value> = books(&rows)
-        .iter()
-        .map(|books| {
-            let fault = standing.get(&(books.row.agent, subject(books.row).as_str())).copied();
-            open += u32::from(fault.is_some());
-            buffer(names.get(&books.row.agent), books, fault)
-        })
-        .collect();
+    let mut buffers = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let fault = standing.get(&(row.agent, subject(row).as_str())).copied();
+        open += u32::from(fault.is_some());
+        buffers.push(buffer(names.get(&row.agent), row, fault));
+    }
     Ok(Json(json!({ "time": time(now()), "fleet": sums(&Totals::of(&rows), open), "buffers": buffers })))
 }
 
@@ -54,9 +52,8 @@ fn imbalance(row: &FaultRow) -> Option<((AgentKey, &str), &str)> {
         .then_some(((fault.agent, fault.subject.as_str()), fault.words.as_str()))
 }
 
-fn buffer(agent: Option<&String>, books: &Books<'_>, fault: Option<&str>) -> Value {
-    let row = books.row;
-    let verdict = books.verdict();
+fn buffer(agent: Option<&String>, row: &LedgerRow, fault: Option<&str>) -> Value {
+    let verdict = Books(row).verdict();
     let (word, words) = match fault {
         Some(words) => ("open", words.to_owned()),
         None => (verdict.word(), verdict.words()),

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use super::{Books, BufferId, Imbalance, Totals, Verdict, Watch, books, subject};
+use super::{Books, BufferId, Imbalance, Totals, Verdict, Watch, subject};
 use crate::store::{AgentKey, Fault, FaultKind, FaultRow, Micros, Store, StoreError};
 use crate::telemetry::Telemetry;
 
@@ -57,18 +57,18 @@ impl Keeper {
     pub async fn check(&mut self, now: impl Fn() -> Micros + Send) -> Result<(), StoreError> {
         let rows = self.store.ledgers(None).await?;
         let now = now();
-        let all = books(&rows);
         let standing = self.store.faults(None, 0).await?;
         let standing: HashSet<(AgentKey, &str)> =
             standing.iter().filter(|row| is_open(row)).map(|row| key(&row.fault)).collect();
-        let known: HashSet<BufferId> = all.iter().map(Books::buffer).collect();
+        let known: HashSet<BufferId> = rows.iter().map(|row| Books(row).buffer()).collect();
         self.watches.retain(|buffer, _| known.contains(buffer));
-        for books in &all {
-            let verdict = self.watches.entry(books.buffer()).or_default().look(books, now);
-            let (agent, subject) = (books.row.agent, subject(books.row));
+        for row in &rows {
+            let books = Books(row);
+            let verdict = self.watches.entry(books.buffer()).or_default().look(&books, now);
+            let (agent, subject) = (row.agent, subject(row));
             let stands = standing.contains(&(agent, subject.as_str()));
             match verdict {
-                Verdict::Open(found) => self.raise(books, subject, &found, now, stands).await?,
+                Verdict::Open(found) => self.raise(agent, subject, &found, now, stands).await?,
                 Verdict::Closed { proven: true } if stands => {
                     self.store.clear(agent, FaultKind::Imbalance, &subject, now).await?;
                     info!(agent = agent.0, buffer = subject, "The books of a buffer close again.");
@@ -83,13 +83,12 @@ impl Keeper {
 
     async fn raise(
         &self,
-        books: &Books<'_>,
+        agent: AgentKey,
         subject: String,
         found: &[Imbalance],
         at: Micros,
         stands: bool,
     ) -> Result<(), StoreError> {
-        let agent = books.row.agent;
         let words = capital(&Verdict::Open(found.to_vec()).words());
         if !stands {
             error!(agent = agent.0, buffer = subject, words, "The books of a buffer do not close.");

@@ -1,5 +1,6 @@
 // One agent: how it is, what is wrong in plain words, its points live, the course of one of them,
 // where readings are missing, and the ledger that accounts for every reading.
+import { faultList, gapTable, ledgerTables } from "/ui/accounts.js";
 import { again, el, fill, get, head, say } from "/ui/dom.js";
 import { watch } from "/ui/feed.js";
 import { pointsTable } from "/ui/points.js";
@@ -12,13 +13,14 @@ const REFRESH_MS = 3000;
 export function agentView(main, name, signal) {
   const standing = el("span", { class: "standing" });
   const alarms = el("div", { role: "alert" });
+  const faults = el("div", { role: "alert" });
   const facts = el("dl");
   const missing = el("div");
   const ledger = el("div");
   const devices = el("div");
   const trend = trendPanel(name, signal);
   const points = pointsTable(name, (point) => trend.show(point), signal);
-  main.replaceChildren(el("h1", {}, name, " ", standing), alarms, facts, trend.node, points.node,
+  main.replaceChildren(el("h1", {}, name, " ", standing), alarms, faults, facts, trend.node, points.node,
     el("h2", {}, "Missing readings, last day"), missing,
     el("h2", {}, "Ledger"), ledger,
     el("h2", {}, "Devices"), devices);
@@ -31,12 +33,15 @@ export function agentView(main, name, signal) {
     try {
       const agent = (await get("/api/v1/fleet", signal)).agents.find((one) => one.agent === name);
       if (!agent) return strange(main, name);
+      const { buffers } = await get(`/api/v1/ledger?${new URLSearchParams({ agent: name })}`, signal);
       const { gaps, more } = await get(`/api/v1/gaps?${new URLSearchParams({ agent: name })}`, signal);
       fill(standing, agent.state, () => state(agent.state));
       showAlarms(alarms, agent);
       showFacts(facts, agent);
-      fill(missing, [gaps, points.names()], () => gapTable(gaps, more, points.names()));
-      fill(ledger, [agent.ledger, agent.backlog.readings], () => ledgerTable(agent));
+      points.forks(await forkTimes(name, buffers, signal));
+      fill(faults, agent.faults, () => faultList(agent.faults));
+      fill(missing, [gaps, points.names()], () => gapTable(gaps, more, (id) => points.names()[id] ?? `point ${id}`));
+      fill(ledger, buffers, () => ledgerTables(buffers));
       fill(devices, [agent.state, agent.devices], () => deviceTable(agent));
       tell();
     } catch (error) {
@@ -49,6 +54,15 @@ export function agentView(main, name, signal) {
     fresh: points.load,
     live: (is) => { live = is; tell(); },
   }, signal);
+}
+
+/** Fork -> when it was found. A fault names its buffer by epoch and fork, in hex. */
+async function forkTimes(name, buffers, signal) {
+  const forks = buffers.filter(({ fork }) => fork);
+  if (!forks.length) return new Map();
+  const { faults } = await get(`/api/v1/faults?${new URLSearchParams({ agent: name, limit: 1000 })}`, signal);
+  const found = faults.filter(({ kind }) => kind === "fork");
+  return new Map(forks.map(({ epoch, fork }) => [fork, found.findLast(({ subject }) => subject === `${epoch}/${fork.toString(16)}`)?.since]));
 }
 
 function strange(main, name) {
@@ -82,39 +96,6 @@ function showFacts(node, agent) {
   };
   if (!node.children.length) node.append(...Object.keys(all).map((title) => el("div", {}, el("dt", {}, title), el("dd"))));
   Object.values(all).forEach((words, place) => say(node.children[place].lastChild, words));
-}
-
-function gapTable(gaps, more, names) {
-  if (!gaps.length) return el("p", { class: "quiet" }, "None.");
-  const row = (gap) => el("tr", {},
-    el("td", { class: "steady" }, clock(gap.from)), el("td", { class: "steady" }, span((Date.parse(gap.to) - Date.parse(gap.from)) / 1000)),
-    el("td", {}, gap.reason), el("td", {}, gap.point === null ? "all points" : names[gap.point] ?? `point ${gap.point}`),
-    el("td", { class: "number" }, number(gap.count)));
-  // Latest first: that is what the reader came for.
-  return [
-    el("div", { class: "wide" }, el("table", {},
-      el("thead", {}, el("tr", {}, head("From"), head("For"), head("Reason"), head("Of"), head("Readings", "number"))),
-      el("tbody", {}, ...gaps.map(row).reverse()))),
-    more ? el("p", { class: "quiet" }, "There are more; /api/v1/gaps gives them all.") : null,
-  ].filter(Boolean);
-}
-
-/** Both equations must close; what is left over was lost or doubled, and somebody must look. */
-function ledgerTable({ ledger, backlog }) {
-  if (ledger.produced === null) return el("p", { class: "quiet" }, "Not reported yet.");
-  const equation = (sum, parts) => {
-    const open = sum[1] - parts.reduce((total, [, n]) => total + n, 0);
-    const cell = ([title, n]) => el("td", { class: "number" }, el("small", {}, title), number(n));
-    const verdict = open === 0 ? el("td", { class: "quiet" }, "closes") : el("td", { class: "bad" }, `▲ ${number(open)} unaccounted for`);
-    const signs = parts.flatMap((part, place) => [el("td", { class: "sign" }, place ? "+" : "="), cell(part)]);
-    return el("tr", {}, cell(sum), ...signs, verdict);
-  };
-  return [
-    el("div", { class: "wide" }, el("table", { class: "ledger" }, el("tbody", {},
-      equation(["produced", ledger.produced], [["filtered", ledger.filtered], ["in hand", ledger.in_hand], ["appended", ledger.appended]]),
-      equation(["appended", ledger.appended], [["dropped", ledger.dropped], ["acknowledged", ledger.acknowledged], ["backlog", backlog.readings]])))),
-    el("p", { class: "quiet" }, `Readings since the gateway's buffer began. Stored here since it joined: ${number(ledger.stored)}.`),
-  ];
 }
 
 function deviceTable({ state, devices }) {

@@ -1,4 +1,5 @@
 // The fleet: one row an agent. Agents never vanish, and "never seen" is not "silent".
+import { faultMark } from "/ui/accounts.js";
 import { again, el, fill, get, head, say } from "/ui/dom.js";
 import { status } from "/ui/status.js";
 import { ago, bytes, count, number, NOTHING, off, state } from "/ui/words.js";
@@ -11,7 +12,7 @@ const EXPIRES_SOON_MS = 30 * 86400e3;
 /** [heading, class of the column, what fills a cell]. "more" columns are left out on a narrow screen. */
 const COLUMNS = [
   ["State", "", (cell, agent) => fill(cell, agent.state, () => state(agent.state))],
-  ["Agent", "", (cell, agent) => fill(cell, agent.agent, () => link(agent))],
+  ["Agent", "", (cell, agent) => fill(cell, [agent.agent, agent.faults], () => [link(agent), ...(agent.faults.length ? [faultMark(agent.faults)] : [])])],
   ["Last seen", "more steady", (cell, agent) => say(cell, ago(agent.last_seen), agent.last_seen ? "more steady" : "more steady quiet")],
   ["Devices", "", (cell, agent) => fill(cell, [agent.state, agent.devices], () => devices(agent))],
   ["Readings/s", "number more", (cell, agent, rate) => say(cell, rate === null ? NOTHING : number(rate))],
@@ -48,6 +49,8 @@ export function fleetView(main, signal) {
     empty.hidden = agents.length > 0;
     const states = ["online", "silent", "never seen", "revoked"].map((word) => [word, agents.filter((agent) => agent.state === word).length]);
     const told = states.filter(([, n]) => n).map(([word, n]) => `${n} ${word}`);
+    const faulty = agents.filter((agent) => agent.faults.length).length;
+    if (faulty) told.push(`${faulty} with a fault`);
     say(summary, agents.length ? `${count(agents.length, "agent")}: ${told.join(", ")}` : " ");
   }
 

@@ -16,6 +16,8 @@ const MOST_DECIMALS = 4;
 /** `choose(point)` is called when somebody picks one, and for the first number there is. */
 export function pointsTable(agent, choose, signal) {
   const points = new Map(); // id -> what is shown of it
+  const headings = new Map(); // fork -> the row above its points
+  let since = new Map(); // fork -> when it was found
   let next = null;
   let strangers = false;
   let chosen = null;
@@ -33,7 +35,7 @@ export function pointsTable(agent, choose, signal) {
 
   /** Reads the latest values of all rows again, and rows that are new. */
   async function load(anew = false) {
-    if (anew) { points.clear(); body.replaceChildren(); }
+    if (anew) { points.clear(); headings.clear(); body.replaceChildren(); }
     const shown = points.size;
     next = null;
     do await loadPage(true); while (next && points.size < shown && !signal.aborted);
@@ -82,11 +84,31 @@ export function pointsTable(agent, choose, signal) {
       point.value, el("td", { class: "unit quiet" }, found.unit), point.trace, point.quality, point.time);
     points.set(found.id, point);
     // Pages come by id; rows stand by device and name.
-    const after = [...body.children].find((row) => compare(row.point, found) > 0);
     point.row.point = found;
-    body.insertBefore(point.row, after ?? null);
+    place(point.row);
     if (!chosen && found.type !== "text" && found.latest) pick(point);
     return point;
+  }
+
+  /** A copy of the gateway's buffer has points of its own, and they stand under its heading. */
+  function place(row) {
+    const { fork } = row.point;
+    if (fork && !headings.has(fork)) {
+      const heading = el("tr", { class: "fork" }, el("th", { scope: "rowgroup", colspan: 6 }));
+      heading.point = { fork, device: "", name: "" };
+      headings.set(fork, heading);
+      nameForks();
+      place(heading);
+    }
+    const after = [...body.children].find((other) => compare(other.point, row.point) > 0);
+    body.insertBefore(row, after ?? null);
+  }
+
+  function nameForks() {
+    for (const [fork, heading] of headings) {
+      const told = since.get(fork);
+      say(heading.firstChild, `Copy ${fork} of this gateway's buffer${told ? `, since ${clock(told)}` : ""}`);
+    }
   }
 
   function pick(point) {
@@ -125,6 +147,8 @@ export function pointsTable(agent, choose, signal) {
   return {
     node,
     load: () => load(),
+    /** fork -> when it was found. */
+    forks(told) { since = told; nameForks(); },
     /** id -> "device / name", for those who speak of points. */
     names: () => Object.fromEntries([...points.values()].map((point) => [point.id, `${point.device} / ${point.name.textContent}`])),
     readings(rows) {
@@ -137,5 +161,5 @@ export function pointsTable(agent, choose, signal) {
 }
 
 function compare(a, b) {
-  return a.device.localeCompare(b.device, undefined, { numeric: true }) || a.name.localeCompare(b.name, undefined, { numeric: true });
+  return a.fork - b.fork || a.device.localeCompare(b.device, undefined, { numeric: true }) || a.name.localeCompare(b.name, undefined, { numeric: true });
 }

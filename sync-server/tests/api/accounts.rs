@@ -32,7 +32,7 @@ impl Accounts {
         let fault = Fault {
             agent,
             kind,
-            subject: "07".repeat(16),
+            subject: format!("{}/0", "07".repeat(16)),
             words: format!("Words of {kind:?}."),
             remedy: "Look.".into(),
             at,
@@ -130,7 +130,7 @@ async fn faults_that_stand_come_first_and_say_what_to_do() {
     assert_eq!(
         told["faults"][0],
         json!({
-            "agent": "hall/other", "kind": "fork", "subject": "07".repeat(16), "words": "Words of Fork.",
+            "agent": "hall/other", "kind": "fork", "subject": format!("{}/0", "07".repeat(16)), "words": "Words of Fork.",
             "remedy": "Look.", "since": moment(now - 20 * SECOND), "last": moment(now - 19 * SECOND),
             "over": null,
         })

@@ -188,9 +188,9 @@ impl History {
             return;
         }
         self.checked = self.now;
-        let Server { stored, set_aside, stored_at_report, report, .. } = self.server.clone();
-        let row = LedgerRow { stored, set_aside, stored_at_report, report, ..row() };
-        self.said = Some(self.watch.look(&books(&[row])[0], self.now));
+        let Server { stored, set_aside, stored_at_report, ref report, .. } = self.server;
+        let row = LedgerRow { stored, set_aside, stored_at_report, report: report.clone(), ..row() };
+        self.said = Some(self.watch.look(&Books(&row), self.now));
     }
 
     fn send(&mut self, from: usize, report: bool) {
