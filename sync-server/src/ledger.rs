@@ -240,10 +240,10 @@ impl fmt::Display for Imbalance {
                 write!(f, "the gateway appended {one} readings and accounts for {other}: off by {by}")
             }
             Self::Lost { .. } => {
-                write!(f, "{one} readings were acknowledged and {other} are here: {by} are missing")
+                write!(f, "{one} readings were acknowledged and {other} are here: {by} missing")
             }
             Self::Doubled { .. } => {
-                write!(f, "{other} readings are here and {one} were appended: {by} are too many")
+                write!(f, "{other} readings are here and {one} were appended: {by} too many")
             }
         }
     }

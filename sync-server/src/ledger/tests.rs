@@ -73,7 +73,7 @@ fn every_equation_tells_by_how_many_readings_it_is_open() {
         ),
         (
             with(|row, _| row.stored_at_report = 78),
-            "80 readings were acknowledged and 78 are here: 2 are missing",
+            "80 readings were acknowledged and 78 are here: 2 missing",
         ),
     ];
     for (row, words) in cases {
@@ -160,7 +160,7 @@ fn a_fork_is_told_apart_and_judged_with_the_history_it_shares() {
         })
     };
     assert_eq!(verdict(fork(110)).word(), "closed");
-    assert_eq!(verdict(fork(109)).words(), "110 readings were acknowledged and 109 are here: 1 are missing");
+    assert_eq!(verdict(fork(109)).words(), "110 readings were acknowledged and 109 are here: 1 missing");
     let epoch = "07".repeat(16);
     assert_eq!((subject(&row()), subject(&fork(110))), (format!("{epoch}/0"), format!("{epoch}/1f")));
 }

@@ -1,7 +1,7 @@
 // What is wrong with an agent, in plain words and with what to do; and the ledger that accounts for
 // every reading, buffer by buffer.
 import { el, head } from "/ui/dom.js";
-import { ago, clock, count, number, NOTHING, span } from "/ui/words.js";
+import { ago, clock, number, NOTHING, span } from "/ui/words.js";
 
 /** Of faults that stand: an error or, once the server fills up again by itself, a notice. */
 const SHAPES = { "server restored": ["◆", "odd"] };
@@ -25,10 +25,10 @@ export function faultList(faults) {
 }
 
 const VERDICTS = {
-  closed: ["closed: every reading is accounted for", "quiet"],
-  doubtful: ["◆ doubtful, the next report will tell", "odd"],
-  open: ["▲ open", "bad"],
-  unreported: ["○ not reported yet", "quiet"],
+  closed: ["Closed: every reading is accounted for", "quiet"],
+  doubtful: ["◆ Doubtful, the next report will tell", "odd"],
+  open: ["▲ Open", "bad"],
+  unreported: ["○ Not reported yet", "quiet"],
 };
 
 /** Buffers in use first; those that were replaced are history, and count as much. */
@@ -50,7 +50,7 @@ function bufferName({ epoch, fork, current, last_seen: seen }) {
 function verdict({ verdict: word, words, reported }) {
   const [told, kind] = VERDICTS[word] ?? [word, "odd"];
   const when = reported ? ` As of ${clock(reported)}.` : "";
-  return el("p", { class: kind }, capital(told), words ? `: ${words}` : "", /\.$/.test(words || told) ? "" : ".", el("span", { class: "quiet" }, when));
+  return el("p", { class: kind }, told, words ? `: ${words}` : "", /\.$/.test(words || told) ? "" : ".", el("span", { class: "quiet" }, when));
 }
 
 /** What is left over in an equation was lost or doubled. */
@@ -63,12 +63,12 @@ function equations(buffer) {
     return el("tr", {}, cell(sum), ...signs, end);
   };
   const reasons = Object.entries(buffer.dropped_by).filter(([, n]) => n).map(([reason, n]) => `${number(n)} ${REASONS[reason]}`);
-  const kept = `${count(buffer.stored, "reading")} of it stored here${buffer.set_aside ? `, ${number(buffer.set_aside)} set aside` : ""}.`;
+  const kept = `Stored here: ${number(buffer.stored)}${buffer.set_aside ? `, and ${number(buffer.set_aside)} set aside` : ""}.`;
   return el("div", {},
     el("div", { class: "wide" }, el("table", { class: "ledger" }, el("tbody", {},
       equation(["produced", buffer.produced], [["filtered", buffer.filtered], ["in hand", buffer.in_hand], ["appended", buffer.appended]]),
       equation(["appended", buffer.appended], [["dropped", buffer.dropped], ["acknowledged", buffer.acknowledged], ["backlog", buffer.backlog]])))),
-    el("p", { class: "quiet" }, `Readings since the buffer began; ${kept}`, reasons.length ? ` Dropped: ${reasons.join(", ")}.` : ""));
+    el("p", { class: "quiet" }, `Readings since the buffer began. ${kept}`, reasons.length ? ` Dropped: ${reasons.join(", ")}.` : ""));
 }
 
 const REASONS = { full: "for want of room", corrupt: "damaged", thinned: "thinned out", other: "for other reasons" };

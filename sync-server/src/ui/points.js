@@ -94,7 +94,8 @@ export function pointsTable(agent, choose, signal) {
   function place(row) {
     const { fork } = row.point;
     if (fork && !headings.has(fork)) {
-      const heading = el("tr", { class: "fork" }, el("th", { scope: "rowgroup", colspan: 6 }));
+      // As many columns as are shown on a narrow screen, and those that are not.
+      const heading = el("tr", { class: "fork" }, el("th", { scope: "rowgroup", colspan: 4 }), el("td", { class: "more", colspan: 2 }));
       heading.point = { fork, device: "", name: "" };
       headings.set(fork, heading);
       nameForks();

@@ -48,13 +48,18 @@ export function trendPanel(agent, signal) {
       const { gaps } = await get(`/api/v1/gaps?${new URLSearchParams({ agent, from: range, limit: 1000 })}`, signal);
       // Somebody may have picked another meanwhile.
       if (asked[0] !== point || asked[1] !== range) return;
-      answer = { ...found, rows: found.series[0].rows, gaps: gaps.filter((gap) => gap.point === null || gap.point === point.id) };
+      answer = { ...found, rows: found.series[0].rows, gaps: gaps.filter(concerns) };
       cursor = null;
       draw();
       fillTable();
     } catch (error) {
       status.lost(error);
     }
+  }
+
+  /** Does a gap lie in this point: in it alone, in its device, or in the whole gateway? */
+  function concerns(gap) {
+    return gap.point === null ? (gap.device ?? point.device) === point.device : gap.point === point.id;
   }
 
   function draw() {

@@ -62,7 +62,7 @@ async fn the_ledger_tells_of_every_buffer_whether_its_books_close() {
             (
                 json!("hall/other"),
                 json!("doubtful"),
-                json!("50 readings were acknowledged and 48 are here: 2 are missing")
+                json!("50 readings were acknowledged and 48 are here: 2 missing")
             ),
             (json!("hall/other"), json!("unreported"), json!("")),
         ]

@@ -46,7 +46,7 @@ async fn lost_readings_are_a_fault_at_the_second_report_and_over_when_the_books_
     check(&mut keeper, &store, ledger(ONE, 1_000, -3, 0), 2 * MINUTE).await;
     assert_eq!(standing(&store), [], "the same report proves nothing more");
     check(&mut keeper, &store, ledger(ONE, 1_100, -3, 2 * MINUTE), 3 * MINUTE).await;
-    let words = "1100 readings were acknowledged and 1097 are here: 3 are missing.";
+    let words = "1100 readings were acknowledged and 1097 are here: 3 missing.";
     assert_eq!(standing(&store), [(FaultKind::Imbalance, words.to_owned())]);
     assert!(store.books().faults[0].fault.remedy.contains("Restart the agent"));
     check(&mut keeper, &store, ledger(ONE, 1_200, 0, 3 * MINUTE), 4 * MINUTE).await;
@@ -82,7 +82,7 @@ async fn doubled_readings_are_a_fault_once_the_gateway_is_quiet() {
     for minute in 0..10 {
         check(&mut keeper, &store, ledger(ONE, 1_000, 13, minute * MINUTE), minute * MINUTE).await;
     }
-    let words = "1013 readings are here and 1012 were appended: 1 are too many.";
+    let words = "1013 readings are here and 1012 were appended: 1 too many.";
     assert_eq!(standing(&store), [(FaultKind::Imbalance, words.to_owned())]);
 }
 
