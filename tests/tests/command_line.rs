@@ -37,7 +37,7 @@ points.power = { address = 0 }
 durability_window = 10
 "#;
 
-fn run(program: &forebay_demo::process::Program, arguments: &[&std::ffi::OsStr]) -> Result<Output> {
+fn run(program: &Program, arguments: &[&OsStr]) -> Result<Output> {
     let words = program.words();
     Ok(Command::new(&words[0]).args(&words[1..]).args(arguments).output()?)
 }
@@ -46,7 +46,7 @@ fn run(program: &forebay_demo::process::Program, arguments: &[&std::ffi::OsStr])
 fn check_reports_five_mistakes_with_line_and_column_and_exits_78() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let config = folder.path().join("agent.toml");
-    std::fs::write(&config, FIVE_MISTAKES)?;
+    fs::write(&config, FIVE_MISTAKES)?;
     let out = run(&programs()?.agent, &["check".as_ref(), "--config".as_ref(), config.as_os_str()])?;
     let words = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     println!("{words}");
@@ -64,10 +64,7 @@ fn run_starts_nothing_on_a_bad_configuration_and_exits_78() -> Result<()> {
     let folder = tempfile::tempdir()?;
     for (program, name) in [(programs()?.agent, "agent.toml"), (programs()?.server, "server.toml")] {
         let config = folder.path().join(name);
-        std::fs::write(
-            &config,
-            format!("[server]\nstate_dir = {:?}\n[nonsense]\n", folder.path().join("state")),
-        )?;
+        fs::write(&config, format!("[server]\nstate_dir = {:?}\n[nonsense]\n", folder.path().join("state")))?;
         let out = run(&program, &["run".as_ref(), "--config".as_ref(), config.as_os_str()])?;
         assert_eq!(out.status.code(), Some(78), "{}", String::from_utf8_lossy(&out.stderr));
         assert!(!folder.path().join("state").exists(), "nothing was made");
