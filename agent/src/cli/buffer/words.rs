@@ -124,24 +124,20 @@ mod tests {
     #[test]
     fn a_gap_says_when_whom_and_why() {
         let one =
-            Gap { number: 7, to_us: 60_000_000, count: 3, reason: Reason::Corrupt.into(), ..Gap::default() };
+            |reason: Reason| Gap { number: 7, to_us: 60_000_000, reason: reason.into(), ..Gap::default() };
+        let damaged = Gap { count: 3, ..one(Reason::Corrupt) };
         assert_eq!(
-            gap(&one, None),
+            gap(&damaged, None),
             "#7 1970-01-01 00:00:00 UTC to 1970-01-01 00:01:00 UTC, all points: damaged on the disk (3 readings)"
         );
-        let silent = Gap {
-            device: "pump".into(),
-            reason: Reason::DeviceSilent.into(),
-            count: 0,
-            start: Some(GapEnd { boot: 1, wall_offset_us: 0, synchronised: false }),
-            ..one.clone()
-        };
+        let guess = GapEnd { boot: 1, wall_offset_us: 0, synchronised: false };
+        let silent = Gap { device: "pump".into(), start: Some(guess), ..one(Reason::DeviceSilent) };
         assert_eq!(
             gap(&silent, None),
             "#7 1970-01-01 00:00:00 UTC to 1970-01-01 00:01:00 UTC, clock not synchronised, device `pump`: no \
              answer, or its link was down"
         );
-        let later = Gap { point: 4, reason: 99, count: 0, ..one };
+        let later = Gap { point: 4, reason: 99, ..one(Reason::Clock) };
         let end = "for a reason that this version does not know";
         assert!(gap(&later, Some("pump/speed")).ends_with(&format!("point `pump/speed`: {end}")));
         assert!(gap(&later, None).ends_with(&format!("point number 4: {end}")));
