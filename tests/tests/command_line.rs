@@ -200,7 +200,7 @@ fn a_buffer_that_belongs_to_another_user_says_so() -> Result<()> {
     if rustix::process::getuid().is_root() {
         command.uid(65_534).gid(65_534);
     } else {
-        fs::set_permissions(&locked, fs::Permissions::from_mode(0))?;
+        fs::set_permissions(&locked, fs::Permissions::from_mode(0o000))?;
     }
     let out = command.args(["buffer", "status", "--dir"]).arg(&locked).output()?;
     let words = String::from_utf8_lossy(&out.stderr);
