@@ -19,6 +19,9 @@ pub const DAMAGED: &str = "damaged/";
 /// The file whose lock says that an agent works here.
 const LOCK: &str = "lock";
 
+/// So often is it asked.
+const ATTEMPTS: u8 = 3;
+
 /// The buffer's folder. Names are relative to it and may start with [`DAMAGED`].
 pub trait Disk: Send + Sync {
     /// Makes the folder if it is missing and takes its lock if it is not held. Says what it had to move out of the
@@ -54,6 +57,11 @@ pub trait DiskFile: Send {
     fn cut(&mut self, length: u64) -> io::Result<()>;
     /// What was written survives a power cut once this returns.
     fn sync(&mut self) -> io::Result<()>;
+}
+
+/// For readings of which what is not given is taken for lost: a disk that stumbles is asked again.
+pub(super) fn persistently<T>(mut ask: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    (1..ATTEMPTS).find_map(|_| ask().ok()).map_or_else(ask, Ok)
 }
 
 /// The real thing.

@@ -23,7 +23,7 @@ use forebay_protocols::sync::wire::gap::Reason;
 use self::reconcile::catalogue_for;
 use super::catalogue::Catalogue;
 use super::dictionary::Dictionary;
-use super::disk::{DAMAGED, Disk};
+use super::disk::{DAMAGED, Disk, persistently};
 use super::evidence::{copy_part, rename_aside};
 use super::frame::FileFacts;
 use super::gaps::Gaps;
@@ -66,7 +66,8 @@ impl Store {
             }
             Err(error) => fault = Some(error.to_string()),
         }
-        let files: BTreeMap<String, u64> = disk.files().unwrap_or_default().into_iter().collect();
+        let files: BTreeMap<String, u64> =
+            persistently(|| disk.files()).unwrap_or_default().into_iter().collect();
         if files.contains_key(THINNING) {
             // Half of a segment that is still there whole. If it stays, the next one replaces it.
             drop(disk.remove(THINNING));
@@ -222,7 +223,7 @@ fn read_logbook(
     findings: &mut Findings,
 ) -> (Contents, Logbook) {
     let segments = files.keys().any(|name| number_of(name).is_some());
-    match Contents::load(disk) {
+    match persistently(|| Contents::load(disk)) {
         Ok(Some((contents, end))) => {
             if contents.is_whole() && !contents.torn {
                 return (contents, Logbook::at_end(end));

@@ -24,7 +24,7 @@ use super::acknowledged::Acknowledged;
 use super::boots::Boots;
 use super::catalogue::{Catalogue, Fault};
 use super::dictionary::Dictionary;
-use super::disk::{Disk, DiskFile};
+use super::disk::{Disk, DiskFile, persistently};
 use super::frame::epoch_tag;
 use super::gaps::Gaps;
 use super::lineage::Lineage;
@@ -323,7 +323,9 @@ impl Store {
         let segment = self.segments.get(&number)?.clone();
         let mut there = Tally::default();
         let mut places = Vec::new();
-        let surveyed = self.disk.open(&file_name(number)).and_then(|file| {
+        let surveyed = persistently(|| {
+            (there, places) = (Tally::default(), Vec::new());
+            let file = self.disk.open(&file_name(number))?;
             survey(
                 file.as_ref(),
                 &segment,

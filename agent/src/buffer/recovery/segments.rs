@@ -9,7 +9,7 @@ use forebay_protocols::sync::ranges::Ranges;
 use forebay_protocols::sync::wire::gap::Reason;
 
 use super::Findings;
-use crate::buffer::disk::DAMAGED;
+use crate::buffer::disk::{DAMAGED, persistently};
 use crate::buffer::frame::{FileFacts, epoch_tag};
 use crate::buffer::segments::{Segment, Tally, file_name, number_of, survey};
 use crate::buffer::store::Store;
@@ -34,7 +34,10 @@ impl Store {
                 }
                 Some(length) => {
                     quiet = false;
-                    self.read_segment(segment.clone(), *sealed, *length, findings);
+                    if !self.read_segment(segment.clone(), *sealed, *length, findings) {
+                        self.move_aside(&file_name(*number), *length);
+                        self.miss_segment(segment.clone(), *sealed, &known, findings);
+                    }
                 }
                 None => {
                     quiet = false;
@@ -66,7 +69,9 @@ impl Store {
             return self.retired.push((number, length));
         }
         let (first, before) = facts.map_or((0, 0), |facts| (facts.first, facts.appended_before));
-        self.read_segment(Segment::new(number, first, before), false, length, findings);
+        if !self.read_segment(Segment::new(number, first, before), false, length, findings) {
+            self.move_aside(&name, length);
+        }
         if self.segments.get(&number).is_some_and(|segment| segment.total.batches == 0) {
             // Made and never written to.
             self.segments.remove(&number);
@@ -75,12 +80,21 @@ impl Store {
         self.next_segment = self.next_segment.max(number + 1);
     }
 
-    /// Reads a segment from end to end. What is readable is kept, the rest counted as lost.
-    fn read_segment(&mut self, mut known: Segment, sealed: bool, length: u64, findings: &mut Findings) {
+    /// Reads a segment from end to end. What is readable is kept, the rest counted as lost. False
+    /// if the disk does not give it and nobody knows what is in it.
+    fn read_segment(
+        &mut self,
+        mut known: Segment,
+        sealed: bool,
+        length: u64,
+        findings: &mut Findings,
+    ) -> bool {
         let name = file_name(known.number);
         let mut alive = Tally::default();
         let tag = epoch_tag(self.epoch);
-        let surveyed = self.disk.open(&name).and_then(|file| {
+        let surveyed = persistently(|| {
+            alive = Tally::default();
+            let file = self.disk.open(&name)?;
             // Perhaps it was thinned and the power went off before the logbook knew.
             let head = FileFacts::read(file.as_ref())?;
             known.level = known.level.max(head.map_or(0, |head| head.level));
@@ -98,8 +112,11 @@ impl Store {
             Ok(survey) => survey,
             Err(error) => {
                 findings.repairs.push(format!("{name} cannot be read now: {error}"));
-                self.segments.insert(known.number, known);
-                return;
+                findings.losses = true;
+                if sealed {
+                    self.segments.insert(known.number, known);
+                }
+                return sealed;
             }
         };
         findings.boot_counter = findings.boot_counter.max(survey.boot_counter);
@@ -142,6 +159,7 @@ impl Store {
         } else if lost.readings > 0 {
             self.miss_left_out(number, lost, wall);
         }
+        true
     }
 
     /// A segment whose file is gone. If all of it was acknowledged nobody misses it.
