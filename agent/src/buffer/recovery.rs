@@ -78,7 +78,7 @@ impl Store {
         let mut blind = false;
         let known_epoch = contents
             .epoch
-            .or_else(|| newest_epoch(disk.as_ref(), &files))
+            .or_else(|| usual_epoch(disk.as_ref(), &files))
             .or_else(|| of_catalogue.filter(|_| files.contains_key(LOGBOOK)));
         let epoch = known_epoch.unwrap_or_else(random_epoch);
         let kept = of_catalogue == Some(epoch);
@@ -138,6 +138,7 @@ impl Store {
             files.iter().filter(|(name, _)| name.starts_with(DAMAGED)).map(|(_, length)| length).sum();
         store.around.ballast = files.get(BALLAST).copied().unwrap_or(0);
 
+        let grew = contents.segments.iter().next_back().filter(|(_, (_, sealed))| !sealed).map(|(n, _)| *n);
         let quiet = store.take_in_segments(contents.segments, &files, whole, &mut findings);
         let clean = quiet && contents.closed.is_some();
         let revision = store.segments.values().map(|segment| segment.revision).max().unwrap_or(0);
@@ -161,6 +162,9 @@ impl Store {
         }
         if !clean || closed.is_none() {
             store.reconcile(&mut findings);
+        }
+        if let Some(number) = grew {
+            store.miss_noted(number, contents.books.appended, &mut findings);
         }
 
         store.life = store.look_back(contents.life);
@@ -261,13 +265,16 @@ fn read_logbook(
     }
 }
 
-/// The epoch of the newest segment that tells one.
-fn newest_epoch(disk: &dyn Disk, files: &BTreeMap<String, u64>) -> Option<Epoch> {
-    let numbers = files.keys().rev().filter(|name| number_of(name).is_some());
-    numbers
-        .filter_map(|name| FileFacts::read(disk.open(name).ok()?.as_ref()).ok().flatten())
-        .find(|facts| facts.segment)
-        .map(|facts| facts.epoch)
+/// The epoch that most segments tell, of several the newest: one stray file must not cost all others.
+fn usual_epoch(disk: &dyn Disk, files: &BTreeMap<String, u64>) -> Option<Epoch> {
+    let numbers = files.keys().filter(|name| number_of(name).is_some());
+    let facts = numbers.filter_map(|name| FileFacts::read(disk.open(name).ok()?.as_ref()).ok().flatten());
+    let mut told: BTreeMap<Epoch, (usize, u64)> = BTreeMap::new();
+    for facts in facts.filter(|facts| facts.segment) {
+        let (segments, newest) = told.entry(facts.epoch).or_default();
+        (*segments, *newest) = (*segments + 1, facts.number.max(*newest));
+    }
+    told.into_iter().max_by_key(|(_, weight)| *weight).map(|(epoch, _)| epoch)
 }
 
 /// Nothing says which epoch this was: all of it is moved to the damaged parts.

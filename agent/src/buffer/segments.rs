@@ -79,11 +79,7 @@ impl Segment {
 
     /// What is still wanted of it.
     pub fn live(&self) -> Tally {
-        Tally {
-            batches: self.total.batches.saturating_sub(self.gone.batches),
-            readings: self.total.readings.saturating_sub(self.gone.readings),
-            bytes: self.total.bytes.saturating_sub(self.gone.bytes),
-        }
+        self.total.less(self.gone)
     }
 
     /// Wall time of its first and last reading, or zeros where that is not known.
@@ -203,6 +199,17 @@ impl Segment {
             readings: self.gone.readings,
             bytes: self.gone.bytes,
         })
+    }
+}
+
+impl Tally {
+    /// What is left without `other`.
+    pub fn less(self, other: Self) -> Self {
+        Self {
+            batches: self.batches.saturating_sub(other.batches),
+            readings: self.readings.saturating_sub(other.readings),
+            bytes: self.bytes.saturating_sub(other.bytes),
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use super::boots::Boots;
 use super::catalogue::{Catalogue, Fault};
 use super::dictionary::Dictionary;
 use super::disk::{Disk, DiskFile, persistently};
-use super::frame::epoch_tag;
+use super::frame::{FileFacts, epoch_tag};
 use super::gaps::Gaps;
 use super::lineage::Lineage;
 use super::logbook::{Books, Boot, Entry, Life, Logbook};
@@ -326,6 +326,10 @@ impl Store {
         let surveyed = persistently(|| {
             (there, places) = (Tally::default(), Vec::new());
             let file = self.disk.open(&file_name(number))?;
+            if FileFacts::read(file.as_ref())?.is_some_and(|facts| facts.number != number) {
+                // Another file under this name: what should be here is gone.
+                return Err(io::ErrorKind::NotFound.into());
+            }
             survey(
                 file.as_ref(),
                 &segment,

@@ -3,6 +3,7 @@
 //! rest is counted as lost. Parts that cannot be read are copied aside for a person.
 
 use std::collections::BTreeMap;
+use std::io::{self, ErrorKind};
 
 use forebay_protocols::boot_time::wall_micros;
 use forebay_protocols::sync::ranges::Ranges;
@@ -90,22 +91,21 @@ impl Store {
         findings: &mut Findings,
     ) -> bool {
         let name = file_name(known.number);
-        let mut alive = Tally::default();
+        let (mut alive, mut gone) = (Tally::default(), Tally::default());
         let tag = epoch_tag(self.epoch);
         let surveyed = persistently(|| {
-            alive = Tally::default();
+            (alive, gone) = (Tally::default(), Tally::default());
             let file = self.disk.open(&name)?;
-            // Perhaps it was thinned and the power went off before the logbook knew.
             let head = FileFacts::read(file.as_ref())?;
+            if head.is_some_and(|head| head.number != known.number) {
+                return Err(io::Error::new(ErrorKind::InvalidData, "it is another file under this name"));
+            }
+            // Perhaps it was thinned and the power went off before the logbook knew.
             known.level = known.level.max(head.map_or(0, |head| head.level));
             survey(file.as_ref(), &known, length, tag, true, &mut |facts, place| {
-                if !known.forgotten.contains(facts.sequence.0) {
-                    alive += Tally {
-                        batches: 1,
-                        readings: u64::from(facts.count),
-                        bytes: u64::from(place.length),
-                    };
-                }
+                let found =
+                    Tally { batches: 1, readings: u64::from(facts.count), bytes: u64::from(place.length) };
+                *(if known.forgotten.contains(facts.sequence.0) { &mut gone } else { &mut alive }) += found;
             })
         });
         let survey = match surveyed {
@@ -113,10 +113,11 @@ impl Store {
             Err(error) => {
                 findings.repairs.push(format!("{name} cannot be read now: {error}"));
                 findings.losses = true;
-                if sealed {
+                let perhaps_later = sealed && error.kind() != ErrorKind::InvalidData;
+                if perhaps_later {
                     self.segments.insert(known.number, known);
                 }
-                return sealed;
+                return perhaps_later;
             }
         };
         findings.boot_counter = findings.boot_counter.max(survey.boot_counter);
@@ -140,13 +141,25 @@ impl Store {
             segment.wall_us = known.wall_us;
             segment.revision = known.revision;
             segment.boot = segment.boot.max(known.boot);
+        } else {
+            // Of what was done with, some may be lost too: between others, or behind the new end.
+            // That costs nothing, but it was appended.
+            let done_with = segment.gone.less(gone);
+            let between = segment.total.less(alive).less(gone);
+            let missing = segment.span().map(|span| survey.found.complement(span)).unwrap_or_default();
+            let wanted = missing.iter().flat_map(|(first, last)| first..=last);
+            let batches = wanted.filter(|sequence| !segment.forgotten.contains(*sequence)).count() as u64;
+            let readings = match between.batches == batches {
+                true => between.readings,
+                false => between.readings.saturating_sub(done_with.readings),
+            };
+            segment.total = alive;
+            for tally in [gone, done_with, Tally { batches, readings, bytes: 0 }] {
+                segment.total += tally;
+            }
+            findings.losses |= done_with.batches > 0;
         }
-        let live = segment.live();
-        let lost = Tally {
-            batches: live.batches.saturating_sub(alive.batches),
-            readings: live.readings.saturating_sub(alive.readings),
-            bytes: live.bytes.saturating_sub(alive.bytes),
-        };
+        let lost = segment.live().less(alive);
         let (number, wall, span) = (segment.number, segment.wall(), segment.span());
         self.logbook.push([segment.seal()]);
         self.segments.insert(number, segment);
@@ -196,5 +209,20 @@ impl Store {
         let wall = self.segments.get(&number).and_then(|segment| segment.wall_us);
         let wall = wall.unwrap_or_else(|| (earlier.map_or(0, |(_, to)| to), wall_micros()));
         self.lose(number, &all, live, Reason::Corrupt, wall.into());
+    }
+
+    /// Readings that by the books were appended to the segment that grew, and of which neither file
+    /// nor catalogue knows.
+    pub(super) fn miss_noted(&mut self, number: u64, appended: u64, findings: &mut Findings) {
+        let Some(segment) = self.segments.get_mut(&number) else { return };
+        let readings = appended.saturating_sub(segment.appended_before + segment.total.readings);
+        if readings == 0 {
+            return;
+        }
+        let (lost, wall) = (Tally { batches: 1, readings, bytes: 0 }, segment.wall());
+        segment.total += lost;
+        findings.losses = true;
+        findings.repairs.push(format!("{}: {readings} readings at its end are lost", file_name(number)));
+        self.lose(number, &Ranges::default(), lost, Reason::Corrupt, wall.into());
     }
 }
