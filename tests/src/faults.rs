@@ -67,7 +67,7 @@ pub const FAMILIES: &[Family] = &[
     Family {
         name: "full",
         about: "full disks, disks that turn read-only, and I/O errors at any operation",
-        rounds: 20_000,
+        rounds: 4_000,
         in_all: true,
         run: full::run,
     },

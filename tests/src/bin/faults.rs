@@ -47,12 +47,14 @@ fn main() -> Result<ExitCode> {
     };
     // The store catches panics of its catalogue, and the suite those of the store: both are told in
     // the table, not as they happen.
+    let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let mut rows = Vec::new();
     for family in chosen {
         eprintln!("{}: {} (--seed {seed})", family.name, family.about);
         rows.push(family.run(seed, arguments.rounds));
     }
+    std::panic::set_hook(hook);
     println!("{}", report(&rows, arguments.json).trim_end());
     let failed = rows.iter().any(|row| row.tally.failures() > 0);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })

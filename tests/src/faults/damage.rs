@@ -23,8 +23,6 @@ use super::witness::{books, contents};
 use super::{Broken, Dice, Order, Tally};
 
 const LOGBOOK: &str = "logbook";
-/// Bytes of a frame before the encoded batch: header and facts.
-const HEAD: usize = 76;
 
 pub fn run(order: &Order) -> Tally {
     let mut tally = order.each(scenario);
@@ -40,6 +38,8 @@ pub fn run(order: &Order) -> Tally {
 struct Harm {
     /// Per file, the bytes that are not what they were.
     touched: BTreeMap<String, Vec<Range<usize>>>,
+    /// Files that are none of this store's.
+    strangers: usize,
     words: Vec<String>,
 }
 
@@ -105,7 +105,7 @@ fn damaged_once(
         before.alive.values().map(|b| (b.sequence.0, u64::from(b.count))).collect();
     let missing: BTreeMap<u64, u64> =
         missing.into_iter().filter(|(sequence, _)| !found.contains_key(sequence)).collect();
-    let intact = before.intact(&harm);
+    let intact = if before.knows_its_epoch(&harm) { before.intact(&harm) } else { BTreeSet::new() };
     for (sequence, readings) in missing.iter().filter(|(sequence, _)| intact.contains(sequence)) {
         broken.push(Broken::Lost(*readings, format!("batch {sequence} was not touched and is gone")));
     }
@@ -124,7 +124,8 @@ fn damaged_once(
             broken.push(Broken::Unaccounted(lost.abs_diff(counted).max(1), words));
         }
     }
-    if opening.epoch == before.epoch && store.next_sequence().0 <= before.highest {
+    let known = opening.epoch == before.epoch && before.knows_its_sequences(&harm);
+    if known && store.next_sequence().0 <= before.highest {
         broken.push(Broken::Twice(1, format!("sequence {} is given again", store.next_sequence().0)));
     }
     mended_once(disk, rules, boot, store, opening.epoch, dice, &mut broken);
@@ -213,18 +214,41 @@ fn is_ours(name: &str) -> bool {
 impl Before {
     /// The batches whose bytes are as they were.
     fn intact(&self, harm: &Harm) -> BTreeSet<u64> {
-        let untouched = |sequence: &&Encoded| {
-            self.files.iter().any(|(name, bytes)| {
-                let found =
-                    bytes.windows(sequence.bytes.len().max(1)).position(|part| part == sequence.bytes);
-                found.is_some_and(|at| {
-                    let frame = at.saturating_sub(HEAD)..at + sequence.bytes.len();
-                    !harm.touches(name, &frame)
-                })
-            })
-        };
-        self.alive.values().filter(untouched).map(|batch| batch.sequence.0).collect()
+        let segments = self.files.iter().filter(|(name, _)| *name != LOGBOOK);
+        let frames =
+            segments.flat_map(|(name, bytes)| frames(bytes).map(move |(frame, bytes)| (name, frame, bytes)));
+        let untouched = frames.filter(|(name, frame, _)| !harm.touches(name, frame));
+        let sequences = untouched
+            .filter_map(|(_, _, bytes)| Some(u64::from_le_bytes(bytes.get(20..28)?.try_into().ok()?)));
+        sequences.filter(|sequence| self.alive.contains_key(sequence)).collect()
     }
+
+    /// Can anybody still know which epoch this is?
+    fn knows_its_epoch(&self, harm: &Harm) -> bool {
+        let segments = self.files.keys().filter(|name| *name != LOGBOOK);
+        let own = segments.filter(|name| !harm.touched.contains_key(*name)).count();
+        !harm.touched.contains_key(LOGBOOK) || own > harm.strangers
+    }
+
+    /// Can anybody still know which sequences were given?
+    fn knows_its_sequences(&self, harm: &Harm) -> bool {
+        let newest = self.files.keys().rfind(|name| *name != LOGBOOK);
+        let touched = |name: &String| harm.touched.contains_key(name);
+        !harm.touched.contains_key(LOGBOOK) || !newest.is_none_or(touched)
+    }
+}
+
+/// The frames of a segment, without the first, with where they lie. A frame's head is 20 bytes, of
+/// which the third word is the length of its body; a batch's body begins with its sequence.
+fn frames(bytes: &[u8]) -> impl Iterator<Item = (Range<usize>, &[u8])> {
+    let mut at = 0;
+    let all = std::iter::from_fn(move || {
+        let length = u32::from_le_bytes(bytes.get(at + 8..at + 12)?.try_into().ok()?) as usize;
+        let frame = at..at + 20 + length;
+        at = frame.end;
+        Some((frame.clone(), bytes.get(frame)?))
+    });
+    all.skip(1)
 }
 
 impl Harm {
@@ -299,6 +323,7 @@ impl Harm {
         let target = if dice.once_in(2) || taken { name.to_owned() } else { beside };
         let Ok(mut file) = disk.create(&target) else { return };
         drop(file.write_at(&bytes, 0));
+        self.strangers += 1;
         if target == name {
             self.note(name, whole, "replaced by a stranger");
         } else {

@@ -160,6 +160,8 @@ impl Site {
     }
 
     fn judge(&mut self, mut store: Store, opening: &Opening) {
+        // The store opened under it; the witness wants to read all there is.
+        self.disk.fail_reading_at(NOW / 2);
         let witness: &mut Witness = &mut self.plant.witness;
         let (alive, broken) = witness.judge(NOW, &mut store, opening);
         broken.into_iter().for_each(|broken| self.tally.add(broken));
