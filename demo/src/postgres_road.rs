@@ -123,7 +123,7 @@ async fn relay(client: TcpStream, watch: Watch, shared: Arc<Shared>) -> Result<(
                 let read = read?;
                 anyhow::ensure!(read > 0, "the server hung up");
                 messages.push(&question[..read]);
-                while let Some((kind, message)) = messages.next() {
+                while let Some((kind, message)) = messages.whole() {
                     road.carry(kind, &message).await?;
                 }
             }

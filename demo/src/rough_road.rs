@@ -166,17 +166,20 @@ async fn relay(client: TcpStream, number: u64, fate: Fate, shared: Arc<Shared>) 
         // Either way may end the connection at once, or only itself.
         let (up, down) = (up.carry(), down.carry());
         tokio::pin!(up, down);
-        let first = tokio::select! { end = &mut up => (end, true), end = &mut down => (end, false) };
-        match first {
-            (End::Whole, _) => {}
-            (End::OneWay, true) => drop(down.await),
-            (End::OneWay, false) => drop(up.await),
+        let (first, went_up) =
+            tokio::select! { end = &mut up => (end, true), end = &mut down => (end, false) };
+        if matches!(first, End::OneWay) {
+            if went_up {
+                down.await
+            } else {
+                up.await
+            };
         }
     };
     let heard = async {
-        match answers_to_second.as_mut() {
-            Some(answers) => drop(tokio::io::copy(answers, &mut tokio::io::sink()).await),
-            None => {}
+        if let Some(answers) = &mut answers_to_second {
+            // Nobody asked for these, and nobody misses them.
+            let _ = tokio::io::copy(answers, &mut tokio::io::sink()).await;
         }
         std::future::pending::<()>().await
     };

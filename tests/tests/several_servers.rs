@@ -1,8 +1,6 @@
 //! Promise 1 with several servers behind a balancer on one TimescaleDB: connections break, servers
 //! are killed, and every reading still reaches the database once.
 
-#![expect(clippy::print_stdout, reason = "seeds and figures are printed")]
-
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};

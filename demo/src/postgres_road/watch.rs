@@ -88,7 +88,7 @@ impl Messages {
     }
 
     /// The next whole message, with its type; 0 for those that have none.
-    pub fn next(&mut self) -> Option<(u8, Vec<u8>)> {
+    pub fn whole(&mut self) -> Option<(u8, Vec<u8>)> {
         let head = usize::from(self.greeted);
         let length = self.bytes.get(head..head + 4)?;
         let length = u32::from_be_bytes(length.try_into().ok()?) as usize;
@@ -191,7 +191,7 @@ mod tests {
             let (mut messages, mut kinds, mut whole) = (Messages::default(), Vec::new(), Vec::new());
             for piece in stream.chunks(piece) {
                 messages.push(piece);
-                while let Some((kind, message)) = messages.next() {
+                while let Some((kind, message)) = messages.whole() {
                     kinds.push(kind);
                     whole.extend(message);
                 }

@@ -57,11 +57,11 @@ async fn a_rough_road_harms_most_connections_and_a_mended_one_none() {
     let road = RoughRoad::start(3, vec![echo(1).await]).await.expect("a road");
     road.roughen();
     let mut whole = 0;
-    for _ in 0..60 {
+    for _ in 0..40 {
         whole += usize::from(travel(&road).await == 1 + 40 * 1_024);
     }
-    assert!((1..50).contains(&whole), "{whole} of 60 arrived whole");
-    assert!(road.faults() > 60, "{:?}", road.struck().collect::<Vec<_>>());
+    assert!((1..35).contains(&whole), "{whole} of 40 arrived whole");
+    assert!(road.faults() > 40, "{:?}", road.struck().collect::<Vec<_>>());
     let kinds = road.struck().filter(|(_, count)| *count > 0).count();
     assert!(kinds >= 6, "{:?}", road.struck().collect::<Vec<_>>());
 

@@ -128,7 +128,7 @@ impl Gateway {
                     sleep(LOOK_AGAIN).await;
                     // A server without its database asks for seconds of patience; a new uplink has
                     // not heard of that.
-                    if self.dice.percent(2) {
+                    if self.dice.percent(5) {
                         sending.abandon().await?;
                         sending = self.send(&life)?;
                     }
