@@ -90,6 +90,7 @@ struct Life {
 struct Sending {
     running: JoinHandle<Result<(), buffer::BufferError>>,
     finish: CancellationToken,
+    status: watch::Receiver<UplinkStatus>,
 }
 
 impl Gateway {
@@ -127,8 +128,9 @@ impl Gateway {
                 while !enough.is_cancelled() && life.buffer.status().backlog_batches > MOST_WAITING {
                     sleep(LOOK_AGAIN).await;
                     // A server without its database asks for seconds of patience; a new uplink has
-                    // not heard of that.
-                    if self.dice.percent(5) {
+                    // not heard of that. One at work is seldom ended, or nothing would arrive.
+                    let troubled = matches!(&*sending.status.borrow(), UplinkStatus::Troubled(_));
+                    if self.dice.percent(if troubled { 30 } else { 1 }) {
                         sending.abandon().await?;
                         sending = self.send(&life)?;
                     }
@@ -223,13 +225,14 @@ impl Gateway {
     fn send(&mut self, life: &Life) -> Result<Sending> {
         let (finish, peer) = (CancellationToken::new(), self.peer.clone());
         let books = life.buffer.clone();
+        let (sender, status) = watch::channel(UplinkStatus::default());
         let uplink = Uplink {
             backlog: life.buffer.clone(),
             epoch: life.epoch,
             clock: life.clock.clone(),
             introduction: Box::new(move || Ok(Some(peer.clone()))),
             reporter: Box::new(move || report(&books)),
-            status: watch::Sender::new(UplinkStatus::default()),
+            status: sender,
             settings: uplink::Settings {
                 request_timeout: Duration::from_secs(2),
                 max_request: 256 << 10,
@@ -245,7 +248,7 @@ impl Gateway {
             finish: finish.clone(),
             give_up: CancellationToken::new(),
         };
-        Ok(Sending { running: tokio::spawn(uplink.run()), finish })
+        Ok(Sending { running: tokio::spawn(uplink.run()), finish, status })
     }
 }
 

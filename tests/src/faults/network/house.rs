@@ -24,8 +24,8 @@ use rustls::pki_types::CertificateDer;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::Place;
 use super::books::{Row, mark};
+use super::{Harm, Place};
 use crate::TestDatabase;
 
 /// How often a store that breaks while it is opened is opened again.
@@ -99,8 +99,10 @@ impl House {
     }
 
     /// Faults begin.
-    pub fn roughen(&self) {
-        self.road.roughen();
+    pub fn roughen(&self, harm: Harm) {
+        if harm == Harm::Everywhere {
+            self.road.roughen();
+        }
         if let Some((_, road)) = &self.database {
             road.roughen();
         }
