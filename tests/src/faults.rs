@@ -53,21 +53,21 @@ pub const FAMILIES: &[Family] = &[
     Family {
         name: "catalogue",
         about: "sled's own files cut, flipped, swapped for older ones, mixed from two moments",
-        rounds: 300,
+        rounds: 600,
         in_all: true,
         run: catalogue::run,
     },
     Family {
         name: "damage",
         about: "segments and logbook flipped, cut, deleted, zeroed, swapped, mixed with another epoch",
-        rounds: 600,
+        rounds: 2_000,
         in_all: true,
         run: damage::run,
     },
     Family {
         name: "full",
         about: "full disks, disks that turn read-only, and I/O errors at any operation",
-        rounds: 4_000,
+        rounds: 10_000,
         in_all: true,
         run: full::run,
     },
@@ -229,4 +229,47 @@ impl Family {
 fn words_of(cause: &(dyn std::any::Any + Send)) -> &str {
     let owned = cause.downcast_ref::<String>().map(String::as_str);
     owned.or_else(|| cause.downcast_ref::<&str>().copied()).unwrap_or("without words")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_names_the_seed_that_plays_it_again() {
+        let unlucky = |dice: &mut Dice| {
+            let mut tally = Tally { faults: 1, ..Tally::default() };
+            if dice.seed() == 42 {
+                tally.add(Broken::Lost(7, "for example".into()));
+            }
+            assert_ne!(dice.seed(), 43, "for example");
+            tally
+        };
+        let tally = Order { seed: 40, rounds: 10 }.each(unlucky);
+        assert_eq!((tally.lost, tally.other, tally.failures()), (7, 1, 8));
+        assert!(
+            tally.broken.iter().any(|words| words == "seed 42: 7 readings lost: for example"),
+            "{tally:?}"
+        );
+        assert!(tally.broken.iter().any(|words| words.starts_with("seed 43: panicked")), "{tally:?}");
+        assert_eq!(
+            Order { seed: 42, rounds: 1 }
+                .each(|dice| {
+                    let mut tally = unlucky(dice);
+                    tally.faults = 10;
+                    tally
+                })
+                .lost,
+            7
+        );
+    }
+
+    #[test]
+    fn every_family_keeps_its_promises_for_a_few_rounds() {
+        for family in FAMILIES.iter().filter(|family| family.in_all && family.name != "damage") {
+            let row = family.run(1, Some(20));
+            assert_eq!(row.tally.failures(), 0, "{}: {:?}", family.name, row.tally.broken);
+            assert!(row.tally.faults >= 20 && row.tally.produced > 0, "{}: {:?}", family.name, row.tally);
+        }
+    }
 }

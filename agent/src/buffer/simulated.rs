@@ -336,3 +336,91 @@ impl DiskFile for OpenFile {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Dice of no great quality, but enough of them.
+    fn dice(seed: u64) -> impl FnMut(u64) -> u64 {
+        let mut state = seed;
+        move |sides| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % sides.max(1)
+        }
+    }
+
+    fn read(disk: &Simulated, name: &str) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; 10_000];
+        let length = disk.open(name).ok()?.read_at(&mut bytes, 0).unwrap();
+        bytes.truncate(length);
+        Some(bytes)
+    }
+
+    #[test]
+    fn what_was_synced_survives_every_power_cut_and_what_was_not_may_be_torn() {
+        let disk = Simulated::default();
+        let mut file = disk.create("a").unwrap();
+        file.write_at(&[1; 2000], 0).unwrap();
+        file.sync().unwrap();
+        disk.sync_folder().unwrap();
+        file.write_at(&[2; 3000], 1500).unwrap();
+        let mut seen = std::collections::BTreeSet::new();
+        for seed in 0..300 {
+            let found = read(&disk.wreck(&mut dice(seed)), "a").unwrap();
+            assert!(found[..1500].iter().all(|byte| *byte == 1));
+            assert!(found[1500..2000].iter().all(|byte| *byte == 1 || *byte == 2));
+            assert!(found.len() <= 4500 && found[2000..].iter().all(|byte| *byte == 0 || *byte == 2));
+            seen.insert(found);
+        }
+        assert!(seen.len() > 50, "only {} ways to tear it", seen.len());
+        file.sync().unwrap();
+        assert!((0..50).all(|seed| read(&disk.wreck(&mut dice(seed)), "a") == read(&disk, "a")));
+    }
+
+    #[test]
+    fn a_rename_is_whole_or_did_not_happen() {
+        let disk = Simulated::default();
+        disk.create("old").unwrap();
+        disk.sync_folder().unwrap();
+        disk.rename("old", "new").unwrap();
+        let mut seen = [false; 2];
+        for seed in 0..100 {
+            let wreck = disk.wreck(&mut dice(seed));
+            let (old, new) = (read(&wreck, "old").is_some(), read(&wreck, "new").is_some());
+            assert_ne!(old, new);
+            seen[usize::from(new)] = true;
+        }
+        assert_eq!(seen, [true; 2]);
+    }
+
+    #[test]
+    fn a_sync_that_failed_has_forgotten_what_it_was_to_write() {
+        let disk = Simulated::default();
+        let mut file = disk.create("a").unwrap();
+        disk.sync_folder().unwrap();
+        file.write_at(b"first", 0).unwrap();
+        disk.fail_at(1);
+        assert!(file.sync().is_err());
+        file.write_at(b"second", 5).unwrap();
+        file.sync().unwrap();
+        assert_eq!(read(&disk, "a").unwrap(), b"firstsecond", "memory has it");
+        assert_eq!(
+            read(&disk.wreck(&mut dice(1)), "a").unwrap(),
+            b"\0\0\0\0\0second",
+            "the platter does not"
+        );
+    }
+
+    #[test]
+    fn a_moment_is_kept_before_every_change() {
+        let disk = Simulated::default();
+        disk.watch();
+        let mut file = disk.create("a").unwrap();
+        file.write_at(b"x", 0).unwrap();
+        file.sync().unwrap();
+        let moments = disk.moments();
+        assert_eq!(moments.iter().map(|moment| moment.changes).collect::<Vec<_>>(), [0, 1, 2, 3]);
+        assert!(read(&disk.wreck_at(&moments[0], &mut dice(1)), "a").is_none());
+    }
+}
