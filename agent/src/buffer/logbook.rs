@@ -115,8 +115,12 @@ impl Logbook {
         };
         // What an earlier attempt left behind the synced part is overwritten.
         let record = frame(Kind::Record, &self.pending);
-        file.write_at(&record, self.length)?;
-        file.sync()?;
+        if let Err(error) = file.write_at(&record, self.length).and_then(|()| file.sync()) {
+            // After a sync that failed the kernel shows what the disk does not have. An agent that
+            // starts again must not read it, go on behind it, and find a hole after a power cut.
+            drop(file.cut(self.length));
+            return Err(error);
+        }
         self.length += record.len() as u64;
         self.pending = Vec::new();
         Ok(())

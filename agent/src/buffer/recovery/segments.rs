@@ -221,6 +221,7 @@ impl Store {
         }
         let (lost, wall) = (Tally { batches: 1, readings, bytes: 0 }, segment.wall());
         segment.total += lost;
+        self.logbook.push([segment.seal()]);
         findings.losses = true;
         findings.repairs.push(format!("{}: {readings} readings at its end are lost", file_name(number)));
         self.lose(number, &Ranges::default(), lost, Reason::Corrupt, wall.into());
