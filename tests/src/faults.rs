@@ -72,6 +72,13 @@ pub const FAMILIES: &[Family] = &[
         run: full::run,
     },
     Family {
+        name: "network",
+        about: "roads that cut, stall, swallow and repeat; servers and databases that break around COMMIT",
+        rounds: 3_000,
+        in_all: true,
+        run: network::family,
+    },
+    Family {
         name: "device",
         about: "a real file system on a block device whose power goes off (root, loop device)",
         rounds: 20,
@@ -266,7 +273,9 @@ mod tests {
 
     #[test]
     fn every_family_keeps_its_promises_for_a_few_rounds() {
-        for family in FAMILIES.iter().filter(|family| family.in_all && family.name != "damage") {
+        for family in
+            FAMILIES.iter().filter(|family| family.in_all && !["damage", "network"].contains(&family.name))
+        {
             let row = family.run(1, Some(20));
             assert_eq!(row.tally.failures(), 0, "{}: {:?}", family.name, row.tally.broken);
             assert!(row.tally.faults >= 20 && row.tally.produced > 0, "{}: {:?}", family.name, row.tally);

@@ -104,6 +104,40 @@ pub enum Harm {
     Database,
 }
 
+/// The family of the suite. Without a database server only SQLite is tried, and that is said.
+pub fn family(order: &super::Order) -> super::Tally {
+    let mut suite = super::Tally::default();
+    let ran = tokio::runtime::Runtime::new().context("start a runtime").and_then(|runtime| {
+        if std::env::var_os("FOREBAY_TEST_DATABASE_URL").is_some() {
+            return runtime.block_on(run(order.seed, order.rounds));
+        }
+        suite.notes.push("on SQLite alone: FOREBAY_TEST_DATABASE_URL names no PostgreSQL server".into());
+        runtime.block_on(scene(Place::Sqlite, Harm::Everywhere, order.seed, order.rounds))
+    });
+    match ran {
+        Ok(tally) => {
+            let words = format!("seed {}: {tally}", order.seed);
+            suite.notes.push(
+                tally
+                    .kinds
+                    .iter()
+                    .map(|(kind, count)| format!("{kind} {count}"))
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            );
+            (suite.faults, suite.produced) = (tally.faults, tally.produced);
+            if tally.lost > 0 {
+                suite.add(super::Broken::Lost(tally.lost, words.clone()));
+            }
+            if tally.twice > 0 {
+                suite.add(super::Broken::Twice(tally.twice, words));
+            }
+        }
+        Err(error) => suite.add(super::Broken::Other(format!("{error:#}"))),
+    }
+    suite
+}
+
 /// `rounds` faults from `seed`, some on each store.
 ///
 /// # Errors
