@@ -57,6 +57,7 @@ use forebay_protocols::sync::wire;
 use tokio::sync::{mpsc, oneshot};
 
 use self::thread::{Shared, Wish};
+use crate::clock::machine::Machine;
 
 /// Where the buffer lies and what it must keep to.
 #[derive(Clone, Debug)]
@@ -239,7 +240,15 @@ impl Buffer {
     /// Opens or makes the store below `settings.dir`. Whatever lies there, it opens; the only
     /// refusal is [`BufferError::Disk`] while another process has it open.
     pub async fn open(settings: Settings) -> Result<(Self, Appender, Opening), BufferError> {
-        let (wishes, shared, next, opening) = thread::start(settings).await?;
+        Self::open_on(Machine::this(), settings).await
+    }
+
+    /// As [`Buffer::open`], on a machine of one's own.
+    pub async fn open_on(
+        machine: Machine,
+        settings: Settings,
+    ) -> Result<(Self, Appender, Opening), BufferError> {
+        let (wishes, shared, next, opening) = thread::start(settings, machine).await?;
         Ok((Self { wishes: wishes.clone(), shared }, Appender { wishes, next }, opening))
     }
 

@@ -9,14 +9,15 @@
 
 pub mod boots;
 pub mod keeping;
+pub mod machine;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use std::{fmt, fs, io};
 
-use forebay_protocols::boot_time::{BootTime, wall_offset_micros};
+use forebay_protocols::boot_time::BootTime;
 use forebay_protocols::sync::batch::Boot;
 use forebay_protocols::sync::tls::EARLIEST_TIME;
 use forebay_protocols::sync::wire;
@@ -25,6 +26,7 @@ use tokio::sync::Notify;
 use tracing::warn;
 
 use self::boots::{Solved, Sure, solve};
+use self::machine::{Machine, Shown};
 use crate::buffer::BootKnown;
 
 /// No clock that shows less can be right.
@@ -42,8 +44,6 @@ const SAME_US: i64 = 10_000;
 const DRIFT_PPM: i64 = 50;
 /// How often the last good time is written down: flash wears.
 const REMEMBER_EVERY: Duration = Duration::from_secs(3600);
-/// systemd-timesyncd makes this file when it has set the clock.
-const TIMESYNC: &str = "/run/systemd/timesync/synchronized";
 
 /// The gateway's clock. Cheap to clone; every clone is the same clock.
 #[derive(Clone)]
@@ -53,22 +53,10 @@ struct Inner {
     id: [u8; 8],
     /// Where the last good time is kept.
     file: PathBuf,
-    system: System,
+    machine: Machine,
     learnt: Mutex<Learnt>,
     /// Told when the server's time was heard.
     news: Notify,
-}
-
-/// Looks at the system's clock.
-type System = Box<dyn Fn() -> Shown + Send + Sync>;
-
-/// What the system's clock shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Shown {
-    /// Microseconds to add to boot time for what it shows.
-    offset_us: i64,
-    /// Does it say that it is synchronised?
-    claims: bool,
 }
 
 struct Learnt {
@@ -136,8 +124,8 @@ impl Source {
 /// The clock for brokers' and servers' certificates.
 impl rustls::time_provider::TimeProvider for Clock {
     fn current_time(&self) -> Option<UnixTime> {
-        // UnixTime::now() panics on a clock before 1970; such a clock has no say here.
-        let system = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        // A clock before 1970 has no say here.
+        let system = Duration::from_micros(self.0.machine.wall_us().max(0) as u64);
         let floor = Duration::from_secs(self.tls_floor().max(0) as u64);
         Some(UnixTime::since_unix_epoch(system.max(floor)))
     }
@@ -153,20 +141,11 @@ impl Clock {
     /// The clock of this boot, with the last good time found in `state_dir`. The boot has no number
     /// until [`Clock::place`].
     pub fn open(state_dir: &Path) -> Self {
-        let system = || Shown { offset_us: wall_offset_micros(), claims: Path::new(TIMESYNC).exists() };
-        Self::with_system(state_dir, boot_id(), Box::new(system))
+        Self::open_on(Machine::this(), state_dir)
     }
 
-    /// As [`Clock::open`], in a boot of one's own choice.
-    #[cfg(test)]
-    pub(crate) fn with_boot_id(state_dir: &Path, counter: u64, id: [u8; 8]) -> Self {
-        let system = || Shown { offset_us: wall_offset_micros(), claims: Path::new(TIMESYNC).exists() };
-        let clock = Self::with_system(state_dir, id, Box::new(system));
-        clock.place(counter, &[]);
-        clock
-    }
-
-    fn with_system(state_dir: &Path, id: [u8; 8], system: System) -> Self {
+    /// As [`Clock::open`], on a machine of one's own.
+    pub fn open_on(machine: Machine, state_dir: &Path) -> Self {
         let file = state_dir.join("last-good-time");
         let kept = fs::read_to_string(&file).ok().and_then(|text| text.trim().parse::<i64>().ok());
         let floor_us = kept.filter(|us| *us < FAR_FUTURE_US).unwrap_or(BUILT_US).max(BUILT_US);
@@ -179,12 +158,13 @@ impl Clock {
             remembered: None,
             doubted: false,
         });
-        Self(Arc::new(Inner { id, file, system, learnt, news: Notify::new() }))
+        let id = machine.short_boot_id();
+        Self(Arc::new(Inner { id, file, machine, learnt, news: Notify::new() }))
     }
 
     /// The buffer is open: this is the `counter`th boot, and these are all it remembers.
     pub fn place(&self, counter: u64, boots: &[BootKnown]) {
-        let shown = (self.0.system)();
+        let shown = self.0.machine.shown();
         let mut boots: Vec<_> = boots.iter().copied().filter(|boot| boot.counter <= counter).collect();
         boots.sort_by_key(|boot| boot.counter);
         if boots.last().is_none_or(|last| last.counter < counter) {
@@ -214,7 +194,7 @@ impl Clock {
 
     /// What is believed now.
     pub fn belief(&self) -> Belief {
-        believe((self.0.system)(), self.learnt(|learnt| learnt.server))
+        believe(self.0.machine.shown(), self.learnt(|learnt| learnt.server))
     }
 
     /// The wall offset, if the server was heard in this boot.
@@ -224,7 +204,7 @@ impl Clock {
 
     /// How far the system's clock is ahead of what is believed, microseconds.
     pub fn system_ahead_us(&self) -> i64 {
-        (self.0.system)().offset_us.saturating_sub(self.belief().offset_us)
+        self.0.machine.shown().offset_us.saturating_sub(self.belief().offset_us)
     }
 
     /// The boot as a batch encoded now states it.
@@ -241,7 +221,7 @@ impl Clock {
 
     /// Wall time now, microseconds since 1970, as believed.
     pub fn wall_us(&self) -> i64 {
-        BootTime::now().0.saturating_add(self.belief().offset_us)
+        self.0.machine.boot_time().0.saturating_add(self.belief().offset_us)
     }
 
     /// The server said that it was `server_us` some time between question and answer.
@@ -250,7 +230,7 @@ impl Clock {
             return;
         }
         let heard = Estimate::from_answer(server_us, asked, answered);
-        let shown = (self.0.system)();
+        let shown = self.0.machine.shown();
         let apart_us = self.learnt(|learnt| {
             let server = learnt.server.map_or(heard, |known| known.better_of(heard));
             learnt.server = Some(server);
@@ -314,7 +294,7 @@ impl Clock {
     /// A moment that has certainly passed, in seconds since 1970. TLS judges certificates by this or
     /// the system's clock, whichever is later, so that a gateway that wakes in 1970 still connects.
     pub fn tls_floor(&self) -> i64 {
-        let now = BootTime::now().0;
+        let now = self.0.machine.boot_time().0;
         let us = self.learnt(|learnt| {
             let server = learnt.server.map_or(i64::MIN, |server| server.offset_us.saturating_add(now));
             learnt.floor_us.max(server)
@@ -324,7 +304,7 @@ impl Clock {
 
     /// Writes the last good time down, now and then. Blocks for one small file.
     pub fn remember(&self) -> io::Result<()> {
-        let now = BootTime::now();
+        let now = self.0.machine.boot_time();
         let due = |at: BootTime| now.since(at) >= REMEMBER_EVERY;
         let Some(us) = self.learnt(|learnt| {
             let known = learnt.server.map(|server| server.offset_us.saturating_add(now.0));
@@ -424,18 +404,16 @@ fn believe(system: Shown, server: Option<Estimate>) -> Belief {
     }
 }
 
-/// The first 8 bytes of the kernel's boot id. Where there is none (odd containers), random ones:
-/// then every start counts as a boot, which is the safe side.
-fn boot_id() -> [u8; 8] {
-    let mut id = [0; 8];
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let digits: Vec<u8> = text.chars().filter_map(|c| c.to_digit(16)).map(|d| d as u8).take(16).collect();
-    if digits.len() == 16 {
-        id.iter_mut().zip(digits.chunks_exact(2)).for_each(|(byte, pair)| *byte = pair[0] << 4 | pair[1]);
-    } else if let Ok(random) = getrandom::u64() {
-        id = random.to_le_bytes();
+/// A clock for tests, in a boot of their own choice.
+#[cfg(test)]
+impl Clock {
+    pub(crate) fn with_boot_id(state_dir: &Path, counter: u64, id: [u8; 8]) -> Self {
+        let mut boot_id = [0; 16];
+        boot_id[..8].copy_from_slice(&id);
+        let clock = Self::open_on(Machine::in_boot(boot_id), state_dir);
+        clock.place(counter, &[]);
+        clock
     }
-    id
 }
 
 #[cfg(test)]

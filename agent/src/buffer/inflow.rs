@@ -4,7 +4,6 @@
 
 use std::io;
 
-use forebay_protocols::boot_time::{wall_micros, wall_offset_micros};
 use forebay_protocols::sync::batch::Encoded;
 
 use super::BufferError;
@@ -86,13 +85,13 @@ impl Store {
             Some(file) => file,
             none => none.insert(self.disk.open(&file_name(number))?),
         };
-        let offset = wall_offset_micros();
+        let offset = self.machine.shown().offset_us;
         let (mut at, mut appended) = (start, self.appended);
         let mut written = Vec::with_capacity(batches.len());
         for batch in batches {
             let wall_us = match batch.span_us {
                 // Every reading carries its device's own time.
-                (0, 0) => (wall_micros(), wall_micros()),
+                (0, 0) => (self.machine.wall_us(), self.machine.wall_us()),
                 (first, last) => (first.saturating_add(offset), last.saturating_add(offset)),
             };
             let facts = BatchFacts {

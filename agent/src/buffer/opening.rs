@@ -1,7 +1,7 @@
 //! Who writes here, and by which clock: the store's openings, the boots they happened in, and when
 //! each was last known to be alive.
 
-use forebay_protocols::boot_time::{BootTime, wall_micros, wall_offset_micros};
+use forebay_protocols::boot_time::wall_micros;
 use forebay_protocols::sync::batch::peek;
 use forebay_protocols::sync::wire;
 
@@ -110,11 +110,11 @@ impl Store {
         let (wall_offset_us, synchronised) = match (learnt, self.life) {
             (Some(learnt), _) => (learnt, true),
             (None, Some(life)) if life.boot == self.boot.counter => (life.wall_offset_us, life.synchronised),
-            (None, _) => (wall_offset_micros(), false),
+            (None, _) => (self.machine.shown().offset_us, false),
         };
         Entry::Life(Life {
             boot: self.boot.counter,
-            until_us: BootTime::now().0,
+            until_us: self.machine.boot_time().0,
             wall_offset_us,
             synchronised,
             clean: true,

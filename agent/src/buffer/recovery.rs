@@ -16,7 +16,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::ErrorKind;
 use std::sync::Arc;
 
-use forebay_protocols::boot_time::wall_offset_micros;
 use forebay_protocols::sync::batch::Epoch;
 use forebay_protocols::sync::wire::gap::Reason;
 
@@ -34,6 +33,7 @@ use super::segments::number_of;
 use super::store::{Around, Rules, Store};
 use super::thin::THINNING;
 use super::{BufferError, LastRun, Opening};
+use crate::clock::machine::Machine;
 
 /// How far the sequences jump when the logbook is gone and nobody knows what was given away.
 const BLIND_JUMP: u64 = 1 << 16;
@@ -57,6 +57,16 @@ impl Store {
         rules: Rules,
         boot_id: [u8; 16],
     ) -> Result<(Self, Opening), BufferError> {
+        Self::open_on(disk, rules, Machine::in_boot(boot_id))
+    }
+
+    /// As [`Store::open`], on a machine of one's own.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        rules: Rules,
+        machine: Machine,
+    ) -> Result<(Self, Opening), BufferError> {
+        let boot_id = machine.boot_id();
         let mut findings = Findings::default();
         let mut fault = None;
         match disk.prepare() {
@@ -127,6 +137,7 @@ impl Store {
             fault,
             around: Around::default(),
             disk,
+            machine,
         };
         let gaps_before = store.gaps.next() - 1;
         if store.dropped_full + store.dropped_thinned == 0 {
@@ -173,7 +184,7 @@ impl Store {
         let before = contents.boot.map_or(0, |boot| boot.counter).max(findings.boot_counter);
         let counter = if same_boot { before } else { before + 1 };
         store.boot = Boot { counter, id: boot_id.to_vec() };
-        let first = store.boots.open(counter, &boot_id, wall_offset_micros());
+        let first = store.boots.open(counter, &boot_id, store.machine.shown().offset_us);
         store.logbook.push(first);
         let wanted: BTreeSet<u64> = store.segments.values().map(|segment| segment.boot).collect();
         store.boots.keep(|counter| wanted.contains(&counter));

@@ -31,6 +31,7 @@ use super::lineage::Lineage;
 use super::logbook::{Books, Boot, Entry, Life, Logbook};
 use super::segments::{Segment, Tally, file_name, survey};
 use super::{BufferError, Counts, DroppedBy, Status};
+use crate::clock::machine::Machine;
 
 /// What the store must keep to.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +49,7 @@ pub struct Rules {
 /// An open store. Dropping it without [`Store::close`] is a crash, which it survives.
 pub struct Store {
     pub(super) disk: Arc<dyn Disk>,
+    pub(super) machine: Machine,
     pub(super) rules: Rules,
     pub(super) epoch: Epoch,
     pub(super) boot: Boot,

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use super::disk::Flash;
 use super::store::{Rules, Store};
 use super::{BootKnown, BufferError, Opening, Revived, Settings, Status, Stored};
+use crate::clock::machine::Machine;
 
 /// Wishes that may wait; beyond it the handles wait instead.
 const WISHES: usize = 16;
@@ -72,6 +73,7 @@ impl Shared {
 /// Starts the thread and waits until the store is open.
 pub(super) async fn start(
     settings: Settings,
+    machine: Machine,
 ) -> Result<(mpsc::Sender<Wish>, Arc<Shared>, Sequence, Opening), BufferError> {
     let (wishes, waiting) = mpsc::channel(WISHES);
     let (opened, opening) = oneshot::channel();
@@ -79,7 +81,7 @@ pub(super) async fn start(
     let own = shared.clone();
     std::thread::Builder::new()
         .name("buffer".into())
-        .spawn(move || match open(&settings) {
+        .spawn(move || match open(&settings, machine) {
             Ok((store, opening)) => {
                 own.update(&store);
                 // If nobody waits any more the channel of wishes is closed too.
@@ -93,27 +95,14 @@ pub(super) async fn start(
     Ok((wishes, shared, next, opening))
 }
 
-fn open(settings: &Settings) -> Result<(Store, Opening), BufferError> {
+fn open(settings: &Settings, machine: Machine) -> Result<(Store, Opening), BufferError> {
     let rules = Rules {
         limit: settings.max_size.0,
         reserve: settings.reserve.0,
         when_full: settings.when_full,
         tail: settings.tail.0,
     };
-    Store::open(Arc::new(Flash::new(&settings.dir)), rules, boot_id())
-}
-
-/// The kernel's id of this boot. One that cannot be read counts as a boot of its own.
-fn boot_id() -> [u8; 16] {
-    let mut id = [0; 16];
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let digits: Vec<u8> = text.chars().filter_map(|c| c.to_digit(16)).map(|digit| digit as u8).collect();
-    if digits.len() == 32 {
-        id.iter_mut().zip(digits.chunks_exact(2)).for_each(|(byte, pair)| *byte = pair[0] << 4 | pair[1]);
-    } else {
-        getrandom::fill(&mut id).unwrap_or_default();
-    }
-    id
+    Store::open_on(Arc::new(Flash::new(&settings.dir)), rules, machine)
 }
 
 fn work(mut store: Store, mut wishes: mpsc::Receiver<Wish>, shared: &Shared) {

@@ -34,8 +34,9 @@ struct Bench {
 fn bench() -> Bench {
     let (wall, dir) = (Wall::default(), tempfile::tempdir().unwrap());
     let own = wall.clone();
-    let system = move || Shown { offset_us: own.0.0.load(SeqCst), claims: own.0.1.load(SeqCst) };
-    let clock = Clock::with_system(dir.path(), ID, Box::new(system));
+    let shown = move || Shown { offset_us: own.0.0.load(SeqCst), claims: own.0.1.load(SeqCst) };
+    let machine = Machine::simulated([ID[0]; 16], move || (BootTime::now(), shown()));
+    let clock = Clock::open_on(machine, dir.path());
     Bench { wall, clock, _dir: dir }
 }
 

@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
 
-use forebay_protocols::boot_time::wall_micros;
 use forebay_protocols::sync::ranges::Ranges;
 use forebay_protocols::sync::wire::gap::Reason;
 
@@ -207,7 +206,7 @@ impl Store {
         let all = Ranges::from(span);
         let earlier = self.segments.range(..number).filter_map(|(_, segment)| segment.wall_us).next_back();
         let wall = self.segments.get(&number).and_then(|segment| segment.wall_us);
-        let wall = wall.unwrap_or_else(|| (earlier.map_or(0, |(_, to)| to), wall_micros()));
+        let wall = wall.unwrap_or_else(|| (earlier.map_or(0, |(_, to)| to), self.machine.wall_us()));
         self.lose(number, &all, live, Reason::Corrupt, wall.into());
     }
 
