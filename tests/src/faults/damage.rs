@@ -96,7 +96,9 @@ fn damaged_once(
     // Damage inside a batch shows when the batch is read; then it is counted.
     drop(contents(&mut store, &mut Vec::new()));
     let found = contents(&mut store, &mut broken);
-    for (sequence, stored) in &found {
+    // Where only a stranger's segment is left, it is the stranger's store that opens.
+    let ours = opening.epoch == before.epoch;
+    for (sequence, stored) in found.iter().filter(|_| ours) {
         if before.alive.get(sequence).is_some_and(|original| original.bytes != stored.bytes) {
             broken.push(Broken::Lost(u64::from(stored.count), format!("batch {sequence} was altered")));
         }
@@ -124,7 +126,7 @@ fn damaged_once(
             broken.push(Broken::Unaccounted(lost.abs_diff(counted).max(1), words));
         }
     }
-    let known = opening.epoch == before.epoch && before.knows_its_sequences(&harm);
+    let known = ours && before.knows_its_sequences(&harm);
     if known && store.next_sequence().0 <= before.highest {
         broken.push(Broken::Twice(1, format!("sequence {} is given again", store.next_sequence().0)));
     }
