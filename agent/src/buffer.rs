@@ -24,6 +24,7 @@ pub mod store;
 mod acknowledged;
 mod boots;
 mod catalogue;
+mod charts;
 mod dictionary;
 mod evidence;
 mod frame;

@@ -367,8 +367,7 @@ impl Server {
         let (fingerprint, until, expires) = (signed.fingerprint, signed.valid_until, created + 60 * SECOND);
         let note = String::new();
         self.store.add_token(NewToken { secret_hash, expires, uses: 1, note, created }).await?;
-        let (verdict, _) =
-            self.store.join(secret_hash, site, gateway, fingerprint, until, created).await?;
+        let (verdict, _) = self.store.join(secret_hash, site, gateway, fingerprint, until, created).await?;
         ensure!(verdict == TokenVerdict::Valid, "{verdict:?}");
         let mut chain: Vec<_> = signed.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
         let ca = chain.pop().context("the chain ends with the CA")?;

@@ -121,10 +121,8 @@ impl Store {
         if let Some(segment) = self.segments.get_mut(&number) {
             for (facts, length) in &written {
                 segment.count_in(facts, *length);
-                places.push((
-                    facts.sequence.0,
-                    Place { segment: number, level: 0, at, length: *length, count: facts.count },
-                ));
+                let place = Place { segment: number, at, length: *length, count: facts.count };
+                places.push((facts.sequence.0, place));
                 at += framed(*length as usize);
                 self.appended += u64::from(facts.count);
                 self.next_sequence = facts.sequence.0 + 1;
@@ -177,6 +175,7 @@ impl Store {
         let number = segment.number;
         let life = self.life.filter(|life| life.boot == self.boot.counter).map(Entry::Life);
         self.logbook.push([segment.seal()].into_iter().chain(life));
+        self.forget_places(0..=u64::MAX);
         self.retire_if_done(number);
     }
 }

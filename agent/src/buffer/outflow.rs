@@ -13,10 +13,10 @@ use super::Stored;
 use super::catalogue::Place;
 use super::frame::{BatchFacts, Kind, epoch_tag, frame_at};
 use super::logbook::{Entry, Sequences};
-use super::segments::{Segment, Tally, file_name};
+use super::segments::{Tally, file_name};
 use super::store::Store;
 
-/// Places are taken from the catalogue this many at a time.
+/// Places are looked up this many at a time.
 const FEW: usize = 256;
 /// A batch that the disk cannot read so many times is given up as lost.
 const PATIENCE: u8 = 3;
@@ -44,10 +44,10 @@ impl Store {
     pub fn oldest(&mut self, from: Sequence, max_bytes: usize) -> Vec<Stored> {
         let mut load = Load { batches: Vec::new(), room: max_bytes };
         let spans = self.living_spans(from.0..=u64::MAX);
-        for (first, last) in spans {
+        for (number, first, last) in spans {
             let mut at = first;
             while at <= last {
-                let places = self.with_catalogue(|catalogue| catalogue.ahead(at..=last, FEW));
+                let places = self.ahead(number, at..=last, FEW);
                 let Some((end, _)) = places.last() else { break };
                 at = end.saturating_add(1);
                 if !self.take_on(&places, &mut load) {
@@ -63,10 +63,10 @@ impl Store {
     pub fn newest(&mut self, upto: Sequence, max_bytes: usize) -> Vec<Stored> {
         let mut load = Load { batches: Vec::new(), room: max_bytes };
         let spans = self.living_spans(0..=upto.0);
-        for (first, last) in spans.into_iter().rev() {
+        for (number, first, last) in spans.into_iter().rev() {
             let mut at = last;
             while at >= first {
-                let places = self.with_catalogue(|catalogue| catalogue.behind(first..=at, FEW));
+                let places = self.behind(number, first..=at, FEW);
                 let Some((end, _)) = places.last() else { break };
                 at = end.saturating_sub(1);
                 if !self.take_on(&places, &mut load) {
@@ -81,18 +81,18 @@ impl Store {
     /// tick: a batch that is sent again because of it is a duplicate there, nothing worse.
     pub fn acknowledge(&mut self, ranges: &[RangeInclusive<u64>]) {
         for range in ranges {
-            for (first, last) in self.living_spans(range.clone()) {
-                self.forget(first, last);
+            for (number, first, last) in self.living_spans(range.clone()) {
+                self.forget(number, first, last);
             }
         }
     }
 
     /// The sequences within `range` that may be alive, segment by segment, ascending.
-    fn living_spans(&self, range: RangeInclusive<u64>) -> Vec<(u64, u64)> {
-        let living = self.segments.values().filter_map(Segment::living);
+    fn living_spans(&self, range: RangeInclusive<u64>) -> Vec<(u64, u64, u64)> {
+        let living = self.segments.values().filter_map(|segment| Some((segment.number, segment.living()?)));
         living
-            .map(|(first, last)| (first.max(*range.start()), last.min(*range.end())))
-            .filter(|(first, last)| first <= last)
+            .map(|(number, (first, last))| (number, first.max(*range.start()), last.min(*range.end())))
+            .filter(|(_, first, last)| first <= last)
             .collect()
     }
 
@@ -119,7 +119,7 @@ impl Store {
     }
 
     fn read(&mut self, sequence: u64, place: &Place) -> io::Result<Read> {
-        // Given up since the catalogue was asked.
+        // Given up since its place was looked up.
         let Some(segment) = self.segments.get(&place.segment) else { return Ok(Read::NotNow) };
         if segment.forgotten.contains(sequence) {
             return Ok(Read::NotNow);
@@ -172,38 +172,44 @@ impl Store {
         let ranges = Ranges::from(sequence..=sequence);
         let lost = Tally { batches: 1, readings: u64::from(place.count), bytes: u64::from(place.length) };
         self.lose(place.segment, &ranges, lost, Reason::Corrupt, wall.into());
-        self.with_catalogue(|catalogue| catalogue.remove(sequence));
+        if self.growing == Some(place.segment) {
+            self.with_catalogue(|catalogue| catalogue.remove(sequence));
+        }
         self.retire_if_done(place.segment);
     }
 
-    /// Forgets what is alive in `first..=last`, which lies within one segment.
-    fn forget(&mut self, first: u64, last: u64) {
+    /// Forgets what is alive in `first..=last` of a segment.
+    fn forget(&mut self, number: u64, first: u64, last: u64) {
         let mut tally = Tally::default();
         // Sequences that were never given to a batch are not acknowledged either.
         let mut known = Ranges::default();
-        let (mut at, mut number) = (first, None);
+        let mut at = first;
         // Counted first and removed after, so that a catalogue that fails in between is rebuilt
         // from books that are right.
         loop {
-            let places = self.with_catalogue(|catalogue| catalogue.ahead(at..=last, FEW));
+            let places = self.ahead(number, at..=last, FEW);
             for (sequence, place) in &places {
                 tally +=
                     Tally { batches: 1, readings: u64::from(place.count), bytes: u64::from(place.length) };
                 known.insert(*sequence..=*sequence);
-                (at, number) = (sequence.saturating_add(1), Some(place.segment));
+                at = sequence.saturating_add(1);
             }
             if places.is_empty() {
                 break;
             }
         }
-        let Some(number) = number else { return };
+        if tally.batches == 0 {
+            return;
+        }
         if let Some(segment) = self.segments.get_mut(&number) {
             let ranges = Ranges::from(first..=last);
             let entry = segment.forget(&ranges, tally);
             self.acknowledged.insert(&known);
             self.logbook.push([entry, Entry::Acknowledged(Sequences::of(&known))]);
         }
-        self.forget_places(first..=last);
+        if self.growing == Some(number) {
+            self.forget_places(first..=last);
+        }
         self.retire_if_done(number);
     }
 }

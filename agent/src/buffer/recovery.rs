@@ -2,12 +2,11 @@
 //!
 //! The segments rule. The logbook says which segments there should be and what of them is
 //! forgotten; a segment that was not sealed is read from end to end; what is missing is counted
-//! and becomes a gap; and the catalogue is made to agree. After a clean stop nothing but the
-//! logbook is read. Nothing must be written for this to succeed: on a disk that refuses, the
+//! and becomes a gap. After a clean stop nothing but the logbook is read. Nothing must be written for this to succeed: on a disk that refuses, the
 //! store opens, reads, and writes its news when it can.
 //!
-//! `segments` compares what the logbook knows with what lies there, `reconcile` makes the catalogue
-//! agree, and what stands here draws the conclusions.
+//! `segments` compares what the logbook knows with what lies there, `reconcile` asks the catalogue what
+//! it alone remembers, and what stands here draws the conclusions.
 
 mod reconcile;
 mod segments;
@@ -21,6 +20,7 @@ use forebay_protocols::sync::wire::gap::Reason;
 
 use self::reconcile::catalogue_for;
 use super::catalogue::Catalogue;
+use super::charts::Charts;
 use super::dictionary::Dictionary;
 use super::disk::{DAMAGED, Disk, persistently};
 use super::evidence::{copy_part, rename_aside};
@@ -29,7 +29,7 @@ use super::gaps::Gaps;
 use super::logbook::{Boot, Contents, Entry, LOGBOOK, Life, Logbook};
 use super::opening::random;
 use super::room::BALLAST;
-use super::segments::number_of;
+use super::segments::{Tally, number_of};
 use super::store::{Around, Rules, Store};
 use super::thin::THINNING;
 use super::{BufferError, LastRun, Opening};
@@ -48,6 +48,14 @@ struct Findings {
     losses: bool,
     /// Segments without a file.
     missing: Vec<u64>,
+}
+
+impl Findings {
+    /// Of this file that much is lost.
+    fn lose(&mut self, name: &str, Tally { batches, readings, .. }: Tally) {
+        self.losses = true;
+        self.repairs.push(format!("{name}: {batches} batches with {readings} readings are lost"));
+    }
 }
 
 impl Store {
@@ -100,8 +108,7 @@ impl Store {
             let newer = kept && contents.complete_from(&catalogue);
             blind = !whole && !newer;
         }
-        let closed = contents.closed.filter(|_| kept && catalogue.closed().ok().flatten() == contents.closed);
-        if (!kept && catalogue.begin(epoch).is_err()) || catalogue.set_closed(None).is_err() {
+        if !kept && catalogue.begin(epoch).is_err() {
             catalogue = Catalogue::in_memory();
         }
         let highest =
@@ -118,6 +125,7 @@ impl Store {
             acknowledged: contents.acknowledged,
             logbook,
             catalogue,
+            charts: Charts::default(),
             dictionary: Dictionary::default(),
             gaps: Gaps::new(contents.gaps, contents.books.next_gap),
             segments: BTreeMap::new(),
@@ -151,7 +159,7 @@ impl Store {
 
         let grew = contents.segments.iter().next_back().filter(|(_, (_, sealed))| !sealed).map(|(n, _)| *n);
         let quiet = store.take_in_segments(contents.segments, &files, whole, &mut findings);
-        let clean = quiet && contents.closed.is_some();
+        let clean = quiet && contents.closed;
         let revision = store.segments.values().map(|segment| segment.revision).max().unwrap_or(0);
         let (dictionary, lost) = Dictionary::new(contents.points, revision);
         store.dictionary = dictionary;
@@ -171,9 +179,8 @@ impl Store {
         if !kept || findings.losses {
             store.copy_to_catalogue();
         }
-        if !clean || closed.is_none() {
-            store.reconcile(&mut findings);
-        }
+        store.reconcile(&mut findings);
+        store.look_for_more(&mut findings);
         if let Some(number) = grew {
             store.miss_noted(number, contents.books.appended, &mut findings);
         }

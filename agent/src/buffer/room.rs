@@ -115,7 +115,6 @@ impl Store {
         self.lose(segment.number, &all, segment.live(), Reason::BufferFull, wall);
         self.retire(segment.number);
         self.finish_retired();
-        self.forget_places(span);
         Ok(true)
     }
 
@@ -191,8 +190,7 @@ impl Store {
 
     /// sled never gives space back. When it has grown far beyond need it starts again.
     pub(super) fn keep_catalogue_small(&mut self) {
-        let batches: u64 = self.segments.values().map(|segment| segment.live().batches).sum();
-        let bound = CATALOGUE_FLOOR.max(self.rules.limit / 16) + 256 * batches;
+        let bound = CATALOGUE_FLOOR.max(self.rules.limit / 16);
         let Some(folder) = self.disk.catalogue().filter(|_| self.catalogue.bytes() > bound) else { return };
         self.catalogue = Catalogue::in_memory();
         drop(std::fs::remove_dir_all(&folder));

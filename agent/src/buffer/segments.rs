@@ -348,8 +348,7 @@ fn batch_of(
     };
     Ok(facts.map(|facts| {
         let length = frame.length.saturating_sub(lead as u32);
-        let place =
-            Place { segment: known.number, level: known.level, at: frame.at, length, count: facts.count };
+        let place = Place { segment: known.number, at: frame.at, length, count: facts.count };
         (facts, place)
     }))
 }

@@ -4,7 +4,8 @@
 //! At all times, also across restarts, in readings:
 //! `appended = acknowledged + dropped + backlog`.
 //!
-//! `recovery.rs` opens it, `inflow.rs` appends, `outflow.rs` reads and forgets, `room.rs` and `thin.rs`
+//! `recovery.rs` opens it, `inflow.rs` appends, `outflow.rs` reads and forgets what `charts.rs` and the
+//! catalogue find, `room.rs` and `thin.rs`
 //! keep it in its budget, `tail.rs` keeps what a server may lose, `opening.rs` knows who writes and by
 //! which clock. What stands here is what they share: the books, and how news become durable.
 
@@ -22,14 +23,14 @@ use forebay_protocols::sync::wire::gap::Reason;
 
 use super::acknowledged::Acknowledged;
 use super::boots::Boots;
-use super::catalogue::{Catalogue, Fault};
+use super::catalogue::{Catalogue, Fault, Place};
+use super::charts::Charts;
 use super::dictionary::Dictionary;
-use super::disk::{Disk, DiskFile, persistently};
-use super::frame::{FileFacts, epoch_tag};
+use super::disk::{Disk, DiskFile};
 use super::gaps::Gaps;
 use super::lineage::Lineage;
 use super::logbook::{Books, Boot, Entry, Life, Logbook};
-use super::segments::{Segment, Tally, file_name, survey};
+use super::segments::{Segment, Tally};
 use super::{BufferError, Counts, DroppedBy, Status};
 use crate::clock::machine::Machine;
 
@@ -62,6 +63,7 @@ pub struct Store {
     pub(super) acknowledged: Acknowledged,
     pub(super) logbook: Logbook,
     pub(super) catalogue: Catalogue,
+    pub(super) charts: Charts,
     pub(super) dictionary: Dictionary,
     pub(super) gaps: Gaps,
     /// Every segment that holds something alive, those of the tail, and the growing one.
@@ -206,18 +208,13 @@ impl Store {
     pub fn close(mut self) {
         self.seal_growing();
         self.tick();
-        let mut token = [0; 8];
-        if self.fault.is_some() || getrandom::fill(&mut token).is_err() {
+        if self.fault.is_some() {
             return;
         }
-        let token = u64::from_le_bytes(token).max(1);
         self.copy_acknowledged();
-        self.with_catalogue(|catalogue| {
-            catalogue.set_closed(Some(token))?;
-            catalogue.flush()
-        });
-        self.logbook.push([self.end_of_life(), Entry::Books(Books { closed: token, ..self.books() })]);
-        // If this fails the next opening compares catalogue and segments: slower, nothing else.
+        self.with_catalogue(Catalogue::flush);
+        self.logbook.push([self.end_of_life(), Entry::Books(Books { closed: 1, ..self.books() })]);
+        // If this fails the next opening takes it for a crash, which costs a few sequences.
         drop(self.logbook.write(self.disk.as_ref(), self.epoch, None));
     }
 
@@ -310,75 +307,26 @@ impl Store {
             Err(fault) => {
                 tracing::warn!(%fault, "The buffer's catalogue is rebuilt in memory; nothing is lost.");
                 self.catalogue = Catalogue::in_memory();
-                let numbers: Vec<u64> = self.segments.keys().copied().collect();
-                for number in numbers {
-                    self.index(number);
-                }
+                self.index_growing();
                 work(&mut self.catalogue).unwrap_or_default()
             }
         }
     }
 
-    /// Enters what is alive in a segment into the catalogue, reading the heads of its batches.
-    /// What should be there and is not is lost; says so in words.
-    pub(super) fn index(&mut self, number: u64) -> Option<String> {
-        let segment = self.segments.get(&number)?.clone();
-        let mut there = Tally::default();
-        let mut places = Vec::new();
-        let surveyed = persistently(|| {
-            (there, places) = (Tally::default(), Vec::new());
-            let file = self.disk.open(&file_name(number))?;
-            if FileFacts::read(file.as_ref())?.is_some_and(|facts| facts.number != number) {
-                // Another file under this name: what should be here is gone.
-                return Err(io::ErrorKind::NotFound.into());
-            }
-            survey(
-                file.as_ref(),
-                &segment,
-                segment.length,
-                epoch_tag(self.epoch),
-                false,
-                &mut |facts, place| {
-                    if !segment.forgotten.contains(facts.sequence.0) {
-                        there += Tally {
-                            batches: 1,
-                            readings: u64::from(facts.count),
-                            bytes: u64::from(place.length),
-                        };
-                        places.push((facts.sequence.0, place));
-                    }
-                },
-            )
-        });
-        for (sequence, place) in places {
-            if self.catalogue.insert(sequence, &place).is_err() {
-                // In recovery sled may refuse right away: then all segments go to memory.
-                self.with_catalogue(|catalogue| catalogue.insert(sequence, &place));
-            }
-        }
-        let found = match surveyed {
-            Ok(survey) => survey.found,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ranges::default(),
-            // Perhaps for now only: what is in it stays in the backlog.
-            Err(error) => return Some(format!("{} cannot be read now: {error}", file_name(number))),
+    /// Enters what is alive in the growing segment into the catalogue, reading the heads of its
+    /// batches.
+    pub(super) fn index_growing(&mut self) {
+        let Some(segment) = self.growing.and_then(|number| self.segments.get(&number)).cloned() else {
+            return;
         };
-        let live = segment.live();
-        if there.batches >= live.batches {
-            return None;
-        }
-        let lost = Tally {
-            batches: live.batches - there.batches,
-            readings: live.readings.saturating_sub(there.readings),
-            bytes: live.bytes.saturating_sub(there.bytes),
+        let Ok(heads) = self.heads_of(&segment) else {
+            // Once it is sealed it is looked at again.
+            return self.seal_growing();
         };
-        self.lose(number, &found.complement(segment.span()?), lost, Reason::Corrupt, segment.wall().into());
-        self.retire_if_done(number);
-        Some(format!(
-            "{}: {} batches with {} readings are lost",
-            file_name(number),
-            lost.batches,
-            lost.readings
-        ))
+        let alive = |place: &&(u64, Place)| !segment.forgotten.contains(place.0);
+        for (sequence, place) in heads.places.iter().filter(alive) {
+            self.with_catalogue(|catalogue| catalogue.insert(*sequence, place));
+        }
     }
 
     /// For the day the logbook is damaged.

@@ -91,9 +91,11 @@ impl Store {
             self.acknowledged.remove(&found);
             self.logbook.push([entry, Entry::Unacknowledged(Sequences::of(&found))]);
         }
-        self.with_catalogue(|catalogue| {
-            places.iter().try_for_each(|(sequence, place)| catalogue.insert(*sequence, place))
-        });
+        if self.growing == Some(number) {
+            self.with_catalogue(|catalogue| {
+                places.iter().try_for_each(|(sequence, place)| catalogue.insert(*sequence, place))
+            });
+        }
         Ok((found, tally.batches))
     }
 
@@ -139,6 +141,7 @@ impl Store {
     /// A segment's file is deleted after the next write of the logbook.
     pub(super) fn retire(&mut self, number: u64) {
         let Some(segment) = self.segments.remove(&number) else { return };
+        self.charts.forget(number);
         self.acknowledged.bury(&segment);
         self.retired.push((number, segment.length));
         self.logbook.push([Entry::Retired(number), Entry::Books(self.books())]);

@@ -22,7 +22,7 @@ use super::store::{Span, Store};
 
 /// A segment that is being rewritten.
 pub(super) const THINNING: &str = "thinning";
-/// A place in the catalogue has one byte for it.
+/// Of ten thousand readings there are a few left then.
 const HIGHEST_LEVEL: u32 = 16;
 
 /// So many segments are rewritten in vain before an old one is dropped instead: an append waits.
@@ -132,7 +132,7 @@ impl Store {
             segment.thin(&thinned);
         }
         self.count_thinned(Entry::Thinned(thinned), written.left_out, span);
-        self.index(old.number);
+        self.charts.forget(old.number);
         if let Err(error) = self.write_logbook() {
             drop(self.refused(&error)); // It is tried again with the next write.
         }

@@ -155,7 +155,7 @@ impl Inspection {
             user: self.user,
             epoch: self.epoch,
             boot: self.contents.boot.as_ref().map(|boot| boot.counter),
-            closed: self.contents.closed.is_some(),
+            closed: self.contents.closed,
             next_sequence: books.next_sequence.max(last.saturating_add(1)),
             appended,
             acknowledged: appended.saturating_sub(books.dropped).saturating_sub(backlog.readings),

@@ -43,8 +43,8 @@ pub struct Contents {
     pub life: Option<Life>,
     /// The totals.
     pub books: Books,
-    /// The token of a clean stop, if that is the last thing that happened.
-    pub closed: Option<u64>,
+    /// Is a clean stop the last thing that happened?
+    pub closed: bool,
     /// Bytes from the middle that could not be read.
     pub damaged_bytes: u64,
     /// Is there garbage at the end?
@@ -82,7 +82,7 @@ impl Contents {
         }
         contents.torn = readable_to < end;
         if contents.torn || contents.damaged_bytes > 0 {
-            contents.closed = None;
+            contents.closed = false;
         }
         Ok(Some((contents, readable_to)))
     }
@@ -96,7 +96,7 @@ impl Contents {
             }
             Some(Kind::Record) => {
                 let Ok(record) = Record::decode(&*body) else { return Ok(false) };
-                self.closed = None;
+                self.closed = false;
                 record.entries.into_iter().filter_map(|wrapped| wrapped.entry).for_each(|e| self.fold(e));
             }
             Some(Kind::Batch | Kind::Thinned) | None => {}
@@ -185,7 +185,7 @@ impl Contents {
                 own.next_gap = own.next_gap.max(books.next_gap);
                 own.dropped_full = own.dropped_full.max(books.dropped_full);
                 own.dropped_thinned = own.dropped_thinned.max(books.dropped_thinned);
-                self.closed = (books.closed != 0).then_some(books.closed);
+                self.closed = books.closed != 0;
             }
         }
     }

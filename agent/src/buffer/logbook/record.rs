@@ -193,7 +193,7 @@ pub struct Books {
     /// The number the next gap gets, or a lower one.
     #[prost(uint64, tag = "6")]
     pub next_gap: u64,
-    /// Not zero in the last record of a clean stop; the catalogue holds the same number.
+    /// Not zero in the last record of a clean stop.
     #[prost(fixed64, tag = "7")]
     pub closed: u64,
     /// Of `dropped`: no room.

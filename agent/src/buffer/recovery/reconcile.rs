@@ -1,8 +1,8 @@
-//! Making the catalogue agree with segments and logbook: they rule, it follows. Only of batches
-//! that the disk has lost behind the end of a segment may the catalogue alone know; those it
-//! helps to count.
+//! What the catalogue remembers of the segment that grew last. Segments and logbook rule; only of
+//! batches that the disk has lost behind the end of a segment may the catalogue alone know, and
+//! those it helps to count.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use forebay_protocols::reading::PointId;
@@ -41,7 +41,7 @@ impl Store {
             self.catalogue = catalogue;
         }
         self.copy_to_catalogue();
-        self.reconcile(&mut Findings::default());
+        self.index_growing();
     }
 
     pub(super) fn copy_to_catalogue(&mut self) {
@@ -56,9 +56,8 @@ impl Store {
         self.copy_openings();
     }
 
-    /// Makes the catalogue agree with segments and logbook.
+    /// Counts what only the catalogue remembers, and empties it: nothing grows yet.
     pub(super) fn reconcile(&mut self, findings: &mut Findings) {
-        let mut there: HashMap<u64, u64> = HashMap::new();
         let mut missed: BTreeMap<u64, (Ranges, Tally)> = BTreeMap::new();
         let mut at = 0;
         loop {
@@ -66,35 +65,33 @@ impl Store {
             let Some((last, _)) = places.last() else { break };
             at = last.saturating_add(1);
             for (sequence, place) in places {
-                match self.segments.get(&place.segment) {
-                    Some(segment) if segment.forgotten.contains(sequence) => {}
-                    // A place in the file before it was thinned.
-                    Some(segment) if segment.level != place.level => {}
-                    Some(segment) if segment.span().is_some_and(|span| span.contains(&sequence)) => {
-                        *there.entry(place.segment).or_default() += 1;
-                        continue;
-                    }
+                let Some(segment) = self.segments.get(&place.segment) else { continue };
+                let there = segment.span().is_some_and(|span| span.contains(&sequence));
+                if !there && !segment.forgotten.contains(sequence) {
                     // The catalogue saw it appended; the disk has lost it since.
-                    Some(_) => {
-                        let (ranges, lost) = missed.entry(place.segment).or_default();
-                        ranges.insert(sequence..=sequence);
-                        *lost += Tally { batches: 1, readings: u64::from(place.count), bytes: 0 };
-                    }
-                    None => {}
+                    let (ranges, lost) = missed.entry(place.segment).or_default();
+                    ranges.insert(sequence..=sequence);
+                    *lost += Tally { batches: 1, readings: u64::from(place.count), bytes: 0 };
                 }
-                self.with_catalogue(|catalogue| catalogue.remove(sequence));
             }
         }
         for (number, (ranges, lost)) in missed {
             self.miss_tail(number, &ranges, lost, findings);
         }
-        let differ =
-            |segment: &&Segment| segment.live().batches != there.get(&segment.number).copied().unwrap_or(0);
-        let numbers: Vec<u64> = self.segments.values().filter(differ).map(|segment| segment.number).collect();
+        self.forget_places(0..=u64::MAX);
+    }
+
+    /// A damaged logbook may say that more of a segment is alive than it leaves sequences for. Nobody
+    /// would ever ask for those batches: they are looked for now.
+    pub(super) fn look_for_more(&mut self, findings: &mut Findings) {
+        let more = |segment: &&Segment| {
+            let alive = segment.span().map(|span| segment.forgotten.complement(span)).unwrap_or_default();
+            segment.live().batches > alive.iter().map(|(first, last)| last - first + 1).sum()
+        };
+        let numbers: Vec<u64> = self.segments.values().filter(more).map(|segment| segment.number).collect();
         for number in numbers {
-            if let Some(words) = self.index(number) {
-                findings.losses = true;
-                findings.repairs.push(words);
+            if let Some(lost) = self.draw(number) {
+                findings.lose(&file_name(number), lost);
             }
         }
     }
@@ -108,11 +105,7 @@ impl Store {
         let (wall, seal) = (segment.wall(), segment.seal());
         self.logbook.push([seal]);
         self.lose(number, ranges, lost, Reason::Corrupt, wall.into());
-        findings.losses = true;
-        let name = file_name(number);
-        findings
-            .repairs
-            .push(format!("{name}: {} batches with {} readings are lost", lost.batches, lost.readings));
+        findings.lose(&file_name(number), lost);
     }
 }
 

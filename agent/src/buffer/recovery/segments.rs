@@ -163,10 +163,7 @@ impl Store {
         self.logbook.push([segment.seal()]);
         self.segments.insert(number, segment);
         if let Some(span) = span.filter(|_| lost.batches > 0) {
-            findings.losses = true;
-            findings
-                .repairs
-                .push(format!("{name}: {} batches with {} readings are lost", lost.batches, lost.readings));
+            findings.lose(&name, lost);
             self.lose(number, &survey.found.complement(span), lost, Reason::Corrupt, wall.into());
         } else if lost.readings > 0 {
             self.miss_left_out(number, lost, wall);

@@ -222,7 +222,7 @@ fn an_acknowledgement_is_durable_on_a_full_disk_too() {
 fn a_large_catalogue_is_part_of_the_budget() {
     let dir = tempfile::tempdir().unwrap();
     let (mut store, _) = open_dir(dir.path());
-    for round in 0..50u64 {
+    for round in 0..100u64 {
         let next = store.next_sequence().0;
         let batches: Vec<_> = (next..next + 800).map(|sequence| batch(sequence, 200)).collect();
         store.append(&batches).unwrap();
