@@ -224,3 +224,33 @@ impl DiskFile for Patchy {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chart(segment: u64, places: usize) -> Chart {
+        let place = |at| (at, Place { segment, at, length: 1, count: 1 });
+        Chart { segment, places: (0..places as u64).map(place).collect() }
+    }
+
+    fn kept(charts: &Charts) -> Vec<u64> {
+        charts.kept.iter().map(|chart| chart.segment).collect()
+    }
+
+    #[test]
+    fn the_charts_asked_for_last_are_kept_as_far_as_there_is_room() {
+        let mut charts = Charts::default();
+        for segment in 1..=4 {
+            charts.keep(chart(segment, MOST_PLACES / 4));
+        }
+        assert!(charts.take_up(1) && !charts.take_up(9));
+        assert_eq!(kept(&charts), [2, 3, 4, 1]);
+        charts.keep(chart(5, MOST_PLACES / 2));
+        assert_eq!(kept(&charts), [4, 1, 5]);
+        charts.keep(chart(6, MOST_PLACES * 2));
+        assert_eq!(kept(&charts), [6], "one is kept however large it is");
+        charts.forget(6);
+        assert!(kept(&charts).is_empty());
+    }
+}

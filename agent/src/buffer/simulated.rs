@@ -18,6 +18,7 @@
 mod platter;
 
 use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -53,6 +54,8 @@ struct State {
     fail_at: Option<u64>,
     /// The same for reading.
     fail_reading_at: Option<u64>,
+    /// Of this file these bytes cannot be read.
+    spoiled: Option<(String, Range<u64>)>,
     /// Every change is refused with this.
     refusal: Option<ErrorKind>,
     capacity: Option<u64>,
@@ -132,6 +135,11 @@ impl Simulated {
     pub fn fail_reading_at(&self, read: u64) {
         let mut state = self.state();
         state.fail_reading_at = Some(state.reads + read);
+    }
+
+    /// From now on these bytes of a file cannot be read.
+    pub fn spoil(&self, name: &str, bytes: Range<u64>) {
+        self.state().spoiled = Some((name.into(), bytes));
     }
 
     /// Did the change that was to fail come?
@@ -289,6 +297,13 @@ impl DiskFile for OpenFile {
     fn read_at(&self, into: &mut [u8], at: u64) -> io::Result<usize> {
         let mut state = self.disk.state();
         state.read()?;
+        if let Some((name, bytes)) = &state.spoiled
+            && state.platter.file_of(name) == Some(self.file)
+            && at < bytes.end
+            && at + into.len() as u64 > bytes.start
+        {
+            return Err(io::Error::other("input/output error"));
+        }
         let rest = state.platter.content(self.file).get(at as usize..).unwrap_or_default();
         let length = rest.len().min(into.len());
         into[..length].copy_from_slice(&rest[..length]);

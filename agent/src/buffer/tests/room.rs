@@ -257,3 +257,25 @@ fn after_a_failed_append_nothing_was_appended_and_the_same_batches_may_be_tried_
         assert_books_balance(&mut store);
     }
 }
+
+#[test]
+fn a_page_that_the_disk_refuses_costs_the_batches_on_it_and_no_others() {
+    let disk = Simulated::default();
+    let (mut store, _) = open(&disk, TIGHT);
+    append(&mut store, 15, 1000);
+    store.seal_growing();
+    let (whole, before) = (alive(&mut store), store.status().counts);
+    drop(store);
+    let (mut store, _) = open(&disk, TIGHT);
+    disk.spoil("segment-0000000001", 4096..8192);
+    for _ in 0..4 {
+        store.oldest(Sequence(0), usize::MAX);
+    }
+    let found = alive(&mut store);
+    assert!((9..=11).contains(&found.len()), "{found:?}");
+    let lost: u32 = whole.iter().filter(|(sequence, _)| !found.contains_key(*sequence)).map(|(_, n)| n).sum();
+    let after = store.status();
+    assert_eq!((after.counts.appended, after.dropped_by.corrupt), (before.appended, u64::from(lost)));
+    assert_eq!(store.gaps(0, 9).iter().map(|gap| gap.count).sum::<u64>(), u64::from(lost));
+    assert_books_balance(&mut store);
+}
