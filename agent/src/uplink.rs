@@ -6,6 +6,7 @@
 //! when to report, `lost` what a server has forgotten. This file waits for an identity. Not joined is
 //! no fault: the uplink looks for an identity every few seconds and the buffer fills meanwhile.
 
+pub mod body;
 pub mod budget;
 pub mod bulletin;
 pub mod line;

@@ -18,6 +18,9 @@ use tokio::time::{Instant, sleep_until};
 const KEPT: u32 = 32 << 10;
 /// Bytes moved at a time: 3 ms of 10 Mbit/s.
 const PIECE: usize = 4 << 10;
+/// Timers tick in milliseconds and machines are busy: without this a tenth of the width and more
+/// is lost.
+const LATE: Duration = Duration::from_millis(20);
 
 /// A relay to one address. Ends when dropped.
 pub struct ThinLink {
@@ -120,7 +123,7 @@ impl Lane {
     async fn pass(&self, bytes: u64) {
         let through = {
             let mut free_at = self.free_at.lock().await;
-            let begin = (*free_at).max(Instant::now());
+            let begin = begins(*free_at, Instant::now());
             *free_at = begin + Duration::from_nanos(bytes * self.byte_ns);
             *free_at
         };
@@ -133,10 +136,25 @@ impl Lane {
     }
 }
 
+/// Who wakes late finds the link as it would be had it woken in time.
+fn begins(free_at: Instant, now: Instant) -> Instant {
+    free_at.max(now.checked_sub(LATE).unwrap_or(now))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use tokio::net::TcpListener;
+
+    #[test]
+    fn who_wakes_late_loses_nothing_and_who_comes_late_gains_little() {
+        let now = Instant::now() + Duration::from_secs(1);
+        for (ms, wanted) in [(5, 5), (20, 20), (500, 20)] {
+            let begin = begins(now - Duration::from_millis(ms), now);
+            assert_eq!(now - begin, Duration::from_millis(wanted), "free for {ms} ms");
+        }
+        assert_eq!(begins(now + LATE, now), now + LATE, "not free yet");
+    }
 
     #[tokio::test]
     async fn what_passes_is_counted_and_comes_out_as_it_went_in() {

@@ -6,10 +6,10 @@ use std::time::Duration;
 use forebay_protocols::boot_time::BootTime;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use prost::Message;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, info, warn};
 
+use super::body::Body;
 use super::budget::{Budget, Leave, SPARSE_HEARTBEAT};
 use super::bulletin::Bulletin;
 use super::flight::{Landed, Outgoing, Way, fly, present};
@@ -211,12 +211,9 @@ impl<'a, B: Backlog> Delivery<'a, B> {
         let super::parcel::Parcel { mut request, sent, backlog_over: _ } = parcel;
         let openings = uplink.backlog.openings().await?;
         request.opening = present(&openings);
-        let outgoing = Outgoing {
-            ticket: self.state.departs(sent),
-            body: request.encode_to_vec().into(),
-            openings,
-            report: request.report.take(),
-        };
+        let report = request.report.clone();
+        let ticket = self.state.departs(sent);
+        let outgoing = Outgoing { ticket, body: Body::of(request), openings, report };
         let way = Way {
             peer: self.peer.clone(),
             proxy: uplink.settings.proxy.as_ref(),

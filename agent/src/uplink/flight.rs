@@ -8,12 +8,12 @@ use forebay_config::agent::Proxy;
 use forebay_protocols::boot_time::BootTime;
 use forebay_protocols::sync::ranges::Ranges;
 use forebay_protocols::sync::wire;
-use prost::Message;
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::body::Body;
 use super::line::{Line, Peer};
 use super::meter::Meter;
 use super::parcel::Backlog;
@@ -48,7 +48,7 @@ pub struct Outgoing {
     /// Its name.
     pub ticket: Ticket,
     /// The whole request, but for the greeting.
-    pub body: Bytes,
+    pub body: Body,
     /// The buffer's openings, the present one last.
     pub openings: Vec<wire::Opening>,
     /// The report in it.
@@ -113,7 +113,7 @@ pub async fn fly(
             let greets = line.greeted.as_ref() != Some(&opening);
             // Before it is sent: what is acknowledged meanwhile the server may not have listed.
             landed.greeted = if greets { Some(backlog.acknowledged().await?) } else { None };
-            let body = if greets { greeting(&body, &openings) } else { body.clone() };
+            let body = if greets { body.with(&greeting(&openings)) } else { body.clone() };
             landed.asked = BootTime::now();
             let sent = Instant::now();
             match line.post(PATH, body).await {
@@ -154,9 +154,7 @@ impl Way<'_> {
     }
 }
 
-/// The request with the greeting behind it: protobuf messages may be laid end to end.
-fn greeting(body: &Bytes, openings: &[wire::Opening]) -> Bytes {
+fn greeting(openings: &[wire::Opening]) -> wire::SyncRequest {
     let greeting = wire::Greeting { openings: openings.to_vec() };
-    let greeting = wire::SyncRequest { greeting: Some(greeting), ..Default::default() };
-    [body.as_ref(), greeting.encode_to_vec().as_slice()].concat().into()
+    wire::SyncRequest { greeting: Some(greeting), ..Default::default() }
 }

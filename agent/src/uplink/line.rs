@@ -13,7 +13,7 @@ use forebay_protocols::sync::problem::Problem;
 use forebay_protocols::sync::tls::server_name;
 use forebay_protocols::sync::wire::SyncAnswer;
 use http::{HeaderMap, Request, StatusCode, header};
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::{BodyExt, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use prost::Message;
@@ -25,6 +25,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
+use super::body::Body;
 use super::meter::{Meter, Metered};
 use super::proxy;
 use super::state::Reply;
@@ -61,7 +62,7 @@ impl Peer {
 
 /// An open connection. Dropping it closes it.
 pub struct Line {
-    sender: http1::SendRequest<Full<Bytes>>,
+    sender: http1::SendRequest<Body>,
     host: String,
     /// The opening under which we said who we are, once the server has answered that well.
     pub greeted: Option<Bytes>,
@@ -122,11 +123,11 @@ impl Line {
     }
 
     /// Posts `body` and waits for the answer, for ever: the caller limits that.
-    pub async fn post(&mut self, path: &str, body: Bytes) -> Result<Reply, String> {
+    pub async fn post(&mut self, path: &str, body: Body) -> Result<Reply, String> {
         let request = Request::post(path)
             .header(header::HOST, &self.host)
             .header(header::CONTENT_TYPE, PROTOBUF)
-            .body(Full::new(body))
+            .body(body)
             .map_err(|e| e.to_string())?;
         self.sender.ready().await.map_err(|e| words_of(&e))?;
         let response = self.sender.send_request(request).await.map_err(|e| words_of(&e))?;

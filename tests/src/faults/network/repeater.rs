@@ -67,7 +67,7 @@ async fn say(peer: &Peer, request: &Bytes, times: u64) -> u64 {
     };
     let mut answered = 0;
     for _ in 0..times {
-        match timeout(PATIENCE, line.post("/v1/batches", request.clone())).await {
+        match timeout(PATIENCE, line.post("/v1/batches", request.clone().into())).await {
             Ok(Ok(Reply::Answer(_))) => answered += 1,
             _ => break,
         }
