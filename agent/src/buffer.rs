@@ -303,8 +303,9 @@ impl Buffer {
         ask(&self.wishes, |answer| Wish::Boots { answer }).await
     }
 
-    /// The present boot's true wall offset, as far as it is known now. Durable with the next tick;
-    /// told again only when it changed by more than a tenth of a second.
+    /// The present boot's true wall offset, as far as it is known now. Durable when this returns if it is
+    /// the first, a better one with the next tick; told again only when it changed by more than a
+    /// tenth of a second.
     pub async fn learn_offset(&self, offset_us: i64) -> Result<(), BufferError> {
         ask(&self.wishes, |answer| Wish::LearnOffset { offset_us, answer }).await
     }

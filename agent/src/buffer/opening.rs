@@ -32,10 +32,16 @@ impl Store {
         self.boots.list()
     }
 
-    /// The present boot's true wall offset. Durable with the next tick.
+    /// The present boot's true wall offset. Durable at once when it is the first, for batches of this
+    /// boot and of those before it are sent by it from now on; a better one with the next tick.
     pub fn learn_offset(&mut self, offset_us: i64) {
-        if let Some(entry) = self.boots.learn(self.boot.counter, offset_us) {
-            self.logbook.push([entry]);
+        let known = self.boots.get(self.boot.counter).and_then(|boot| boot.learnt_offset_us);
+        let Some(entry) = self.boots.learn(self.boot.counter, offset_us) else { return };
+        self.logbook.push([entry]);
+        if known.is_none()
+            && let Err(error) = self.write_logbook()
+        {
+            drop(self.refused(&error));
         }
     }
 
