@@ -327,13 +327,14 @@ impl Clock {
 
     /// Looks at the boots as they lie by what is believed now. Worked out anew only when that changed.
     fn with_solved<T>(&self, look: impl FnOnce(&[Solved]) -> T) -> T {
-        let belief = self.belief();
+        let (now, belief) = (self.0.machine.boot_time(), self.belief());
         self.learnt(|learnt| {
             let same = |(then, _): &(Belief, _)| then.is_as_good_as(belief);
             if !learnt.solved.as_ref().is_some_and(same) {
                 let mut boots = learnt.boots.clone();
                 if let Some(present) = boots.last_mut() {
                     present.id = self.0.id;
+                    present.last_us = present.last_us.max(now.0);
                     present.believed_offset_us = belief.offset_us;
                     present.synchronised = belief.synchronised();
                     present.learnt_offset_us = belief.synchronised().then_some(belief.offset_us);

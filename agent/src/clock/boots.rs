@@ -12,6 +12,8 @@ use crate::buffer::BootKnown;
 
 /// Two clocks that agree to this are one clock; less is measurement.
 const SLACK_US: i64 = 1_000_000;
+/// The boot clock drifts by one part in so many, 100 ppm, if its crystal is a bad one.
+const CRYSTAL: i64 = 10_000;
 /// A battery clock may have drifted this far while the power was off.
 const DRIFT_US: i64 = 60_000_000;
 
@@ -78,13 +80,10 @@ fn anchors(boots: &[BootKnown]) -> Vec<(usize, i64)> {
         .iter()
         .map(|boot| match boot.learnt_offset_us {
             Some(offset) => {
-                told_until = Some(offset.saturating_add(length(boot)));
+                told_until = Some(offset.saturating_add(length(boot)).saturating_sub(slack(boot)));
                 true
             }
-            None => {
-                let earliest = told_until.map_or(i64::MIN, |end: i64| end.saturating_sub(SLACK_US));
-                boot.synchronised && boot.believed_offset_us >= earliest
-            }
+            None => boot.synchronised && told_until.is_none_or(|end| boot.believed_offset_us >= end),
         })
         .collect();
     let mut next_start = i64::MAX;
@@ -92,9 +91,9 @@ fn anchors(boots: &[BootKnown]) -> Vec<(usize, i64)> {
     for (place, boot) in boots.iter().enumerate().rev().filter(|(place, _)| credible[*place]) {
         let offset = boot.learnt_offset_us.unwrap_or(boot.believed_offset_us);
         let end = offset.saturating_add(length(boot));
-        if boot.learnt_offset_us.is_some() || end <= next_start.saturating_add(SLACK_US) {
+        if boot.learnt_offset_us.is_some() || end <= next_start {
             anchors.push((place, offset));
-            next_start = offset;
+            next_start = offset.saturating_add(slack(boot));
         }
     }
     anchors.reverse();
@@ -158,6 +157,12 @@ fn believed_off(earlier: &BootKnown, later: &BootKnown, room: i64) -> i64 {
         .filter(|off| *off >= 0)
         .min();
     off.filter(|off| *off <= room.saturating_add(DRIFT_US)).map_or(0, |off| off.min(room))
+}
+
+/// How far off the start or the end of a boot may be whose offset is known: it was told at the other
+/// end perhaps, and the crystal has drifted since.
+fn slack(boot: &BootKnown) -> i64 {
+    SLACK_US.saturating_add(length(boot) / CRYSTAL)
 }
 
 fn length(boot: &BootKnown) -> i64 {

@@ -99,6 +99,21 @@ fn a_clock_that_only_claimed_to_be_synchronised_is_not_believed_against_what_was
 }
 
 #[test]
+fn a_bad_crystal_does_not_make_a_clock_that_ntp_kept_contradict_its_neighbours() {
+    // Each was told the time at its far end; in between a day went by, and 8 seconds more.
+    let drift = 8 * SECOND;
+    let kept = BootKnown { synchronised: true, ..boot(2, HOUR, BEGIN + YEAR + DAY) };
+    let before = learnt(BEGIN + YEAR + drift, boot(1, DAY, 0));
+    let after = learnt(BEGIN + YEAR + DAY + HOUR - drift, boot(3, DAY, 0));
+    let solved = solve(&[before, kept, after], POSSIBLE);
+    assert_eq!((solved[1].offset_us, solved[1].sure), (kept.believed_offset_us, Sure::Exact));
+    let (before, after) = (BootKnown { last_us: HOUR, ..before }, BootKnown { last_us: HOUR, ..after });
+    let earlier = BootKnown { believed_offset_us: BEGIN + YEAR + HOUR, ..kept };
+    let solved = solve(&[before, earlier, after], POSSIBLE);
+    assert!(matches!(solved[1].sure, Sure::Bracketed { .. }), "no crystal drifts 8 seconds in an hour");
+}
+
+#[test]
 fn behind_the_last_known_boot_a_kept_clock_goes_on_and_a_lost_one_begins_at_its_end() {
     let told = learnt(BEGIN + YEAR, boot(1, HOUR, BEGIN + YEAR));
     assert_eq!(offsets(&[told, boot(2, HOUR, BEGIN + YEAR + DAY)])[1], BEGIN + YEAR + DAY);
