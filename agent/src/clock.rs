@@ -33,8 +33,11 @@ use crate::buffer::BootKnown;
 const BUILT_US: i64 = EARLIEST_TIME * 1_000_000;
 /// Servers that claim to live later than 30 years from then are not believed.
 const FAR_FUTURE_US: i64 = BUILT_US + 30 * 365 * 86_400_000_000;
-/// The system's clock is believed if it is this close to the server's.
-const AGREEMENT_US: i64 = 1_000_000;
+/// The system's clock is believed if it is this close to the server's. Over a restart of the agent it
+/// may creep away by as much once more, and no time shall be wrong by much more than a second.
+const AGREEMENT_US: i64 = 500_000;
+/// What the buffer remembers of an offset lags behind what was believed by this much.
+const NOTED_US: i64 = 200_000;
 /// One that claims to be synchronised is believed up to here: the server's own may be wrong too.
 const CLAIM_US: i64 = 3_600_000_000;
 /// Two offsets that differ by less are one: a small gateway may be kept from its work for so long
@@ -182,7 +185,7 @@ impl Clock {
             // What an earlier run of the agent learnt in this boot is as good as ever.
             let told = boots.last().and_then(|present| {
                 let at = BootTime(present.last_us.max(0));
-                let uncertainty_us = AGREEMENT_US;
+                let uncertainty_us = NOTED_US;
                 present.learnt_offset_us.map(|offset_us| Estimate { offset_us, uncertainty_us, at })
             });
             learnt.server = learnt.server.or(told);

@@ -77,7 +77,8 @@ fn whom_the_gateway_believes() {
         (shows(100, false), None, belief(100, Source::Nobody), "alone, the system's clock is all there is"),
         (shows(100, true), None, belief(100, Source::System), "NTP needs no server of ours"),
         (shows(100, true), heard(900), belief(100, Source::System), "NTP is better than an answer"),
-        (shows(100, false), heard(101), belief(100, Source::System), "a clock that agrees is kept"),
+        (shows(100, false), heard(100), belief(100, Source::System), "a clock that agrees is kept"),
+        (shows(100, false), heard(101), belief(101, Source::Server), "one that is a second off is not"),
         (shows(100, false), heard(900), belief(900, Source::Server), "a clock that does not is not"),
         (shows(100, true), heard(9_000), belief(9_000, Source::Server), "two hours off is not synchronised"),
     ] {
