@@ -25,7 +25,7 @@ use rustls_pki_types::UnixTime;
 use tokio::sync::Notify;
 use tracing::warn;
 
-use self::boots::{Solved, Sure, solve};
+use self::boots::{Solved, Sure, earliest_start, solve};
 use self::machine::{Machine, Shown};
 use crate::buffer::BootKnown;
 
@@ -71,8 +71,10 @@ struct Learnt {
     solved: Option<(Belief, Vec<Solved>)>,
     /// What the server's answers say.
     server: Option<Estimate>,
-    /// Wall time that has certainly passed, microseconds since 1970.
+    /// Wall time that has certainly passed, microseconds since 1970. Goes up only.
     floor_us: i64,
+    /// This boot began no earlier, if the buffer remembers one that learnt the time.
+    begun_us: Option<i64>,
     remembered: Option<BootTime>,
     /// The system's clock claims to be synchronised, is not, and that was said.
     doubted: bool,
@@ -128,9 +130,9 @@ impl Source {
 impl rustls::time_provider::TimeProvider for Clock {
     fn current_time(&self) -> Option<UnixTime> {
         // A clock before 1970 has no say here.
-        let system = Duration::from_micros(self.0.machine.wall_us().max(0) as u64);
+        let believed = Duration::from_micros(self.wall_us().max(0) as u64);
         let floor = Duration::from_secs(self.tls_floor().max(0) as u64);
-        Some(UnixTime::since_unix_epoch(system.max(floor)))
+        Some(UnixTime::since_unix_epoch(believed.max(floor)))
     }
 }
 
@@ -158,6 +160,7 @@ impl Clock {
             solved: None,
             server: None,
             floor_us,
+            begun_us: None,
             remembered: None,
             doubted: false,
         });
@@ -190,6 +193,7 @@ impl Clock {
             });
             learnt.server = learnt.server.or(told);
             learnt.counter = counter;
+            learnt.begun_us = earliest_start(&boots);
             learnt.boots = boots;
             learnt.solved = None;
         });
@@ -269,11 +273,6 @@ impl Clock {
         })
     }
 
-    /// As [`Clock::correction`], the number alone.
-    pub fn correction_us(&self, boot: &Boot) -> i64 {
-        self.correction(boot).0
-    }
-
     /// A gap record as the server shall have it: both ends corrected as batches of their boots
     /// would be, and without the clocks they were written down by.
     pub fn resolve(&self, gap: wire::Gap) -> wire::Gap {
@@ -294,13 +293,17 @@ impl Clock {
         })
     }
 
-    /// A moment that has certainly passed, in seconds since 1970. TLS judges certificates by this or
-    /// the system's clock, whichever is later, so that a gateway that wakes in 1970 still connects.
+    /// A moment that has certainly passed, in seconds since 1970; never an earlier one than before.
+    /// TLS judges certificates by this or by the time believed, whichever is later, so that a gateway
+    /// that wakes in 1970 still connects.
     pub fn tls_floor(&self) -> i64 {
         let now = self.0.machine.boot_time().0;
         let us = self.learnt(|learnt| {
-            let server = learnt.server.map_or(i64::MIN, |server| server.offset_us.saturating_add(now));
-            learnt.floor_us.max(server)
+            let offsets = [learnt.begun_us, learnt.server.map(|server| server.offset_us)];
+            for offset_us in offsets.into_iter().flatten() {
+                learnt.floor_us = learnt.floor_us.max(offset_us.saturating_add(now));
+            }
+            learnt.floor_us
         });
         us / 1_000_000
     }

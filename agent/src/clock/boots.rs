@@ -72,6 +72,16 @@ pub fn solve(boots: &[BootKnown], possible: Range<i64>) -> Vec<Solved> {
     solved
 }
 
+/// When the last of `boots`, ascending, began at the earliest: after those that a server told the
+/// time, by as much as the boots since then were up.
+pub fn earliest_start(boots: &[BootKnown]) -> Option<i64> {
+    let (_, earlier) = boots.split_last()?;
+    earlier.iter().fold(None, |ended: Option<i64>, boot| {
+        let told = boot.learnt_offset_us.max(ended);
+        told.map(|began| began.saturating_add(length(boot)))
+    })
+}
+
 /// The boots whose offset is known. What a server told counts. A clock that only claimed to be
 /// synchronised counts where it does not contradict a later boot, or an earlier one that was told.
 fn anchors(boots: &[BootKnown]) -> Vec<(usize, i64)> {

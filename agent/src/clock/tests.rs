@@ -1,6 +1,7 @@
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering::SeqCst};
 
 use forebay_protocols::boot_time::wall_micros;
+use rustls::time_provider::TimeProvider;
 use tokio_util::sync::CancellationToken;
 use wire::sent_batch::Clock::{Bracketed, Corrected, Stated};
 
@@ -205,6 +206,45 @@ fn certificates_are_never_judged_by_a_time_that_has_passed() {
     assert!(first.tls_floor() >= later_us / SECOND);
     first.remember().unwrap();
     assert!(clock().tls_floor() >= later_us / SECOND - 1, "forgotten over a restart");
+}
+
+#[test]
+fn once_the_server_was_heard_certificates_are_judged_by_its_time_whatever_the_clock_shows() {
+    let bench = bench();
+    bench.clock.place(1, &[]);
+    let tls = || TimeProvider::current_time(&bench.clock).unwrap().as_secs() as i64;
+    bench.wall.show(TRUE_US + 10 * YEAR);
+    bench.hear(TRUE_US);
+    for step in [TRUE_US + 10 * YEAR, TRUE_US - 10 * YEAR, 0] {
+        bench.wall.show(step);
+        let right = (BootTime::now().0 + TRUE_US) / SECOND;
+        assert!((tls() - right).abs() <= 1, "{} s off after a step to {step}", tls() - right);
+    }
+}
+
+#[test]
+fn the_floor_of_tls_never_falls_and_is_not_forgotten_with_the_power() {
+    let bench = bench();
+    let told = BootKnown { learnt_offset_us: Some(TRUE_US), ..known(1, HOUR, 0) };
+    bench.clock.place(3, &[told, known(2, 2 * HOUR, 0)]);
+    let floor = bench.clock.tls_floor();
+    assert!(floor >= (TRUE_US + 3 * HOUR) / SECOND, "so long the gateway was up since");
+    bench.hear(TRUE_US + 5 * HOUR);
+    let told = bench.clock.tls_floor();
+    assert!(told >= floor + 2 * HOUR / SECOND);
+    bench.hear(TRUE_US + 4 * HOUR);
+    assert!(bench.clock.tls_floor() >= told, "a crystal that was ahead");
+}
+
+#[test]
+fn over_a_restart_a_clock_that_creeps_away_is_not_believed_for_two_seconds() {
+    let bench = bench();
+    let present = BootKnown { id: ID, learnt_offset_us: Some(TRUE_US), ..known(5, HOUR, 3) };
+    bench.clock.place(5, &[present]);
+    bench.wall.show(TRUE_US + SECOND);
+    assert_eq!(bench.clock.belief(), Belief { offset_us: TRUE_US, source: Source::Server });
+    bench.wall.show(TRUE_US + SECOND / 2);
+    assert_eq!(bench.clock.belief().source, Source::System);
 }
 
 #[test]
