@@ -8,6 +8,7 @@
 //! that one again.
 
 mod catalogue;
+mod clock;
 mod damage;
 mod device;
 mod dice;
@@ -70,6 +71,13 @@ pub const FAMILIES: &[Family] = &[
         rounds: 10_000,
         in_all: true,
         run: full::run,
+    },
+    Family {
+        name: "clock",
+        about: "clocks in 1970, ten years ahead, set by hand, drifting; boots, restarts, suspend, late contact",
+        rounds: 10_000,
+        in_all: true,
+        run: clock::run,
     },
     Family {
         name: "network",
