@@ -198,7 +198,8 @@ struct Buffer {
 
 impl Buffer {
     fn new(folder: &Path, load: Load) -> Self {
-        let rules = Rules { limit: 512 << 20, reserve: 0, when_full: WhenFull::DropOldest, tail: 0 };
+        let when_full = WhenFull::DropOldest;
+        let rules = Rules { limit: 512 << 20, reserve: 0, when_full, tail: 0, classes: Vec::new() };
         let (mut store, _) = Store::open(Arc::new(Flash::new(folder)), rules, [1; 16]).unwrap();
         let point = |n| {
             Arc::new(Point {

@@ -71,7 +71,8 @@ pub async fn run(config: Agent, ending: Ending) -> anyhow::Result<Verdict> {
     let forebay_config::agent::Buffer { max_size, reserve, when_full, tail, durability_window: _ } =
         config.buffer;
     let dir = config.state_dir.join("buffer");
-    let opening = Buffer::open(BufferSettings { dir, max_size, reserve, when_full, tail });
+    let classes = config.classes.clone();
+    let opening = Buffer::open(BufferSettings { dir, max_size, reserve, when_full, tail, classes });
     let (mut supervisor, buffer) = build(config, opening, &ending).await?;
     supervisor.attendant("signals", signals.run(ending.asked.clone(), ending.give_up.clone()));
     supervisor.attendant("farewell", async move {
@@ -103,8 +104,9 @@ async fn build(
     opening: impl Future<Output = Result<Opened, BufferError>> + Send + 'static,
     ending: &Ending,
 ) -> anyhow::Result<(Supervisor, Seen)> {
-    let Agent { site, gateway, state_dir, buffer, uplink, telemetry: Telemetry { listen }, log: _, links } =
-        config;
+    let Telemetry { listen } = config.telemetry;
+    // The classes are the buffer's.
+    let Agent { site, gateway, state_dir, buffer, classes: _, uplink, telemetry: _, log: _, links } = config;
     let window = buffer.durability_window;
     let started = BootTime::now();
     let opening = look(opening).await?;

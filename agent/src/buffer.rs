@@ -4,7 +4,7 @@
 //!
 //! | file | holds | format |
 //! |---|---|---|
-//! | `segment-0000000001` … | batches, append-only, thinned or deleted whole | `frame.rs` |
+//! | `segment-0000000001` … | batches, append-only, rewritten or deleted whole | `frame.rs` |
 //! | `logbook` | dictionary, gaps, openings, boots, what is forgotten, counters | `logbook/record.rs` |
 //! | `catalogue/` | where each unacknowledged batch lies; can be deleted at any time | sled |
 //! | `damaged/` | parts that could not be read, for a person; counts towards the budget | |
@@ -25,6 +25,8 @@ mod acknowledged;
 mod boots;
 mod catalogue;
 mod charts;
+mod classes;
+mod clear;
 mod dictionary;
 mod evidence;
 mod frame;
@@ -35,6 +37,7 @@ mod logbook;
 mod opening;
 mod outflow;
 mod recovery;
+mod rewrite;
 mod room;
 mod segments;
 mod tail;
@@ -50,6 +53,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use forebay_config::agent::WhenFull;
+use forebay_config::classes::Class;
 use forebay_config::units::ByteSize;
 use forebay_protocols::reading::{Point, PointId};
 use forebay_protocols::sync::batch::{Encoded, Epoch, Sequence};
@@ -69,10 +73,12 @@ pub struct Settings {
     pub max_size: ByteSize,
     /// Bytes to leave free on the file system.
     pub reserve: ByteSize,
-    /// What gives way when there is no room.
+    /// What gives way when there is no room, of points that are in none of the classes.
     pub when_full: WhenFull,
     /// Bytes of acknowledged batches to keep, within the budget, for a server that loses them.
     pub tail: ByteSize,
+    /// Points with a rule of their own.
+    pub classes: Vec<Class>,
 }
 
 /// Reading side and books; cheap to clone. Store work happens on the buffer's own thread. When

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::classes::Class;
 use crate::field::Link;
 use crate::units::{ByteSize, Name, Secret};
 
@@ -18,6 +19,8 @@ pub struct Agent {
     pub state_dir: PathBuf,
     /// `[buffer]`.
     pub buffer: Buffer,
+    /// `[class.NAME]`: points with a rule of their own for a full buffer, in the order of the file.
+    pub classes: Vec<Class>,
     /// `[uplink]`. Where to and with which certificate is learnt by `forebay-agent join`.
     pub uplink: Uplink,
     /// `[telemetry]`.

@@ -278,3 +278,25 @@ fn a_full_buffer_may_thin() {
     let text = "[agent]\nsite = \"n\"\ngateway = \"g\"\n[buffer]\nwhen_full = \"thin\"\n";
     assert_eq!(load::agent_text("agent.toml", text).expect("valid").buffer.when_full, WhenFull::Thin);
 }
+
+#[test]
+fn a_point_belongs_to_the_first_class_that_names_it_and_patterns_are_judged() {
+    let least = "[agent]\nsite = \"n\"\ngateway = \"g\"\n[buffer]\nwhen_full = \"stop\"\n";
+    let text = format!(
+        "{least}[class.urgent]\npoints = [\"*/alarm_*\"]\n[class.trends]\nwhen_full = \"drop_oldest\"\npoints = [\"pump/*\"]\n"
+    );
+    let agent = load::agent_text("agent.toml", &text).expect("valid");
+    let of = |device: &str, point: &str| {
+        agent.classes.iter().find(|class| class.holds(device, point)).map(|class| class.name.as_str())
+    };
+    assert_eq!(
+        (of("pump", "alarm_1"), of("pump", "speed"), of("fan", "speed")),
+        (Some("urgent"), Some("trends"), None)
+    );
+    assert_eq!(agent.classes[0].when_full, WhenFull::Stop, "a class without a rule has the buffer's");
+
+    let found = refused(&format!("{least}[class.alarms]\npoints = [\"pump\"]\nwhen = 1\n"));
+    let words: Vec<String> = found.iter().map(ToString::to_string).collect();
+    assert!(words[0].contains("\"pump\" is not device/point"), "{words:?}");
+    assert!(words[1].contains("unknown key `when`"), "{words:?}");
+}

@@ -57,6 +57,7 @@ pub fn buffer_of(state_dir: &Path) -> Settings {
         reserve: default.reserve,
         when_full: default.when_full,
         tail: default.tail,
+        classes: Vec::new(),
     }
 }
 

@@ -82,8 +82,14 @@ fn bench(device: &Device) -> Bench {
     config.buffer.durability_window = Duration::from_millis(5);
     let forebay_config::agent::Buffer { when_full, .. } = config.buffer;
     let (dir_of_it, max_size) = (dir.path().join("buffer"), ByteSize(16 << 20));
-    let store =
-        BufferSettings { dir: dir_of_it, max_size, reserve: ByteSize(0), when_full, tail: ByteSize(0) };
+    let store = BufferSettings {
+        dir: dir_of_it,
+        max_size,
+        reserve: ByteSize(0),
+        when_full,
+        tail: ByteSize(0),
+        classes: Vec::new(),
+    };
     Bench { config, store, ending: Ending::default(), _dir: dir }
 }
 

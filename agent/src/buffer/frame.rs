@@ -15,7 +15,8 @@
 //!         17  8  number of the segment; 0 for the logbook
 //!         25  8  sequence that its first batch will have, or a higher one
 //!         33  8  readings appended in the epoch before this file
-//!         41  4  how often the segment was thinned; not there if never
+//!         41  4  how often the segment was thinned, plus 32 for each time it was cleared; not there
+//!                if never
 //!
 //! batch    0  8  sequence
 //! (body)   8  8  boot counter
@@ -140,7 +141,7 @@ pub struct FileFacts {
     pub first: u64,
     /// Readings appended in the epoch before it.
     pub appended_before: u64,
-    /// How often it was thinned.
+    /// How often it was thinned, and cleared.
     pub level: u32,
 }
 

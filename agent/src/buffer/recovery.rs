@@ -21,6 +21,7 @@ use forebay_protocols::sync::wire::gap::Reason;
 use self::reconcile::catalogue_for;
 use super::catalogue::Catalogue;
 use super::charts::Charts;
+use super::classes::PointRules;
 use super::dictionary::Dictionary;
 use super::disk::{DAMAGED, Disk, persistently};
 use super::evidence::{copy_part, rename_aside};
@@ -28,10 +29,10 @@ use super::frame::FileFacts;
 use super::gaps::Gaps;
 use super::logbook::{Boot, Contents, Entry, LOGBOOK, Life, Logbook};
 use super::opening::random;
+use super::rewrite::THINNING;
 use super::room::BALLAST;
 use super::segments::{Tally, number_of};
 use super::store::{Around, Rules, Store};
-use super::thin::THINNING;
 use super::{BufferError, LastRun, Opening};
 use crate::clock::machine::Machine;
 
@@ -115,6 +116,7 @@ impl Store {
             catalogue.behind(0..=u64::MAX, 1).unwrap_or_default().first().map_or(0, |(last, _)| *last);
 
         let mut store = Self {
+            points: PointRules::new(&rules),
             rules,
             epoch,
             boot: Boot::default(),
@@ -162,6 +164,7 @@ impl Store {
         let clean = quiet && contents.closed;
         let revision = store.segments.values().map(|segment| segment.revision).max().unwrap_or(0);
         let (dictionary, lost) = Dictionary::new(contents.points, revision);
+        dictionary.after(0).for_each(|(_, point)| store.points.enter(point));
         store.dictionary = dictionary;
         if !lost.is_empty() {
             findings

@@ -2,7 +2,8 @@
 //!
 //! Room is made in this order: segments that are done with, then the tail, then what was set aside as
 //! damaged, then, if the rule is to thin, half the readings of the oldest segment, then, unless the
-//! rule is to stop, the oldest segment. While the file system is short of
+//! rule is to stop, the oldest segment; where points have rules of their own, those of its readings
+//! that may (`clear.rs`). While the file system is short of
 //! its reserve the store does not shrink to nothing for others' sake: it stops growing, and gives
 //! up as much old as it takes in new.
 
@@ -34,7 +35,7 @@ const CATALOGUE_FLOOR: u64 = 4 << 20;
 impl Store {
     /// Everything the store takes on the disk.
     pub(super) fn disk_bytes(&self) -> u64 {
-        let segments: u64 = self.segments.values().map(|segment| segment.length).sum();
+        let segments: u64 = self.segments.values().map(Segment::room).sum();
         let retired: u64 = self.retired.iter().map(|(_, length)| length).sum();
         let around = &self.around;
         segments + retired + self.logbook.length() + around.catalogue + around.damaged + around.ballast
@@ -63,11 +64,11 @@ impl Store {
                 return Ok(());
             }
             let mut made = self.finish_retired() || self.drop_tail() || self.remove_damaged();
-            if !made && self.rules.when_full == WhenFull::Thin {
+            if !made && self.points.has(WhenFull::Thin) {
                 made = self.thin_oldest().map_err(|error| self.refused(&error))?;
             }
-            if !made && self.rules.when_full != WhenFull::Stop {
-                made = self.drop_oldest(true).map_err(|error| self.refused(&error))?;
+            if !made {
+                made = self.give_up_oldest(true).map_err(|error| self.refused(&error))?;
             }
             if !made {
                 return Err(BufferError::Full { used: ByteSize(used), limit: ByteSize(self.rules.limit) });
@@ -85,15 +86,38 @@ impl Store {
             Catalogue::Sled(_) => 1 << 20,
             Catalogue::Memory(_) => 1 << 10,
         };
-        // While a segment is thinned it takes its room twice.
-        let rewriting = self.rules.when_full == WhenFull::Thin;
+        // While a segment is rewritten it takes its room twice.
+        let rewriting = self.points.only().is_none_or(|rule| rule == WhenFull::Thin);
         catalogue + if rewriting { self.rules.segment_bytes() } else { 0 }
     }
 
     /// The disk is full, whatever the budget says: something old makes room at once.
     pub(super) fn give_way(&mut self) -> bool {
-        self.drop_tail()
-            || (self.rules.when_full != WhenFull::Stop && self.drop_oldest(false).unwrap_or(false))
+        if self.drop_tail() {
+            return true;
+        }
+        let mut gave_way = false;
+        while self.give_up_oldest(false).unwrap_or(false) {
+            gave_way = true;
+            // A segment is cleared beside itself. What the next one needs for that must not be
+            // taken by batches until then, so more than one is cleared if the ballast is spent.
+            let rewriting = self.points.only().is_none();
+            let fits = self.disk_bytes() + BALLAST_BYTES <= self.rules.limit;
+            if !rewriting || self.around.ballast > 0 || !fits || self.lay_ballast().is_ok() {
+                return true;
+            }
+        }
+        gave_way
+    }
+
+    /// Gives up the oldest of what may be given up. False if that is nothing; an error if the disk
+    /// would not let go of it.
+    fn give_up_oldest(&mut self, growing_too: bool) -> io::Result<bool> {
+        match self.points.only() {
+            Some(WhenFull::Stop) => Ok(false),
+            Some(WhenFull::DropOldest | WhenFull::Thin) => self.drop_oldest(growing_too),
+            None => self.clear_oldest(growing_too),
+        }
     }
 
     /// Drops what is alive in the oldest segment, and its file. The growing one only if
@@ -102,7 +126,6 @@ impl Store {
     pub(super) fn drop_oldest(&mut self, growing_too: bool) -> io::Result<bool> {
         let alive = |segment: &&Segment| segment.live().batches > 0;
         let Some(segment) = self.segments.values().find(alive).cloned() else { return Ok(false) };
-        let Some(span) = segment.span() else { return Ok(false) };
         if self.growing == Some(segment.number) && !growing_too {
             return Ok(false);
         }
@@ -110,8 +133,14 @@ impl Store {
         if self.growing == Some(segment.number) {
             self.seal_growing();
         }
-        let wall = self.living_span(&segment).unwrap_or_else(|_| segment.wall().into());
-        let all = Ranges::from(span.clone());
+        self.drop_whole(&segment)
+    }
+
+    /// Drops what is alive in a segment that does not grow, and its file.
+    pub(super) fn drop_whole(&mut self, segment: &Segment) -> io::Result<bool> {
+        let Some(span) = segment.span() else { return Ok(false) };
+        let wall = self.living_span(segment).unwrap_or_else(|_| segment.wall().into());
+        let all = Ranges::from(span);
         self.lose(segment.number, &all, segment.live(), Reason::BufferFull, wall);
         self.retire(segment.number);
         self.finish_retired();
@@ -182,9 +211,8 @@ impl Store {
         if self.around.ballast == 0
             && self.disk_bytes() + 4 * BALLAST_BYTES < self.rules.limit
             && self.disk.free().is_ok_and(|free| free > room)
-            && self.lay_ballast().is_ok()
         {
-            self.around.ballast = BALLAST_BYTES;
+            drop(self.lay_ballast()); // Another time, perhaps.
         }
     }
 
@@ -198,10 +226,17 @@ impl Store {
         self.around.catalogue = self.catalogue.bytes();
     }
 
-    fn lay_ballast(&self) -> io::Result<()> {
-        let mut file = self.disk.create(BALLAST)?;
-        file.write_at(&vec![0; BALLAST_BYTES as usize], 0)?;
-        file.sync()
+    fn lay_ballast(&mut self) -> io::Result<()> {
+        let laid = self.disk.create(BALLAST).and_then(|mut file| {
+            file.write_at(&vec![0; BALLAST_BYTES as usize], 0)?;
+            file.sync()
+        });
+        match &laid {
+            Ok(()) => self.around.ballast = BALLAST_BYTES,
+            // Half of it helps nobody.
+            Err(_) => drop(self.disk.remove(BALLAST)),
+        }
+        laid
     }
 
     /// Deletes the largest of the files set aside.

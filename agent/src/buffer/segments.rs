@@ -4,6 +4,7 @@
 use std::io;
 use std::ops::{AddAssign, RangeInclusive, SubAssign};
 
+use forebay_config::agent::WhenFull;
 use forebay_protocols::sync::ranges::Ranges;
 
 use super::acknowledged::without;
@@ -13,6 +14,14 @@ use super::frame::{BatchFacts, Found, Frame, Kind, look};
 use super::logbook::{Entry, Forgotten, Made, Sealed, Sequences, Thinned};
 
 const PREFIX: &str = "segment-";
+/// A segment's level says how often it was thinned and, in steps of so many, how often cleared.
+pub(super) const CLEARING: u32 = 32;
+/// Of ten thousand readings a few are left then.
+pub(super) const MOST_HALVINGS: u32 = 16;
+/// Once or twice is usual, unless the classes change while nothing can be sent.
+pub(super) const MOST_CLEARINGS: u32 = 7;
+/// What a small file takes of a disk.
+pub(super) const BLOCK: u64 = 4 << 10;
 
 /// How many, in three ways.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,10 +60,13 @@ pub struct Segment {
     /// The boot that wrote it; 0 where that was not noted. An opening begins a new segment, so it
     /// was one boot.
     pub boot: u64,
-    /// How often it was thinned.
+    /// How often it was thinned, and cleared.
     pub level: u32,
     /// Thinning it again would make no room.
     pub bare: bool,
+    /// Clearing it of what gives way by this rule would make no room. Not in the books: the rules
+    /// may be others at the next opening.
+    pub spent: Option<WhenFull>,
 }
 
 impl Segment {
@@ -74,7 +86,23 @@ impl Segment {
             boot: 0,
             level: 0,
             bare: false,
+            spent: None,
         }
+    }
+
+    /// How often it was thinned.
+    pub fn halvings(&self) -> u32 {
+        self.level % CLEARING
+    }
+
+    /// How often it was cleared.
+    pub fn clearings(&self) -> u32 {
+        self.level / CLEARING
+    }
+
+    /// What it takes of the budget.
+    pub fn room(&self) -> u64 {
+        if self.clearings() > 0 { self.length.max(BLOCK) } else { self.length }
     }
 
     /// What is still wanted of it.
@@ -172,6 +200,7 @@ impl Segment {
     /// Counts in again what was forgotten of it, and says so to the logbook.
     pub fn revive(&mut self, ranges: &Ranges, tally: Tally) -> Entry {
         self.gone -= tally;
+        self.spent = None;
         self.forgotten = without(&self.forgotten, ranges);
         Entry::Revived(Forgotten {
             segment: self.number,

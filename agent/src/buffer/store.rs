@@ -5,15 +5,16 @@
 //! `appended = acknowledged + dropped + backlog`.
 //!
 //! `recovery.rs` opens it, `inflow.rs` appends, `outflow.rs` reads and forgets what `charts.rs` and the
-//! catalogue find, `room.rs` and `thin.rs`
-//! keep it in its budget, `tail.rs` keeps what a server may lose, `opening.rs` knows who writes and by
-//! which clock. What stands here is what they share: the books, and how news become durable.
+//! catalogue find, `room.rs`, `thin.rs` and `clear.rs` keep it in its budget, `tail.rs` keeps what a
+//! server may lose, `opening.rs` knows who writes and by which clock. What stands here is what they
+//! share: the books, and how news become durable.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 
 use forebay_config::agent::WhenFull;
+use forebay_config::classes::Class;
 use forebay_config::units::ByteSize;
 use forebay_protocols::reading::{Point, PointId};
 use forebay_protocols::sync::batch::{Epoch, Sequence};
@@ -25,6 +26,7 @@ use super::acknowledged::Acknowledged;
 use super::boots::Boots;
 use super::catalogue::{Catalogue, Fault, Place};
 use super::charts::Charts;
+use super::classes::PointRules;
 use super::dictionary::Dictionary;
 use super::disk::{Disk, DiskFile};
 use super::gaps::Gaps;
@@ -35,16 +37,18 @@ use super::{BufferError, Counts, DroppedBy, Status};
 use crate::clock::machine::Machine;
 
 /// What the store must keep to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Rules {
     /// Bytes on disk, overhead included.
     pub limit: u64,
     /// Bytes to leave free on the file system.
     pub reserve: u64,
-    /// What gives way.
+    /// What gives way, of points that are in none of the classes.
     pub when_full: WhenFull,
     /// Bytes of acknowledged segments to keep within the limit.
     pub tail: u64,
+    /// Points with a rule of their own.
+    pub classes: Vec<Class>,
 }
 
 /// An open store. Dropping it without [`Store::close`] is a crash, which it survives.
@@ -65,6 +69,8 @@ pub struct Store {
     pub(super) catalogue: Catalogue,
     pub(super) charts: Charts,
     pub(super) dictionary: Dictionary,
+    /// Of the points in it.
+    pub(super) points: PointRules,
     pub(super) gaps: Gaps,
     /// Every segment that holds something alive, those of the tail, and the growing one.
     pub(super) segments: BTreeMap<u64, Segment>,
@@ -115,6 +121,7 @@ impl Store {
         for point in points {
             let (number, new) = self.dictionary.define(point);
             if new {
+                self.points.enter(point);
                 self.logbook.push([Entry::Point(wire::DictionaryEntry::new(PointId(number), point))]);
                 self.with_catalogue(|catalogue| catalogue.copy_point(number, point));
             }
@@ -287,12 +294,21 @@ impl Store {
     pub(super) fn lose(&mut self, number: u64, ranges: &Ranges, lost: Tally, reason: Reason, span: Span) {
         let Some(segment) = self.segments.get_mut(&number) else { return };
         let forgotten = segment.forget(ranges, lost);
-        self.dropped += lost.readings;
-        if reason == Reason::BufferFull {
-            self.dropped_full += lost.readings;
+        self.count_out(vec![forgotten], lost.readings, reason, span);
+    }
+
+    /// Counts readings as dropped, with a gap record. `why` and the count are one record of the
+    /// logbook: half of it would be readings that nobody can account for.
+    pub(super) fn count_out(&mut self, mut why: Vec<Entry>, readings: u64, reason: Reason, span: Span) {
+        self.dropped += readings;
+        match reason {
+            Reason::BufferFull => self.dropped_full += readings,
+            Reason::Thinned => self.dropped_thinned += readings,
+            _ => {}
         }
-        let gap = self.gaps.record(span.gap(reason, lost.readings));
-        self.logbook.push([forgotten, Entry::Books(self.books()), Entry::Gap(gap.clone())]);
+        let gap = self.gaps.record(span.gap(reason, readings));
+        why.extend([Entry::Books(self.books()), Entry::Gap(gap.clone())]);
+        self.logbook.push(why);
         self.with_catalogue(|catalogue| catalogue.copy_gap(&gap));
     }
 

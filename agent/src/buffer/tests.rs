@@ -1,5 +1,6 @@
 //! The store's promises, kept under every kind of trouble.
 
+mod classes;
 mod corruption;
 mod formats;
 mod handles;
@@ -29,9 +30,19 @@ const THIS_BOOT: [u8; 16] = [7; 16];
 const NEXT_BOOT: [u8; 16] = [8; 16];
 
 /// Enough for sled, and segments of 512 KiB.
-const ROOMY: Rules = Rules { limit: 16 << 20, reserve: 0, when_full: WhenFull::DropOldest, tail: 2 << 20 };
+const ROOMY: Rules = Rules {
+    limit: 16 << 20,
+    reserve: 0,
+    when_full: WhenFull::DropOldest,
+    tail: 2 << 20,
+    classes: Vec::new(),
+};
 /// Segments of 16 KiB and a catalogue in memory.
-const TIGHT: Rules = Rules { limit: 384 << 10, reserve: 0, when_full: WhenFull::DropOldest, tail: 64 << 10 };
+const TIGHT: Rules = tight(WhenFull::DropOldest);
+
+const fn tight(when_full: WhenFull) -> Rules {
+    Rules { limit: 384 << 10, reserve: 0, when_full, tail: 64 << 10, classes: Vec::new() }
+}
 
 fn open(disk: &(impl Disk + Clone + 'static), rules: Rules) -> (Store, Opening) {
     Store::open(Arc::new(disk.clone()), rules, THIS_BOOT).unwrap()

@@ -101,6 +101,7 @@ fn open(settings: &Settings, machine: Machine) -> Result<(Store, Opening), Buffe
         reserve: settings.reserve.0,
         when_full: settings.when_full,
         tail: settings.tail.0,
+        classes: settings.classes.clone(),
     };
     Store::open_on(Arc::new(Flash::new(&settings.dir)), rules, machine)
 }

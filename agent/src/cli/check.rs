@@ -90,6 +90,7 @@ mod tests {
             gateway: name,
             state_dir: "/nowhere".into(),
             buffer: Buffer::default(),
+            classes: Vec::new(),
             uplink: Uplink::default(),
             telemetry: Telemetry::default(),
             log: Log::default(),

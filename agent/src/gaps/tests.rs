@@ -118,6 +118,7 @@ async fn bench(link: Silences) -> Bench {
         reserve,
         when_full: WhenFull::DropOldest,
         tail: ByteSize(0),
+        classes: Vec::new(),
     };
     let (buffer, _, _) = Buffer::open(store).await.unwrap();
     let clock = Clock::with_boot_id(dir.path(), 3, [3; 8]);

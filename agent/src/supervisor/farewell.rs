@@ -62,6 +62,7 @@ async fn a_broker_hears_that_its_message_is_durable_before_our_goodbye() {
         reserve,
         when_full: WhenFull::DropOldest,
         tail: ByteSize(0),
+        classes: Vec::new(),
     };
     let (buffer, appender, opening) = Buffer::open(store).await.unwrap();
     let (books, ending) = (Books::default(), Ending::default());

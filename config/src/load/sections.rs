@@ -5,13 +5,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::Spanned;
-use toml::de::DeTable;
+use toml::de::{DeTable, DeValue};
 
+use super::field::{all, checked_name};
 use super::findings::{Book, Complaint};
 use super::link;
-use super::table::{File, Table};
+use super::table::{File, Table, wrong_type};
 use super::words::{byte_size, duration, host_port, integer, loopback, name, one_of, path, secret, socket};
 use crate::agent::{Agent, Buffer, Log, LogFormat, LogLevel, Telemetry, Uplink, WhenFull};
+use crate::classes::{Class, Pattern};
 use crate::server::{Server, Store, Sync, Web};
 use crate::units::{ByteSize, Name};
 
@@ -44,6 +46,8 @@ pub(super) fn agent(files: &[File], book: &Book) -> Option<Agent> {
         }
     };
     let buffer = section(&roots, "buffer").map_or_else(Buffer::default, |t| buffer(&t));
+    let classes =
+        section(&roots, "class").map_or_else(|| Some(Vec::new()), |t| classes(&t, buffer.when_full));
     let uplink = section(&roots, "uplink").map_or_else(Uplink::default, |t| super::uplink::uplink(&t));
     let telemetry = section(&roots, "telemetry").map_or_else(Telemetry::default, |t| telemetry(&t));
     let log = section(&roots, "log").map_or_else(Log::default, |t| log(&t));
@@ -76,7 +80,17 @@ pub(super) fn agent(files: &[File], book: &Book) -> Option<Agent> {
     }
     roots.iter().for_each(Table::finish);
     let links = links.into_iter().collect::<Option<Vec<_>>>();
-    Some(Agent { site: site?, gateway: gateway?, state_dir, buffer, uplink, telemetry, log, links: links? })
+    Some(Agent {
+        site: site?,
+        gateway: gateway?,
+        state_dir,
+        buffer,
+        classes: classes?,
+        uplink,
+        telemetry,
+        log,
+        links: links?,
+    })
 }
 
 pub(super) fn server(files: &[File], book: &Book) -> Option<Server> {
@@ -137,15 +151,7 @@ fn buffer(t: &Table<'_>) -> Buffer {
             default.durability_window,
             duration(Duration::from_millis(10)),
         ),
-        when_full: t.or(
-            "when_full",
-            default.when_full,
-            one_of(&[
-                ("drop_oldest", WhenFull::DropOldest),
-                ("stop", WhenFull::Stop),
-                ("thin", WhenFull::Thin),
-            ]),
-        ),
+        when_full: when_full(t, default.when_full),
         tail: t.or("tail", default.tail.min(ByteSize(max_size.0 / 4)), byte_size(ByteSize(0))),
     };
     if found.tail.0 > max_size.0 / 2 {
@@ -159,6 +165,34 @@ fn buffer(t: &Table<'_>) -> Buffer {
     }
     t.finish();
     found
+}
+
+fn when_full(t: &Table<'_>, default: WhenFull) -> WhenFull {
+    t.or(
+        "when_full",
+        default,
+        one_of(&[("drop_oldest", WhenFull::DropOldest), ("stop", WhenFull::Stop), ("thin", WhenFull::Thin)]),
+    )
+}
+
+/// `[class.NAME]`, all of them.
+fn classes(t: &Table<'_>, usual: WhenFull) -> Option<Vec<Class>> {
+    all(t.named_tables().into_iter().map(|(name, t)| {
+        let name = checked_name(name, &t);
+        let when_full = when_full(&t, usual);
+        let points = t.required("points", "points = [\"pump/fault\", \"*/alarm_*\"]", |item| {
+            let hint = "a list of \"device/point\", in which * stands for any letters";
+            let list = item.value.as_array().ok_or_else(|| wrong_type(item.value, "a list", hint))?;
+            let one = |value: &Spanned<DeValue<'_>>| {
+                let text =
+                    value.get_ref().as_str().ok_or_else(|| wrong_type(value.get_ref(), "a string", hint))?;
+                Pattern::new(text).map_err(|why| Complaint::new(why, hint))
+            };
+            list.iter().map(one).collect::<Result<Vec<_>, _>>()
+        });
+        t.finish();
+        Some(Class { name: name?, when_full, points: points? })
+    }))
 }
 
 fn telemetry(t: &Table<'_>) -> Telemetry {

@@ -37,7 +37,7 @@ fn scenario(folder: &Path, dice: &mut Dice, tally: &mut Tally) {
     // One life, and so one store to open and one to make, serves for several faults.
     for round in 0..5 {
         let boot = dice.within(1, 2);
-        match open(Arc::new(Flash::new(&store_at)), rules, boot) {
+        match open(Arc::new(Flash::new(&store_at)), &rules, boot) {
             Ok((mut store, opening, took)) => {
                 tally.slowest_opening = tally.slowest_opening.max(took);
                 let (alive, mut broken) = plant.witness.judge(NOW, &mut store, &opening);
@@ -46,7 +46,7 @@ fn scenario(folder: &Path, dice: &mut Dice, tally: &mut Tally) {
                 }
                 // What was rebuilt is whole again.
                 store.close();
-                match open(Arc::new(Flash::new(&store_at)), rules, boot) {
+                match open(Arc::new(Flash::new(&store_at)), &rules, boot) {
                     Ok((mut store, again, _)) => {
                         if !again.repairs.is_empty() {
                             broken

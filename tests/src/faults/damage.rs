@@ -59,21 +59,21 @@ fn scenario(dice: &mut Dice) -> Tally {
             Ok(folder) => {
                 let rules = rules(16 << 20, WhenFull::DropOldest);
                 let again = || Arc::new(Flash::new(folder.path())) as Arc<dyn Disk>;
-                damaged_once(&again, rules, true, dice, &mut tally);
+                damaged_once(&again, &rules, true, dice, &mut tally);
             }
             Err(error) => tally.add(Broken::Other(format!("no temporary folder: {error}"))),
         }
     } else {
         let disk = Simulated::default();
         let rules = rules(1 << 20, WhenFull::DropOldest);
-        damaged_once(&|| Arc::new(disk.clone()), rules, false, dice, &mut tally);
+        damaged_once(&|| Arc::new(disk.clone()), &rules, false, dice, &mut tally);
     }
     tally
 }
 
 fn damaged_once(
     disk: &dyn Fn() -> Arc<dyn Disk>,
-    rules: Rules,
+    rules: &Rules,
     with_sled: bool,
     dice: &mut Dice,
     tally: &mut Tally,
@@ -139,7 +139,7 @@ fn damaged_once(
 /// It goes on, and the next opening finds nothing to mend.
 fn mended_once(
     disk: &dyn Fn() -> Arc<dyn Disk>,
-    rules: Rules,
+    rules: &Rules,
     boot: u64,
     mut store: Store,
     epoch: Epoch,
@@ -170,7 +170,7 @@ fn mended_once(
 /// A life of a store, ended by a stop or a kill.
 fn live(
     disk: &dyn Fn() -> Arc<dyn Disk>,
-    rules: Rules,
+    rules: &Rules,
     dice: &mut Dice,
     tally: &mut Tally,
 ) -> Option<Before> {
@@ -337,7 +337,7 @@ impl Harm {
 /// The first segment of some other store.
 fn foreign_segment(dice: &mut Dice) -> Option<Vec<u8>> {
     let other = Simulated::default();
-    let (store, opening, _) = open(Arc::new(other.clone()), rules(1 << 20, WhenFull::DropOldest), 1).ok()?;
+    let (store, opening, _) = open(Arc::new(other.clone()), &rules(1 << 20, WhenFull::DropOldest), 1).ok()?;
     let mut plant = Plant::new();
     plant.take_over(store, &opening);
     for _ in 0..3 {
@@ -368,7 +368,7 @@ fn large_openings(dice: &mut Dice) -> Result<Vec<String>, Broken> {
     let rules = rules(256 << 20, WhenFull::DropOldest);
     let trouble = |error: std::io::Error| Broken::Other(format!("the store of 100 MiB: {error}"));
     let folder = tempfile::tempdir().map_err(trouble)?;
-    let opened = |boot| open(Arc::new(Flash::new(folder.path())), rules, boot);
+    let opened = |boot| open(Arc::new(Flash::new(folder.path())), &rules, boot);
     let (mut store, opening, _) = opened(1)?;
     store.define(&measured());
     let mut plant = Plant::new();

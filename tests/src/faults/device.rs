@@ -42,7 +42,7 @@ pub fn run(order: &Order) -> Tally {
 /// When the store does not open.
 pub fn append_until_killed(folder: &Path, seed: u64) -> Result<()> {
     let (mut store, opening, _) =
-        open(Arc::new(Flash::new(folder)), rules(LIMIT, WhenFull::DropOldest), seed)
+        open(Arc::new(Flash::new(folder)), &rules(LIMIT, WhenFull::DropOldest), seed)
             .map_err(|broken| anyhow::anyhow!("{broken:?}"))?;
     let mut dice = Dice::new(seed);
     let mut out = std::io::stdout().lock();
@@ -203,7 +203,7 @@ impl Life {
     }
 
     fn judge(&self, folder: &Path, tally: &mut Tally) {
-        let opened = open(Arc::new(Flash::new(folder)), rules(LIMIT, WhenFull::DropOldest), 77);
+        let opened = open(Arc::new(Flash::new(folder)), &rules(LIMIT, WhenFull::DropOldest), 77);
         let (mut store, opening, took) = match opened {
             Ok(opened) => opened,
             Err(broken) => return tally.add(broken),

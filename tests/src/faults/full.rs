@@ -150,7 +150,7 @@ impl Site {
 
     fn reopen(&mut self) {
         self.open = false;
-        match open(Arc::new(self.disk.clone()), self.rules, self.boot) {
+        match open(Arc::new(self.disk.clone()), &self.rules, self.boot) {
             Ok((store, opening, took)) => {
                 self.tally.slowest_opening = self.tally.slowest_opening.max(took);
                 self.judge(store, &opening);

@@ -20,15 +20,15 @@ use super::{Broken, Dice, words_of};
 
 /// The store's rules; here alone, so that a new rule is entered once.
 pub fn rules(limit: u64, when_full: WhenFull) -> Rules {
-    Rules { limit, reserve: 0, when_full, tail: limit / 8 }
+    Rules { limit, reserve: 0, when_full, tail: limit / 8, classes: Vec::new() }
 }
 
 /// Opens a store in a boot. One that refuses or panics is a promise broken.
-pub fn open(disk: Arc<dyn Disk>, rules: Rules, boot: u64) -> Result<(Store, Opening, Duration), Broken> {
+pub fn open(disk: Arc<dyn Disk>, rules: &Rules, boot: u64) -> Result<(Store, Opening, Duration), Broken> {
     let mut id = [0; 16];
     id[..8].copy_from_slice(&boot.to_le_bytes());
     let started = Instant::now();
-    match catch_unwind(AssertUnwindSafe(|| Store::open(disk, rules, id))) {
+    match catch_unwind(AssertUnwindSafe(|| Store::open(disk, rules.clone(), id))) {
         Ok(Ok((store, opening))) => Ok((store, opening, started.elapsed())),
         Ok(Err(error)) => Err(Broken::Unopened(error.to_string())),
         Err(cause) => Err(Broken::Unopened(format!("panicked: {}", words_of(cause.as_ref())))),

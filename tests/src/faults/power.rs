@@ -29,7 +29,7 @@ fn scenario(dice: &mut Dice) -> Tally {
     let mut boot = 1;
     let mut plant = Plant::new();
     disk.watch();
-    match open(Arc::new(disk.clone()), rules, boot) {
+    match open(Arc::new(disk.clone()), &rules, boot) {
         Ok((store, opening, _)) => plant.take_over(store, &opening),
         Err(broken) => tally.add(broken),
     }
@@ -44,10 +44,10 @@ fn scenario(dice: &mut Dice) -> Tally {
             Some(store) if end == 0 => close(&mut plant.witness, store, &disk),
             _ => {}
         }
-        let reopened = (end < 2).then(|| open(Arc::new(disk.clone()), rules, boot));
+        let reopened = (end < 2).then(|| open(Arc::new(disk.clone()), &rules, boot));
         let moments = disk.moments();
         boot += 1;
-        let mut cut = Cut { witness: &plant.witness, rules, boot, tally: &mut tally };
+        let mut cut = Cut { witness: &plant.witness, rules: &rules, boot, tally: &mut tally };
         moments.iter().for_each(|moment| cut.at(moment, &disk, dice, DEPTH));
         let (at, opened) = match reopened {
             Some(opened) => {
@@ -59,7 +59,7 @@ fn scenario(dice: &mut Dice) -> Tally {
                 let Some(moment) = dice.pick(&moments) else { break };
                 disk = disk.wreck_at(moment, &mut |sides| dice.below(sides));
                 disk.watch();
-                (moment.changes, open(Arc::new(disk.clone()), rules, boot))
+                (moment.changes, open(Arc::new(disk.clone()), &rules, boot))
             }
         };
         let (mut store, opening) = match opened {
@@ -91,7 +91,7 @@ fn close(witness: &mut Witness, store: Store, disk: &Simulated) {
 /// Cuts, and what they are judged by.
 struct Cut<'a> {
     witness: &'a Witness,
-    rules: Rules,
+    rules: &'a Rules,
     boot: u64,
     tally: &'a mut Tally,
 }

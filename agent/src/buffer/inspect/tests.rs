@@ -20,7 +20,8 @@ use crate::buffer::disk::Flash;
 use crate::buffer::store::{Rules, Store};
 
 /// A catalogue in memory and segments of 16 KiB.
-const TIGHT: Rules = Rules { limit: 384 << 10, reserve: 0, when_full: WhenFull::DropOldest, tail: 0 };
+const TIGHT: Rules =
+    Rules { limit: 384 << 10, reserve: 0, when_full: WhenFull::DropOldest, tail: 0, classes: Vec::new() };
 /// 2023-11-14 22:13:20 UTC: when the gateway of these tests booted.
 const BOOTED_US: i64 = 1_700_000_000_000_000;
 const SECOND_US: i64 = 1_000_000;

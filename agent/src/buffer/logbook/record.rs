@@ -144,7 +144,7 @@ pub struct Sealed {
     /// The boot that wrote it; 0 where that was not noted.
     #[prost(uint64, tag = "12")]
     pub boot: u64,
-    /// How often it was thinned.
+    /// How often it was thinned, plus 32 for each time it was cleared.
     #[prost(uint32, tag = "13")]
     pub level: u32,
     /// Thinning it again would make no room.
@@ -279,7 +279,8 @@ pub struct Life {
     pub clean: bool,
 }
 
-/// A segment whose file was replaced by a shorter one with the same batches.
+/// A segment whose file was replaced by a shorter one; what is said of batches that are not in it is
+/// said by a [`Forgotten`] in the same record.
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
 pub struct Thinned {
     /// Its number.
@@ -288,7 +289,7 @@ pub struct Thinned {
     /// Bytes of the new file.
     #[prost(uint64, tag = "2")]
     pub length: u64,
-    /// How often it was thinned, this time included.
+    /// How often it was thinned, plus 32 for each time it was cleared, this time included.
     #[prost(uint32, tag = "3")]
     pub level: u32,
     /// Readings that were alive and are left out now.

@@ -91,6 +91,7 @@ impl Store {
     ) -> bool {
         let name = file_name(known.number);
         let (mut alive, mut gone) = (Tally::default(), Tally::default());
+        let clearings = known.clearings();
         let tag = epoch_tag(self.epoch);
         let surveyed = persistently(|| {
             (alive, gone) = (Tally::default(), Tally::default());
@@ -99,7 +100,7 @@ impl Store {
             if head.is_some_and(|head| head.number != known.number) {
                 return Err(io::Error::new(ErrorKind::InvalidData, "it is another file under this name"));
             }
-            // Perhaps it was thinned and the power went off before the logbook knew.
+            // Perhaps it was rewritten and the power went off before the logbook knew.
             known.level = known.level.max(head.map_or(0, |head| head.level));
             survey(file.as_ref(), &known, length, tag, true, &mut |facts, place| {
                 let found =
@@ -160,9 +161,13 @@ impl Store {
         }
         let lost = segment.live().less(alive);
         let (number, wall, span) = (segment.number, segment.wall(), segment.span());
+        // What is not in the new file was left out of it, unless the disk has lost of that too.
+        let cleared = segment.clearings() > clearings && survey.damage.is_empty() && survey.torn.is_none();
         self.logbook.push([segment.seal()]);
         self.segments.insert(number, segment);
-        if let Some(span) = span.filter(|_| lost.batches > 0) {
+        if let Some(span) = span.clone().filter(|_| cleared && lost.readings > 0) {
+            self.lose(number, &survey.found.complement(span), lost, Reason::BufferFull, wall.into());
+        } else if let Some(span) = span.filter(|_| lost.batches > 0) {
             findings.lose(&name, lost);
             self.lose(number, &survey.found.complement(span), lost, Reason::Corrupt, wall.into());
         } else if lost.readings > 0 {

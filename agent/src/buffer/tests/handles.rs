@@ -12,6 +12,7 @@ fn settings(dir: &Path) -> Settings {
         reserve: ByteSize(0),
         when_full: WhenFull::DropOldest,
         tail: ByteSize(ROOMY.tail),
+        classes: Vec::new(),
     }
 }
 

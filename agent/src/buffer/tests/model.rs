@@ -82,7 +82,7 @@ impl Model {
 }
 
 fn live(mut disk: Simulated, rules: Rules, events: Vec<Event>) {
-    let (mut store, first) = open(&disk, rules);
+    let (mut store, first) = open(&disk, rules.clone());
     let mut model = Model::default();
     for event in events {
         match event {
@@ -157,20 +157,20 @@ fn live(mut disk: Simulated, rules: Rules, events: Vec<Event>) {
             }
             Event::Stop => {
                 store.close();
-                store = reopened(&disk, rules, &first, true);
+                store = reopened(&disk, &rules, &first, true);
                 model.doubtful.clear();
                 assert_eq!(alive(&mut store), model.alive);
             }
             Event::Kill => {
                 drop(store);
-                store = reopened(&disk, rules, &first, true);
+                store = reopened(&disk, &rules, &first, true);
                 model.settle(&alive(&mut store));
             }
             Event::CutPower(kept) => {
                 // The simulation does not reach sled's files: they survive as if killed.
                 drop(store);
                 disk = disk.after_power_cut(kept);
-                store = reopened(&disk, rules, &first, false);
+                store = reopened(&disk, &rules, &first, false);
                 model.settle(&alive(&mut store));
             }
         }
@@ -186,8 +186,8 @@ fn live(mut disk: Simulated, rules: Rules, events: Vec<Event>) {
     assert_eq!(counts.appended, counts.acknowledged + counts.dropped + store.status().backlog_readings);
 }
 
-fn reopened(disk: &Simulated, rules: Rules, first: &Opening, unharmed: bool) -> Store {
-    let (store, opening) = open(disk, rules);
+fn reopened(disk: &Simulated, rules: &Rules, first: &Opening, unharmed: bool) -> Store {
+    let (store, opening) = open(disk, rules.clone());
     assert_eq!(opening.epoch, first.epoch);
     assert!(!unharmed || opening.repairs.is_empty(), "{:?}", opening.repairs);
     store

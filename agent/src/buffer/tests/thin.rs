@@ -3,13 +3,13 @@
 use forebay_protocols::reading::{Quality, Value};
 use forebay_protocols::sync::wire::gap::Reason;
 
+use super::super::rewrite::THINNING;
 use super::super::segments::file_name;
 use super::super::simulated::Simulated;
-use super::super::thin::THINNING;
 use super::real::{append_real, assert_real_books_balance, decoded, readings_of, real};
 use super::*;
 
-const THIN: Rules = Rules { when_full: WhenFull::Thin, ..TIGHT };
+const THIN: Rules = tight(WhenFull::Thin);
 
 /// A store of three segments of three batches of 300 readings and a few, unless its disk dies.
 fn filled(disk: &Simulated) -> Store {
@@ -168,7 +168,7 @@ fn a_folder_that_does_not_sync_keeps_the_logbook_from_telling_of_the_new_file() 
 fn a_catalogue_from_before_the_thinning_points_nowhere_and_is_brought_up_to_date() {
     let dir = tempfile::tempdir().unwrap();
     let thin = Rules { when_full: WhenFull::Thin, ..ROOMY };
-    let open = || Store::open(Arc::new(Flash::new(dir.path())), thin, THIS_BOOT).unwrap();
+    let open = || Store::open(Arc::new(Flash::new(dir.path())), thin.clone(), THIS_BOOT).unwrap();
     let (mut store, _) = open();
     for _ in 0..5 {
         append_real(&mut store, 500);

@@ -163,6 +163,7 @@ impl Gateway {
             reserve: ByteSize::mib(1),
             when_full: WhenFull::DropOldest,
             tail: ByteSize::mib(1),
+            classes: Vec::new(),
         })
         .await?;
         let clock = Clock::open(self.folder.path());
