@@ -33,7 +33,7 @@ fn scenario(folder: &Path, dice: &mut Dice, tally: &mut Tally) {
     let rules = rules(16 << 20, WhenFull::DropOldest);
     let (store_at, earlier_at) = (folder.join("buffer"), folder.join("earlier"));
     let catalogue = store_at.join("catalogue");
-    let mut plant = Plant::new();
+    let mut plant = Plant::new(&rules);
     // One life, and so one store to open and one to make, serves for several faults.
     for round in 0..5 {
         let boot = dice.within(1, 2);

@@ -174,7 +174,7 @@ fn live(
     dice: &mut Dice,
     tally: &mut Tally,
 ) -> Option<Before> {
-    let mut plant = Plant::new();
+    let mut plant = Plant::new(rules);
     let mut counts = Counts::default();
     let mut epoch = Epoch([0; 16]);
     for _ in 0..dice.within(1, 3) {
@@ -337,8 +337,9 @@ impl Harm {
 /// The first segment of some other store.
 fn foreign_segment(dice: &mut Dice) -> Option<Vec<u8>> {
     let other = Simulated::default();
-    let (store, opening, _) = open(Arc::new(other.clone()), &rules(1 << 20, WhenFull::DropOldest), 1).ok()?;
-    let mut plant = Plant::new();
+    let rules = rules(1 << 20, WhenFull::DropOldest);
+    let (store, opening, _) = open(Arc::new(other.clone()), &rules, 1).ok()?;
+    let mut plant = Plant::new(&rules);
     plant.take_over(store, &opening);
     for _ in 0..3 {
         drop(plant.append(dice, || 0));
@@ -371,7 +372,7 @@ fn large_openings(dice: &mut Dice) -> Result<Vec<String>, Broken> {
     let opened = |boot| open(Arc::new(Flash::new(folder.path())), &rules, boot);
     let (mut store, opening, _) = opened(1)?;
     store.define(&measured());
-    let mut plant = Plant::new();
+    let mut plant = Plant::new(&rules);
     plant.take_over(store, &opening);
     while plant.store.as_ref().is_some_and(|store| store.status().backlog_bytes < 100 << 20) {
         plant.append_large(dice).map_err(|error| Broken::Other(error.to_string()))?;

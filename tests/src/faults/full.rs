@@ -1,5 +1,6 @@
 //! The disk refuses: it is full, or turns read-only, or fails one operation. The store must not
-//! panic, must drop the oldest and nothing else (or nothing at all, if its rule is to stop), must go
+//! panic, must drop the oldest and nothing else (or nothing at all, if its rule is to stop, or single
+//! readings of points whose classes let them go), must go
 //! on when the trouble is over, and must still have all that it confirmed, also if the power goes
 //! off then. A sync that failed has forgotten what it was to write, as Linux does.
 
@@ -11,7 +12,7 @@ use forebay_agent::buffer::store::{Rules, Store};
 use forebay_agent::buffer::{BufferError, Opening};
 use forebay_config::agent::WhenFull;
 
-use super::plant::{Plant, open, rules};
+use super::plant::{Plant, classed, may_stop, open, rules};
 use super::witness::{NOW, Witness, books, contents};
 use super::{Broken, Dice, Order, Tally};
 
@@ -40,13 +41,17 @@ struct Site {
 
 impl Site {
     fn new(dice: &mut Dice) -> Self {
-        let when_full = if dice.once_in(2) { WhenFull::Stop } else { WhenFull::DropOldest };
-        let rules = rules([256 << 10, 384 << 10, 1 << 20][dice.below(3) as usize], when_full);
+        let limit = [256 << 10, 384 << 10, 1 << 20][dice.below(3) as usize];
+        let rules = match dice.below(3) {
+            0 => rules(limit, WhenFull::Stop),
+            1 => rules(limit, WhenFull::DropOldest),
+            _ => classed(limit, dice),
+        };
         let mut site = Self {
             disk: Simulated::default(),
-            rules,
             boot: 1,
-            plant: Plant::new(),
+            plant: Plant::new(&rules),
+            rules,
             open: false,
             tally: Tally::default(),
         };
@@ -88,7 +93,8 @@ impl Site {
             let (own, dropped) = (self.disk.clone(), self.dropped());
             // A refusal is an answer. What it left behind shows below.
             drop(self.plant.act(dice, || own.changes()));
-            if self.rules.when_full == WhenFull::Stop && self.dropped() > dropped {
+            let stops = self.rules.when_full == WhenFull::Stop && self.rules.classes.is_empty();
+            if stops && self.dropped() > dropped {
                 self.tally
                     .add(Broken::Lost(self.dropped() - dropped, "dropped, but the rule is to stop".into()));
             }
@@ -103,7 +109,7 @@ impl Site {
     fn goes_on(&mut self, dice: &mut Dice) {
         let own = self.disk.clone();
         let Err(error) = self.plant.append(dice, || own.changes()) else { return };
-        let stops = self.rules.when_full == WhenFull::Stop && matches!(error, BufferError::Full { .. });
+        let stops = may_stop(&self.rules) && matches!(error, BufferError::Full { .. });
         if !stops {
             return self
                 .tally
@@ -127,10 +133,15 @@ impl Site {
         let Some(store) = &mut self.plant.store else { return };
         let mut broken = Vec::new();
         let found = contents(store, &mut broken);
-        for (sequence, batch) in &self.plant.witness.alive {
-            if found.get(sequence).is_none_or(|stored| stored.bytes != batch.bytes) {
-                broken
-                    .push(Broken::Lost(u64::from(batch.count), format!("batch {sequence} is not as it was")));
+        let witness = &self.plant.witness;
+        for (sequence, batch) in &witness.alive {
+            match found.get(sequence) {
+                Some(stored) => broken.extend(witness.altered(batch, stored)),
+                None if witness.may_go_whole(batch) => {}
+                None => {
+                    let words = format!("batch {sequence} is gone");
+                    broken.push(Broken::Lost(u64::from(batch.count), words));
+                }
             }
         }
         for sequence in found.keys().filter(|sequence| !self.plant.witness.alive.contains_key(sequence)) {

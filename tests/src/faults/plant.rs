@@ -9,6 +9,8 @@ use forebay_agent::buffer::disk::Disk;
 use forebay_agent::buffer::store::{Rules, Store};
 use forebay_agent::buffer::{BufferError, Opening};
 use forebay_config::agent::WhenFull;
+use forebay_config::classes::{Class, Pattern};
+use forebay_config::units::Name;
 use forebay_protocols::boot_time::BootTime;
 use forebay_protocols::reading::{DataType, Point, PointId, PointKind, Quality, Reading, Stamp, Value};
 use forebay_protocols::sync::batch::{Boot, Encoded, Encoder, Epoch, Head, Sequence};
@@ -21,6 +23,26 @@ use super::{Broken, Dice, words_of};
 /// The store's rules; here alone, so that a new rule is entered once.
 pub fn rules(limit: u64, when_full: WhenFull) -> Rules {
     Rules { limit, reserve: 0, when_full, tail: limit / 8, classes: Vec::new() }
+}
+
+/// Rules with classes: each of [`measured`] has one of its own, and all others have that of the store.
+pub fn classed(limit: u64, dice: &mut Dice) -> Rules {
+    let mut any = || [WhenFull::DropOldest, WhenFull::Stop, WhenFull::Thin][dice.below(3) as usize];
+    let mut rules = rules(limit, any());
+    for point in measured() {
+        // Both are fit: they are the names of points.
+        let (Ok(name), Ok(pattern)) = (Name::new(&point.name), Pattern::new(&format!("*/{}", point.name)))
+        else {
+            continue;
+        };
+        rules.classes.push(Class { name, when_full: any(), points: vec![pattern] });
+    }
+    rules
+}
+
+/// May a store of these rules say that it is full?
+pub fn may_stop(rules: &Rules) -> bool {
+    rules.when_full == WhenFull::Stop || rules.classes.iter().any(|class| class.when_full == WhenFull::Stop)
 }
 
 /// Opens a store in a boot. One that refuses or panics is a promise broken.
@@ -92,11 +114,16 @@ pub struct Plant {
 }
 
 impl Plant {
-    /// Nothing is open yet.
-    pub fn new() -> Self {
+    /// Nothing is open yet. What is opened will have these rules.
+    pub fn new(rules: &Rules) -> Self {
+        let stops = |number: &PointId| {
+            let class = rules.classes.get(number.0 as usize - 1);
+            class.is_none_or(|class| class.when_full == WhenFull::Stop)
+        };
+        let stopping = (!rules.classes.is_empty()).then(|| (1..=4).map(PointId).filter(stops).collect());
         Self {
             store: None,
-            witness: Witness::default(),
+            witness: Witness::new(stopping),
             produced: 0,
             epoch: Epoch([0; 16]),
             maker: Maker::default(),
@@ -176,6 +203,9 @@ impl Plant {
     /// The oldest batches with so many readings. If they do not come to that, others gave way: the
     /// witness will miss them.
     fn gave_way(&self, dropped: u64) -> Vec<u64> {
+        if self.witness.stopping.is_some() {
+            return Vec::new(); // Not batches: readings.
+        }
         let mut sum = 0;
         let oldest = self.witness.alive.iter().take_while(|(_, batch)| {
             sum += u64::from(batch.count);

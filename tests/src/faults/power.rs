@@ -10,7 +10,7 @@ use forebay_agent::buffer::simulated::{Moment, Simulated};
 use forebay_agent::buffer::store::{Rules, Store};
 use forebay_config::agent::WhenFull;
 
-use super::plant::{Maker, Plant, measured, open, rules};
+use super::plant::{Maker, Plant, classed, may_stop, measured, open, rules};
 use super::witness::{NOW, What, Witness, books, contents};
 use super::{Broken, Dice, Order, Tally};
 
@@ -24,10 +24,14 @@ const DEPTH: u64 = 3;
 fn scenario(dice: &mut Dice) -> Tally {
     let mut tally = Tally::default();
     let limit = [256 << 10, 384 << 10, 1 << 20][dice.below(3) as usize];
-    let rules = rules(limit, if dice.once_in(4) { WhenFull::Stop } else { WhenFull::DropOldest });
+    let rules = match dice.below(6) {
+        0 => rules(limit, WhenFull::Stop),
+        1..=3 => rules(limit, WhenFull::DropOldest),
+        _ => classed(limit, dice),
+    };
     let mut disk = Simulated::default();
     let mut boot = 1;
-    let mut plant = Plant::new();
+    let mut plant = Plant::new(&rules);
     disk.watch();
     match open(Arc::new(disk.clone()), &rules, boot) {
         Ok((store, opening, _)) => plant.take_over(store, &opening),
@@ -134,7 +138,7 @@ impl Cut<'_> {
         let batch = Maker::default().batch(opening.epoch, next, readings, dice);
         let full = store.status().disk_bytes + (96 << 10) > self.rules.limit;
         if let Err(error) = store.append(std::slice::from_ref(&batch))
-            && !(full && self.rules.when_full == WhenFull::Stop)
+            && !(full && may_stop(self.rules))
         {
             broken.push(Broken::Other(format!("does not go on: {error}")));
         }

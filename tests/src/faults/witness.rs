@@ -4,14 +4,19 @@
 //! At a cut, something asked and not yet confirmed may have happened or not; something confirmed
 //! has. What is expected of the books: appended is what was confirmed, and of what was under way as
 //! much as the store says; dropped is what the policy dropped, and what is missing of that much.
+//!
+//! Where readings give way one by one ([`Witness::new`]), a batch may have lost any but those that
+//! must stay. Of what was acknowledged nobody can tell how much of it had gone before, so there the
+//! sum of what was dropped has a lowest and a highest value; that each dropped reading is in a gap
+//! record, and every other one in its place, stays exact ([`books`]).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use forebay_agent::buffer::store::Store;
 use forebay_agent::buffer::{Counts, Opening, Stored};
-use forebay_protocols::reading::{Point, PointId};
-use forebay_protocols::sync::batch::{Encoded, Epoch, Sequence};
+use forebay_protocols::reading::{Point, PointId, Reading};
+use forebay_protocols::sync::batch::{Decoder, Encoded, Epoch, Sequence};
 use forebay_protocols::sync::wire::gap::Reason;
 
 use super::Broken;
@@ -28,8 +33,10 @@ pub struct Witness {
     /// What was in it then.
     then: Contents,
     events: Vec<Event>,
-    /// What is in it now.
+    /// What is in it now, or, where readings give way one by one, what that was at first.
     pub alive: Contents,
+    /// See [`Witness::new`].
+    pub stopping: Option<BTreeSet<PointId>>,
     points: BTreeMap<u32, Arc<Point>>,
     gaps: BTreeSet<String>,
     /// The highest sequence that was ever confirmed.
@@ -78,6 +85,12 @@ struct Expected {
 }
 
 impl Witness {
+    /// Nothing was done yet. `stopping` are the points whose readings must stay, where those of others
+    /// may give way one by one; `None`: whole batches do, the oldest first.
+    pub fn new(stopping: Option<BTreeSet<PointId>>) -> Self {
+        Self { stopping, ..Self::default() }
+    }
+
     /// Writes down what was done between two counts of the disk's changes.
     pub fn note(&mut self, asked: u64, confirmed: u64, what: What) {
         match &what {
@@ -106,23 +119,22 @@ impl Witness {
         }
         let found = contents(store, &mut broken);
         let mut known = Contents::new();
-        let mut in_flight = 0;
+        let (mut in_flight, mut shed, mut perhaps) = (0, 0, 0);
         for (sequence, stored) in found {
             let confirmed = expected.confirmed.get(&sequence);
             let Some(original) = confirmed.or_else(|| expected.under_way.get(&sequence)) else {
                 broken.push(Broken::Other(format!("batch {sequence} came from nowhere")));
                 continue;
             };
-            if stored.bytes != original.bytes || stored.count != original.count {
-                broken.push(Broken::Lost(u64::from(original.count), format!("batch {sequence} was altered")));
-            }
+            broken.extend(self.altered(original, &stored));
+            shed += u64::from(original.count.saturating_sub(stored.count));
             if expected.gone.contains(&sequence) {
                 broken.push(Broken::Other(format!("batch {sequence} was durably forgotten and came back")));
             }
             if confirmed.is_none() {
-                in_flight += u64::from(stored.count);
+                in_flight += u64::from(original.count);
             }
-            known.insert(sequence, original.clone());
+            known.insert(sequence, Encoded { count: stored.count, bytes: stored.bytes, ..original.clone() });
         }
         let mut dropped = 0;
         for (sequence, batch) in
@@ -130,7 +142,11 @@ impl Witness {
         {
             if expected.dropped.contains(sequence) {
                 dropped += u64::from(batch.count);
-            } else if !expected.acknowledged.contains(sequence) {
+            } else if expected.acknowledged.contains(sequence) {
+                perhaps += u64::from(batch.count);
+            } else if self.may_go_whole(batch) {
+                shed += u64::from(batch.count);
+            } else {
                 let words = format!("batch {sequence} is gone; {:?}", opening.repairs);
                 broken.push(Broken::Lost(u64::from(batch.count), words));
             }
@@ -143,12 +159,15 @@ impl Witness {
             let words =
                 format!("appended is {counts:?}, confirmed {} more than {:?}", expected.readings, self.base);
             broken.push(Broken::Unaccounted(1, words));
-        } else if counts.dropped != self.base.dropped + dropped + missing {
-            let words = format!("{counts:?}; before {:?}, {dropped} dropped, {missing} torn", self.base);
-            broken.push(Broken::Unaccounted(
-                counts.dropped.abs_diff(self.base.dropped + dropped + missing),
-                words,
-            ));
+        } else {
+            let least = self.base.dropped + dropped + missing + shed;
+            let most = least + if self.stopping.is_some() { perhaps } else { 0 };
+            if !(least..=most).contains(&counts.dropped) {
+                let base = self.base;
+                let words =
+                    format!("{counts:?}; before {base:?}, {dropped} dropped, {shed} shed, {missing} torn");
+                broken.push(Broken::Unaccounted(counts.dropped.abs_diff(least), words));
+            }
         }
         broken.extend(books(store));
         self.judge_words(change, store, &mut broken);
@@ -157,6 +176,33 @@ impl Witness {
             broken.push(Broken::Twice(1, format!("sequence {} is given again", store.next_sequence().0)));
         }
         (known, broken)
+    }
+
+    /// Is a batch other than it may be?
+    pub fn altered(&self, original: &Encoded, stored: &Stored) -> Option<Broken> {
+        if stored.bytes == original.bytes && stored.count == original.count {
+            return None;
+        }
+        let may_go = |reading: &Reading| {
+            self.stopping.as_ref().is_some_and(|stopping| !stopping.contains(&reading.point))
+        };
+        let mut left = readings_of(&stored.bytes).into_iter().peekable();
+        let missing: Vec<Reading> = readings_of(&original.bytes)
+            .into_iter()
+            .filter(|reading| left.next_if(|kept| kept == reading).is_none())
+            .collect();
+        let shrunk = stored.thinned && left.peek().is_none() && missing.iter().all(may_go);
+        (!shrunk).then(|| {
+            let words = format!("batch {} was altered", stored.sequence.0);
+            Broken::Lost(u64::from(original.count), words)
+        })
+    }
+
+    /// May a batch be given up though it is not the oldest, since nothing in it must stay?
+    pub fn may_go_whole(&self, batch: &Encoded) -> bool {
+        self.stopping.as_ref().is_some_and(|stopping| {
+            readings_of(&batch.bytes).iter().all(|reading| !stopping.contains(&reading.point))
+        })
     }
 
     /// Goes on with a store that was judged: what it holds now is what it must keep.
@@ -264,6 +310,11 @@ pub fn contents(store: &mut Store, broken: &mut Vec<Broken>) -> BTreeMap<u64, St
         }
     }
     found
+}
+
+/// In the order in which every batch has them: by point and time. None, if it is not a batch.
+fn readings_of(batch: &[u8]) -> Vec<Reading> {
+    Decoder::new().decode(batch).map(|decoded| decoded.readings).unwrap_or_default()
 }
 
 /// Every reading in exactly one place, every dropped one in a gap record.
