@@ -13,6 +13,7 @@ mod damage;
 mod device;
 mod dice;
 mod full;
+mod identity;
 pub mod network;
 mod plant;
 mod power;
@@ -78,6 +79,13 @@ pub const FAMILIES: &[Family] = &[
         rounds: 10_000,
         in_all: true,
         run: clock::run,
+    },
+    Family {
+        name: "identity",
+        about: "buffers copied, restored, wiped; a server put back to yesterday; answers lost, requests repeated",
+        rounds: 2_000,
+        in_all: true,
+        run: identity::run,
     },
     Family {
         name: "network",
