@@ -131,7 +131,8 @@ struct World {
 impl World {
     async fn build(dice: &mut Dice) -> Result<Self> {
         let tail = [0, 32 << 10, LIMIT / 8][dice.below(3) as usize];
-        let rules = Rules { limit: LIMIT, reserve: 0, when_full: WhenFull::DropOldest, tail };
+        let rules =
+            Rules { limit: LIMIT, reserve: 0, when_full: WhenFull::DropOldest, tail, classes: Vec::new() };
         let mut world = Self {
             house: House::build(dice.within(1, 2)).await?,
             gateways: Vec::new(),
@@ -219,7 +220,7 @@ impl World {
         if before.is_some_and(|latest| *latest != folder.stamp) {
             self.diverged.insert(folder.epoch);
         }
-        match Gateway::start(folder, self.rules, dice) {
+        match Gateway::start(folder, &self.rules, dice) {
             Ok(mut gateway) => {
                 self.stamp(&mut gateway.folder);
                 self.gateways.push(gateway);

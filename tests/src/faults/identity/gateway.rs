@@ -102,7 +102,7 @@ impl Folder {
 
 impl Gateway {
     /// Opens what lies in the folder.
-    pub fn start(mut folder: Folder, rules: Rules, dice: &mut Dice) -> Result<Self, Broken> {
+    pub fn start(mut folder: Folder, rules: &Rules, dice: &mut Dice) -> Result<Self, Broken> {
         let is_new = folder.history.is_empty();
         let (store, opening, _) = open(Arc::new(folder.disk.clone()), rules, folder.boot)?;
         if opening.epoch != folder.epoch && !is_new {
