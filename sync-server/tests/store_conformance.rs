@@ -82,6 +82,8 @@ on_both_stores! {
     lineage::an_older_state_that_was_restored_is_a_fork_at_its_first_word,
     lineage::a_fork_of_a_fork_keeps_all_histories_apart,
     lineage::a_fork_has_its_own_dictionary_and_gaps_beyond_the_border,
+    lineage::a_copy_is_found_by_a_gap_number_that_is_given_already,
+    lineage::gaps_that_a_restored_server_lost_are_asked_for_again,
     lineage::who_continues_nothing_known_continues_the_main_history,
     lineage::greetings_that_no_buffer_says_do_not_hurt,
     lineage::the_highest_ranges_are_told_and_whether_they_are_all,

@@ -165,6 +165,13 @@ impl<'a> Plan<'a> {
             }
         }
         let known = family.gaps_known(at);
+        // The first request of a connection was made with what another server said, or this one before
+        // its database was put back: what lies between is sent again after the answer. Later requests
+        // may leave a hole: a gateway keeps its newest records only.
+        let lowest = self.delivery.gaps.iter().map(|gap| gap.number).min();
+        if self.delivery.greeting.is_some() && lowest.is_some_and(|lowest| lowest - known.min(lowest) > 1) {
+            return;
+        }
         for gap in self.delivery.gaps.iter().filter(|gap| gap.number > known) {
             let home = family.gap_home(at, gap.number);
             let is_entry = (1..=family.revision(home)).contains(&gap.point);

@@ -262,6 +262,29 @@ pub async fn a_fork_has_its_own_dictionary_and_gaps_beyond_the_border(place: Arc
     assert!(gaps.contains(&(2, Some(("p2", 1)))), "{gaps:?}");
 }
 
+pub async fn a_copy_is_found_by_a_gap_number_that_is_given_already(place: Arc<Place>) {
+    let store = place.open().await;
+    let gate = agent(&store, "gate").await;
+    let gap = |number| wire::Gap { number, from_us: NOW, to_us: NOW + 1, ..Default::default() };
+    one(&store, greeting(&[opening(b'a', 1)], delivery_of(gate, 2, vec![of(0, 1)]))).await;
+    one(&store, under(b'a', Delivery { gaps: vec![gap(1)], ..delivery(gate) })).await;
+    let copy = Delivery { gaps: vec![gap(1)], ..delivery(gate) };
+    let receipt = one(&store, greeting(&[opening(b'a', 1), opening(b'b', 2)], copy)).await;
+    assert_eq!((receipt.fork, receipt.gaps_known), (1, 1));
+    assert_eq!(store.gaps(None, 0, NOW + SECOND, 10).await.unwrap().len(), 2, "each has its own");
+}
+
+pub async fn gaps_that_a_restored_server_lost_are_asked_for_again(place: Arc<Place>) {
+    let store = place.open().await;
+    let gate = agent(&store, "gate").await;
+    let gap = |number| wire::Gap { number, from_us: NOW, to_us: NOW + 1, ..Default::default() };
+    let later = Delivery { gaps: vec![gap(3)], ..delivery(gate) };
+    assert_eq!(one(&store, greeting(&[opening(b'a', 1)], later)).await.gaps_known, 0);
+    let all = Delivery { gaps: vec![gap(1), gap(2), gap(3)], ..delivery(gate) };
+    assert_eq!(one(&store, under(b'a', all)).await.gaps_known, 3);
+    assert_eq!(store.gaps(None, 0, NOW + SECOND, 10).await.unwrap().len(), 3);
+}
+
 pub async fn who_continues_nothing_known_continues_the_main_history(place: Arc<Place>) {
     let store = place.open().await;
     let gate = agent(&store, "gate").await;

@@ -102,7 +102,7 @@ pub async fn a_database_of_the_first_version_keeps_everything(place: Arc<Place>)
     let one =
         Delivery { report: report(900), ..delivery_of(fleet[0].key, 1, vec![of(3, 1), of(3, 2), of(3, 3)]) };
     let two = Delivery { epoch: Epoch([8; 16]), report: report(3), ..delivery(fleet[1].key) };
-    let said = vec![opening(b'a', 3)];
+    let said = vec![wire::Opening { gaps: 1, ..opening(b'a', 3) }];
     let one = Delivery { opening: Some([b'a'; 8]), greeting: Some(said), received: NOW + 10 * SECOND, ..one };
     let receipts = store.ingest(vec![one, Delivery { received: NOW + 10 * SECOND, ..two }]).await.unwrap();
     let verdicts: Vec<_> = receipts[0].verdicts.iter().map(|(_, verdict)| *verdict).collect();

@@ -197,8 +197,8 @@ impl Family {
         {
             (branch, until) = (self.part(id, branch, end, now), None);
         }
-        let newest = self.branches[branch].newest;
-        let taken = until.is_some() || (newest > 0 && border.first <= newest);
+        // Its own numbers, of batches or of what explains them, are given already.
+        let taken = until.is_some() || self.has_beyond(branch, &border);
         let at = if taken && !first.blind && self.branches.len() < MOST_BRANCHES {
             self.fork(branch, border, now)
         } else {
@@ -221,6 +221,14 @@ impl Family {
             self.heard.push(Heard { id: *id, parent, begins, blind: opening.blind });
             parent = Some(*id);
         }
+    }
+
+    /// Has branch `at` anything under a number that a history with this border has yet to give?
+    fn has_beyond(&self, at: usize, border: &Border) -> bool {
+        let newest = self.branches[at].newest;
+        (newest > 0 && border.first <= newest)
+            || border.revision < self.revision(at)
+            || border.gaps < self.gaps_known(at)
     }
 
     /// The main branch, made if the epoch is new.
