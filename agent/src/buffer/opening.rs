@@ -55,6 +55,7 @@ impl Store {
             gaps,
             blind,
         };
+        self.durable = (opening.dictionary_revision, opening.gaps);
         self.lineage.push(opening.clone());
         self.logbook.push([Entry::Opening(opening)]);
     }

@@ -124,6 +124,7 @@ impl Store {
             life: None,
             lineage: contents.lineage,
             opening_written: false,
+            durable: (0, 0),
             acknowledged: contents.acknowledged,
             logbook,
             catalogue,

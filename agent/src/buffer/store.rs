@@ -64,6 +64,9 @@ pub struct Store {
     pub(super) lineage: Lineage,
     /// Is the present opening durable?
     pub(super) opening_written: bool,
+    /// The highest numbers of points and gaps that are durable: no others are told to a server, which
+    /// would know them for ever, while a power cut would have them given again.
+    pub(super) durable: (u32, u64),
     pub(super) acknowledged: Acknowledged,
     pub(super) logbook: Logbook,
     pub(super) catalogue: Catalogue,
@@ -149,6 +152,35 @@ impl Store {
     /// Gap records numbered > `after`, at most `most`.
     pub fn gaps(&mut self, after: u64, most: usize) -> Vec<wire::Gap> {
         self.gaps.after(after, most)
+    }
+
+    /// As [`Store::dictionary`], for a server: what is not durable yet is made so first, or left out.
+    pub fn dictionary_to_tell(&mut self, after: PointId) -> Vec<(PointId, Arc<Point>)> {
+        self.write_numbered();
+        let mut entries = self.dictionary(after);
+        entries.retain(|(number, _)| number.0 <= self.durable.0);
+        entries
+    }
+
+    /// As [`Store::gaps`], for a server: what is not durable yet is made so first, or left out.
+    pub fn gaps_to_tell(&mut self, after: u64, most: usize) -> Vec<wire::Gap> {
+        self.write_numbered();
+        let mut gaps = self.gaps(after, most);
+        gaps.retain(|gap| gap.number <= self.durable.1);
+        gaps
+    }
+
+    fn write_numbered(&mut self) {
+        if self.durable != self.numbered()
+            && let Err(error) = self.write_logbook()
+        {
+            drop(self.refused(&error));
+        }
+    }
+
+    /// The highest numbers that were given to points and gaps.
+    fn numbered(&self) -> (u32, u64) {
+        (self.dictionary.revision(), self.gaps.next().saturating_sub(1))
     }
 
     /// The sequence the next batch must carry.
@@ -264,6 +296,7 @@ impl Store {
             result?;
             self.opening_written = true;
         }
+        self.durable = self.numbered();
         self.delete_retired();
         Ok(())
     }

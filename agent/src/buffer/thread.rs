@@ -153,8 +153,8 @@ fn grant(store: &mut Store, wish: Wish, shared: &Shared) {
             shared.update(store);
             tell(answer, ());
         }
-        Wish::Dictionary { after, answer } => tell(answer, store.dictionary(after)),
-        Wish::Gaps { after, most, answer } => tell(answer, store.gaps(after, most)),
+        Wish::Dictionary { after, answer } => tell(answer, store.dictionary_to_tell(after)),
+        Wish::Gaps { after, most, answer } => tell(answer, store.gaps_to_tell(after, most)),
         Wish::RecordGap { gap, answer } => {
             store.record_gap(gap);
             tell(answer, ());
