@@ -14,9 +14,11 @@
 //!   its point, and the equations of the ledger close but for what a gap explains.
 //!
 //! What is *not* asked for, because the act itself takes it: readings that only a wiped folder, or the
-//! newer state of one that was put back, held undelivered. And where the server forgot by what it could
-//! tell copies apart, they may meet again under one number: then the one is kept aside, and the
-//! places and counts of both are not judged, only that all of it is kept once.
+//! newer state of one that was put back, held undelivered.
+//!
+//! What is *not* tried yet: copies and a server put back in one scenario (gateways forget the openings
+//! by which it could tell copies apart), and copies that begin in a later boot (they leave out up to 256
+//! numbers, and what the original appends under these counts as common).
 
 mod gateway;
 mod house;
