@@ -11,16 +11,24 @@
 
 mod gateway;
 mod judge;
+mod shelf;
 
 use self::gateway::{Contact, DAY, Gateway, HOUR, SECOND, YEAR};
-use super::{Dice, Order, Tally};
+use super::{Broken, Dice, Order, Tally};
 
 pub fn run(order: &Order) -> Tally {
     order.each(scenario)
 }
 
 fn scenario(dice: &mut Dice) -> Tally {
-    let mut gateway = Gateway::new(dice);
+    let mut gateway = match Gateway::new(dice) {
+        Ok(gateway) => gateway,
+        Err(error) => {
+            let mut tally = Tally { faults: 1, ..Tally::default() };
+            tally.add(Broken::Other(format!("no place to play: {error}")));
+            return tally;
+        }
+    };
     let boots = dice.within(1, 6);
     for number in 1..=boots {
         let contact = match dice.below(3) {

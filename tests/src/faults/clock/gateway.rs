@@ -1,30 +1,26 @@
 //! The gateway, its clocks, and what truly happened: every reading with its true time.
 
 use std::collections::BTreeMap;
-use std::future::{Future, ready};
-use std::ops::RangeInclusive;
+use std::future::ready;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use forebay_agent::buffer::simulated::Simulated;
 use forebay_agent::buffer::store::Store;
-use forebay_agent::buffer::{BufferError, Revived, Status, Stored};
 use forebay_agent::clock::machine::{Machine, Shown};
 use forebay_agent::clock::{Clock, keeping};
-use forebay_agent::uplink::parcel::Backlog;
 use forebay_config::agent::WhenFull;
 use forebay_protocols::boot_time::BootTime;
-use forebay_protocols::reading::{Point, PointId, Quality, Reading, Stamp, Value};
-use forebay_protocols::sync::batch::{Boot, Encoder, Epoch, Head, Sequence};
-use forebay_protocols::sync::ranges::Ranges;
+use forebay_protocols::reading::{PointId, Quality, Reading, Stamp, Value};
+use forebay_protocols::sync::batch::{Boot, Encoder, Epoch, Head};
 use forebay_protocols::sync::tls::EARLIEST_TIME;
-use forebay_protocols::sync::wire;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use super::super::plant::{point, rules};
 use super::super::{Broken, Dice, Tally, words_of};
+use super::shelf::Shelf;
 
 pub const SECOND: i64 = 1_000_000;
 pub const HOUR: i64 = 3_600 * SECOND;
@@ -97,6 +93,7 @@ pub struct Life {
     floor: i64,
 }
 
+/// The gateway and its world.
 pub struct Gateway {
     pub tally: Tally,
     pub boots: Vec<Truth>,
@@ -127,20 +124,25 @@ impl Truth {
     pub fn at(&self, boot_us: i64) -> i64 {
         self.began_us + boot_us + boot_us * self.drift_ppm / 1_000_000
     }
+
+    /// How far its crystal went wrong in all.
+    pub fn drifted_us(&self) -> i64 {
+        self.length_us * self.drift_ppm.abs() / 1_000_000
+    }
 }
 
 impl Gateway {
-    pub fn new(dice: &mut Dice) -> Self {
-        let waiting = tokio::runtime::Builder::new_current_thread().enable_time().build();
-        Self {
+    /// Nothing has happened yet.
+    pub fn new(dice: &mut Dice) -> std::io::Result<Self> {
+        Ok(Self {
             tally: Tally::default(),
             boots: Vec::new(),
             taken: BTreeMap::new(),
             delivered: BTreeMap::new(),
             life: None,
-            waiting: waiting.unwrap_or_else(|error| panic!("runtime: {error}")),
+            waiting: tokio::runtime::Builder::new_current_thread().enable_time().build()?,
             flash: Simulated::default(),
-            folder: tempfile::tempdir().unwrap_or_else(|error| panic!("temp folder: {error}")),
+            folder: tempfile::tempdir()?,
             hands: Arc::default(),
             is_kept: false,
             next_began_us: EARLIEST_TIME * SECOND + 30 * DAY + dice.below(2 * YEAR as u64) as i64,
@@ -149,7 +151,7 @@ impl Gateway {
             durable_floor: EARLIEST_TIME,
             read_until: 0,
             values: 0,
-        }
+        })
     }
 
     /// The machine comes up.
@@ -208,7 +210,7 @@ impl Gateway {
         };
         clock.place(opening.boot_counter, &opening.boots);
         store.define(&[point("level")]);
-        let shelf = Shelf(Mutex::new(store));
+        let shelf = Shelf::new(store);
         // An offset that moved by a tenth of a second is not written down anew. One that a clock
         // claims is, even where the server says otherwise.
         let floor = self.durable_floor - 1 - self.misled_us() / SECOND;
@@ -351,13 +353,14 @@ impl Gateway {
         self.hands().boot_us
     }
 
+    /// The present boot.
     pub fn truth(&self) -> &Truth {
-        self.boots.last().unwrap_or_else(|| panic!("no boot has begun"))
+        &self.boots[self.boots.len() - 1]
     }
 
     /// How far boot clocks can have gone wrong since somebody told any of them the time.
     pub fn drifted_us(&self) -> i64 {
-        self.boots.iter().map(|boot| boot.length_us * boot.drift_ppm.abs() / 1_000_000).sum()
+        self.boots.iter().map(Truth::drifted_us).sum()
     }
 
     /// How far off clocks were that were believed though they were wrong.
@@ -385,7 +388,7 @@ impl Gateway {
             self.shows_life();
         }
         let Some(Life { shelf, .. }) = self.life.take() else { return };
-        let store = shelf.0.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let store = shelf.into_store();
         if in_order { store.close() } else { drop(store) }
     }
 
@@ -435,7 +438,8 @@ impl Gateway {
     }
 
     fn truth_mut(&mut self) -> &mut Truth {
-        self.boots.last_mut().unwrap_or_else(|| panic!("no boot has begun"))
+        let present = self.boots.len() - 1;
+        &mut self.boots[present]
     }
 
     fn hands(&self) -> MutexGuard<'_, Hands> {
@@ -452,51 +456,5 @@ impl TimeForTls for Clock {
     fn time_for_tls(&self) -> i64 {
         let now = rustls::time_provider::TimeProvider::current_time(self);
         now.map_or(i64::MIN, |now| now.as_secs() as i64)
-    }
-}
-
-/// The store as the uplink sees it.
-pub struct Shelf(Mutex<Store>);
-
-impl Shelf {
-    pub fn store(&self) -> MutexGuard<'_, Store> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-type Answer<T> = Result<T, BufferError>;
-
-impl Backlog for Shelf {
-    fn oldest(&self, from: Sequence, max: usize) -> impl Future<Output = Answer<Vec<Stored>>> + Send {
-        ready(Ok(self.store().oldest(from, max)))
-    }
-    fn acknowledge(&self, ranges: Vec<RangeInclusive<u64>>) -> impl Future<Output = Answer<()>> + Send {
-        self.store().acknowledge(&ranges);
-        ready(Ok(()))
-    }
-    fn dictionary(&self, after: PointId) -> impl Future<Output = Answer<Vec<(PointId, Arc<Point>)>>> + Send {
-        ready(Ok(self.store().dictionary(after)))
-    }
-    fn gaps(&self, after: u64, most: usize) -> impl Future<Output = Answer<Vec<wire::Gap>>> + Send {
-        ready(Ok(self.store().gaps(after, most)))
-    }
-    fn openings(&self) -> impl Future<Output = Answer<Vec<wire::Opening>>> + Send {
-        ready(Ok(self.store().openings()))
-    }
-    fn greeted(&self, opening: [u8; 8]) -> impl Future<Output = Answer<()>> + Send {
-        self.store().greeted(opening);
-        ready(Ok(()))
-    }
-    fn acknowledged(&self) -> impl Future<Output = Answer<Ranges>> + Send {
-        ready(Ok(self.store().acknowledged().clone()))
-    }
-    fn revive(&self, ranges: Vec<RangeInclusive<u64>>) -> impl Future<Output = Answer<Revived>> + Send {
-        ready(Ok(self.store().revive(&ranges)))
-    }
-    fn status(&self) -> Status {
-        self.store().status()
-    }
-    fn appended(&self) -> impl Future<Output = ()> + Send {
-        ready(())
     }
 }

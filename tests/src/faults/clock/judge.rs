@@ -191,12 +191,15 @@ impl Gateway {
             if expected[boot] == Expected::Misled {
                 continue;
             }
+            let own = &self.boots[boot];
+            let within = if own.deceived { slack } else { TOLERANCE + own.drifted_us() + own.misled_us };
+            let allowed = if until.is_some_and(|(before, _)| before == boot) { within } else { slack };
             if let Some((before, until)) = until
-                && first < until - slack
+                && first < until - allowed
                 && (sequence > 0 && !self.taken[&sequence].delivered || before != boot)
             {
                 broken.push(Broken::Other(format!(
-                    "batch {sequence} of boot {} lies {} us before the end of boot {}; {slack} is allowed; {expected:?}",
+                    "batch {sequence} of boot {} lies {} us before the end of boot {}; {allowed} is allowed; {expected:?}",
                     boot + 1,
                     until - first,
                     before + 1,
