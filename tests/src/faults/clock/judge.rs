@@ -177,7 +177,8 @@ impl Gateway {
     /// Readings that lie before earlier ones: of a boot, or of the boots before it.
     fn crossed(&self, received: &[Received], expected: &[Expected]) -> Vec<Broken> {
         let slack = 2 * TOLERANCE + self.drifted_us() + self.misled_us();
-        let mut until: Option<(usize, i64)> = None;
+        let mut ends: BTreeMap<usize, i64> = BTreeMap::new();
+        let again = |sequence: u64| self.taken.get(&sequence).is_some_and(|taken| taken.delivered);
         let mut broken = Vec::new();
         let delivered = self.delivered.iter().map(|(boot, (first, last))| (*boot, 0, *first, *last));
         let arrived = received.iter().map(|batch| {
@@ -191,21 +192,21 @@ impl Gateway {
             if expected[boot] == Expected::Misled {
                 continue;
             }
-            let own = &self.boots[boot];
-            let within = if own.deceived { slack } else { TOLERANCE + own.drifted_us() + own.misled_us };
-            let allowed = if until.is_some_and(|(before, _)| before == boot) { within } else { slack };
-            if let Some((before, until)) = until
-                && first < until - allowed
-                && (sequence > 0 && !self.taken[&sequence].delivered || before != boot)
+            let truth = &self.boots[boot];
+            let within =
+                if truth.deceived { slack } else { TOLERANCE + truth.drifted_us() + truth.misled_us };
+            for (until, allowed) in
+                [(ends.range(..boot).map(|(_, end)| *end).max(), slack), (ends.get(&boot).copied(), within)]
             {
-                broken.push(Broken::Other(format!(
-                    "batch {sequence} of boot {} lies {} us before the end of boot {}; {allowed} is allowed; {expected:?}",
-                    boot + 1,
-                    until - first,
-                    before + 1,
-                )));
+                if until.is_some_and(|until| first < until - allowed) && !again(sequence) {
+                    let (number, far) = (boot + 1, until.unwrap_or(first) - first);
+                    broken.push(Broken::Other(format!(
+                        "batch {sequence} of boot {number} lies {far} us before the end of what it follows; {allowed} is allowed; {expected:?}"
+                    )));
+                }
             }
-            until = Some((boot, until.map_or(last, |(_, until)| until.max(last))));
+            let end = ends.entry(boot).or_insert(last);
+            *end = last.max(*end);
         }
         broken
     }
