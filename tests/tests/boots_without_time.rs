@@ -191,6 +191,7 @@ impl Gateway {
             reserve: ByteSize::mib(1),
             when_full: WhenFull::DropOldest,
             tail: ByteSize::mib(1),
+            classes: Vec::new(),
         };
         let (buffer, appender, opening) = Buffer::open_on(boot.machine(), settings).await?;
         let clock = Clock::open_on(boot.machine(), self.flash.path());

@@ -172,7 +172,7 @@ impl Gateway {
             let line = self.lines.pop().unwrap_or(Line { server, greeted: None });
             let greets = line.greeted.as_ref() != Some(&present);
             let greeted = greets.then(|| self.store().acknowledged().clone());
-            parcel.request.greeting = greets.then(|| wire::Greeting { openings });
+            parcel.request.greeting = greets.then_some(wire::Greeting { openings });
             let ticket = self.state.departs(parcel.sent);
             let body = parcel.request.encode_to_vec().into();
             let server = line.server;
