@@ -40,7 +40,7 @@ pub struct Buffer {
     pub reserve: ByteSize,
     /// `durability_window`: how long a reading may wait for its batch to be written. Default 1 s.
     pub durability_window: Duration,
-    /// `when_full`. Default drop the oldest.
+    /// `when_full`, of points that no class names. Default drop the oldest.
     pub when_full: WhenFull,
     /// `tail`: acknowledged batches that are kept, within `max_size`, to refill a server that was
     /// restored from a backup. Default 16 MiB, or a quarter of `max_size` if that is less; 0 keeps none.

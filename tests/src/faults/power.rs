@@ -27,7 +27,7 @@ fn scenario(dice: &mut Dice) -> Tally {
     let rules = match dice.below(6) {
         0 => rules(limit, WhenFull::Stop),
         1..=3 => rules(limit, WhenFull::DropOldest),
-        _ => classed(limit, dice),
+        _ => classed(if dice.once_in(2) { 96 << 10 } else { 64 << 10 }, dice),
     };
     let mut disk = Simulated::default();
     let mut boot = 1;
@@ -36,6 +36,11 @@ fn scenario(dice: &mut Dice) -> Tally {
     match open(Arc::new(disk.clone()), &rules, boot) {
         Ok((store, opening, _)) => plant.take_over(store, &opening),
         Err(broken) => tally.add(broken),
+    }
+    if !rules.classes.is_empty() {
+        // Readings give way when there is no room, and a short life would not come to that.
+        fill(&mut plant, &disk, rules.limit, dice);
+        disk.watch();
     }
     for _ in 0..dice.within(2, 4) {
         for _ in 0..dice.within(5, 30) {
@@ -84,6 +89,15 @@ fn scenario(dice: &mut Dice) -> Tally {
     }
     tally.produced += plant.produced;
     tally
+}
+
+fn fill(plant: &mut Plant, disk: &Simulated, limit: u64, dice: &mut Dice) {
+    for _ in 0..200 {
+        let used = plant.store.as_ref().map_or(limit, |store| store.status().disk_bytes);
+        if used + (20 << 10) > limit || plant.append(dice, || disk.changes()).is_err() {
+            return;
+        }
+    }
 }
 
 fn close(witness: &mut Witness, store: Store, disk: &Simulated) {

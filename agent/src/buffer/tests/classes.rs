@@ -12,6 +12,7 @@ use proptest::prelude::*;
 
 use super::super::inspect::Inspection;
 use super::super::rewrite::THINNING;
+use super::super::segments::BLOCK;
 use super::super::simulated::Simulated;
 use super::super::{BufferError, Stored};
 use super::real::{OFFSET_US, assert_real_books_balance, decoded};
@@ -191,6 +192,7 @@ fn when_nothing_but_alarms_is_left_devices_wait_and_go_on_when_there_is_room() {
     let mut store = opened(&disk, &classed());
     let mut alarms = 0;
     let refused = loop {
+        assert!(store.next_sequence().0 < 1000, "never full");
         let some = if store.next_sequence().0.is_multiple_of(4) { [40, 60, 40] } else { [0, 200, 0] };
         match try_append(&mut store, some) {
             Ok(_) => alarms += some[1],
@@ -210,6 +212,19 @@ fn when_nothing_but_alarms_is_left_devices_wait_and_go_on_when_there_is_room() {
     for _ in 0..3 {
         try_append(&mut store, [40, 60, 40]).unwrap();
     }
+    assert_real_books_balance(&mut store);
+}
+
+#[test]
+fn the_budget_bounds_how_many_small_files_alarms_leave_behind() {
+    let disk = Simulated::default();
+    let rules = rules(DropOldest, &[("*/alarm*", Stop)]);
+    let mut store = opened(&disk, &rules);
+    let appended = (0..2000).take_while(|_| try_append(&mut store, [150, 1, 150]).is_ok()).count() as u64;
+    assert!((100..2000).contains(&appended), "{appended} batches until the buffer was full");
+    assert_eq!(each(&mut store)[1], appended);
+    let files = store.segments.len() as u64;
+    assert!(files <= rules.limit / BLOCK, "{files} files");
     assert_real_books_balance(&mut store);
 }
 
