@@ -71,7 +71,7 @@ async fn measure() -> Result<()> {
             "backlog", "after", "first poll", "VmHWM", "above empty"
         );
     }
-    let mut empty = None;
+    let (mut empty, mut connected) = (None, None);
     for size in std::iter::once(ByteSize(0)).chain(options.sizes.iter().copied()) {
         let folder = tempfile::tempdir()?;
         let device = LoadDevice::start().await?;
@@ -99,8 +99,21 @@ async fn measure() -> Result<()> {
                 ),
             );
         }
-        if size.0 > 0 {
-            let (row, words) = drain(&mut site, made, &options).await?;
+        if size.0 == 0 {
+            let memory = joined(&mut site, &device, &options).await?;
+            connected = Some(memory);
+            tell(
+                json!({ "backlog": 0, "after": "joining", "vm_hwm": memory }),
+                format!(
+                    "{:<10} {:<16} {:>12} {:>8.1} MiB",
+                    shown(0),
+                    "joining",
+                    "",
+                    memory as f64 / 1048576.0
+                ),
+            );
+        } else {
+            let (row, words) = drain(&mut site, made, &options, connected.unwrap_or_default()).await?;
             tell(row, words);
         }
     }
@@ -215,8 +228,26 @@ async fn start(site: &Site, device: &LoadDevice, killed_before: bool) -> Result<
     Ok(Start { first_poll, memory })
 }
 
+/// Joins without a backlog and sends what is fresh for twenty seconds: the memory that this takes.
+async fn joined(site: &mut Site, device: &LoadDevice, options: &Options) -> Result<u64> {
+    site.narrow(options.link_bits).await?;
+    let server = site.start_server().await?;
+    site.join().await?;
+    let agent = site.start_agent().await?;
+    timeout(Duration::from_secs(60), device.asked_beyond(device.asked() + 20)).await.context("polls")??;
+    let memory = agent.peak_memory().context("the agent's VmHWM")?;
+    agent.terminate(Duration::from_secs(60)).await?;
+    server.terminate(Duration::from_secs(60)).await?;
+    Ok(memory)
+}
+
 /// Joins, and watches the backlog drain through the thin link, for a while or to its end.
-async fn drain(site: &mut Site, made: Status, options: &Options) -> Result<(serde_json::Value, String)> {
+async fn drain(
+    site: &mut Site,
+    made: Status,
+    options: &Options,
+    connected: u64,
+) -> Result<(serde_json::Value, String)> {
     site.narrow(options.link_bits).await?;
     let server = site.start_server().await?;
     site.join().await?;
@@ -243,14 +274,16 @@ async fn drain(site: &mut Site, made: Status, options: &Options) -> Result<(serd
     let row = json!({
         "backlog": made.backlog_bytes, "link_bits": options.link_bits, "drained": gone, "wire": wire, "seconds": took,
         "of_link_rate": ratio, "late_p50_ms": p50, "late_p99_ms": p99, "fresh": late.len(), "vm_hwm": memory,
+        "above_joined": memory as i64 - connected as i64,
     });
     let words = format!(
         "{:<10} drained {} in {took:.0} s, {ratio:.3} of bytes / link rate; {} fresh readings late by {p50} ms (p50), \
-         {p99} ms (p99); VmHWM {:.1} MiB",
+         {p99} ms (p99); VmHWM {:.1} MiB, {:+.1} MiB above an empty one that sends",
         shown(made.backlog_bytes),
         shown(gone as u64),
         late.len(),
-        memory as f64 / 1048576.0
+        memory as f64 / 1048576.0,
+        (memory as f64 - connected as f64) / 1048576.0
     );
     Ok((row, words))
 }
