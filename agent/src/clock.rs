@@ -19,7 +19,7 @@ use std::{fmt, fs, io};
 
 use forebay_protocols::boot_time::BootTime;
 use forebay_protocols::sync::batch::Boot;
-use forebay_protocols::sync::tls::EARLIEST_TIME;
+use forebay_protocols::sync::tls::{EARLIEST_TIME, GatewayClock};
 use forebay_protocols::sync::wire;
 use rustls_pki_types::UnixTime;
 use tokio::sync::Notify;
@@ -133,6 +133,13 @@ impl rustls::time_provider::TimeProvider for Clock {
         let believed = Duration::from_micros(self.wall_us().max(0) as u64);
         let floor = Duration::from_secs(self.tls_floor().max(0) as u64);
         Some(UnixTime::since_unix_epoch(believed.max(floor)))
+    }
+}
+
+impl GatewayClock for Clock {
+    fn earliest(&self) -> Option<UnixTime> {
+        let floor = Duration::from_secs(self.tls_floor().max(0) as u64);
+        (!self.belief().synchronised()).then(|| UnixTime::since_unix_epoch(floor))
     }
 }
 

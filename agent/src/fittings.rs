@@ -13,7 +13,6 @@ use forebay_protocols::field::opcua::{Application, OpcUaSource};
 use forebay_protocols::reading::Reading;
 use forebay_protocols::sync::batch::{Encoder, Head};
 use forebay_protocols::sync::tls::{self, Identity};
-use rustls::ClientConfig;
 
 use crate::batcher::Encode;
 use crate::cli::join::identity_folder;
@@ -88,12 +87,10 @@ impl Fitter {
             let Some(identity) = Identity::load(&folder).map_err(|error| error.to_string())? else {
                 return Ok(None);
             };
-            let config =
-                tls::client_config(&identity, clock.tls_floor()).map_err(|error| error.to_string())?;
             // It is kept for long, so that connections can be resumed, and what time it is by then
             // only the clock knows.
-            let mut config = ClientConfig::clone(&config);
-            config.time_provider = Arc::new(clock.clone());
+            let clock = Arc::new(clock.clone());
+            let config = tls::gateway_config(&identity, clock).map_err(|error| error.to_string())?;
             let certificate = identity.chain.first().map_or(&[][..], |certificate| certificate.as_ref());
             Peer::new(identity.server.clone(), &config, certificate).map(Some)
         })

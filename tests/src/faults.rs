@@ -76,7 +76,7 @@ pub const FAMILIES: &[Family] = &[
     Family {
         name: "clock",
         about: "clocks in 1970, ten years ahead, set by hand, drifting; boots, restarts, suspend, late contact",
-        rounds: 60_000,
+        rounds: 20_000,
         in_all: true,
         run: clock::run,
     },

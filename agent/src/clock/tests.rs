@@ -214,7 +214,10 @@ fn once_the_server_was_heard_certificates_are_judged_by_its_time_whatever_the_cl
     bench.clock.place(1, &[]);
     let tls = || TimeProvider::current_time(&bench.clock).unwrap().as_secs() as i64;
     bench.wall.show(TRUE_US + 10 * YEAR);
+    let earliest = bench.clock.earliest().map(|time| time.as_secs() as i64);
+    assert_eq!(earliest, Some(bench.clock.tls_floor()), "nobody vouches for ten years ahead");
     bench.hear(TRUE_US);
+    assert_eq!(bench.clock.earliest(), None);
     for step in [TRUE_US + 10 * YEAR, TRUE_US - 10 * YEAR, 0] {
         bench.wall.show(step);
         let right = (BootTime::now().0 + TRUE_US) / SECOND;

@@ -5,7 +5,8 @@
 //! - The server lets every client certificate through the handshake (possession of its key is
 //!   proven there) and judges afterwards, in words: a TLS alert tells nobody what to do.
 //! - A gateway without a battery wakes in 1970. Certificates are judged by the later of the
-//!   system's clock and a floor, and [`ALWAYS_VALID_FROM`] lies before any floor.
+//!   system's clock and a floor, and [`ALWAYS_VALID_FROM`] lies before any floor. One that wakes ten
+//!   years ahead judges what has expired by then by the floor alone.
 
 mod files;
 mod identity;
@@ -57,14 +58,30 @@ pub fn server_name(address: &str) -> Result<ServerName<'static>, String> {
     ServerName::try_from(host.to_owned()).map_err(|_| wrong())
 }
 
+/// The time as a gateway knows it.
+pub trait GatewayClock: TimeProvider {
+    /// The earliest that it can be, while nobody has vouched for the time.
+    fn earliest(&self) -> Option<UnixTime>;
+}
+
 /// TLS for a joined agent: trusts its server's CA only and shows its certificate. `floor` is the
 /// earliest believable wall time, in seconds since 1970.
 pub fn client_config(identity: &Identity, floor: i64) -> Result<Arc<ClientConfig>, rustls::Error> {
+    gateway_config(identity, Arc::new(FlooredClock { floor }))
+}
+
+/// The same for long, by a clock that may lie.
+pub fn gateway_config(
+    identity: &Identity,
+    clock: Arc<dyn GatewayClock>,
+) -> Result<Arc<ClientConfig>, rustls::Error> {
     let mut roots = RootCertStore::empty();
     roots.add(identity.ca.clone())?;
-    let mut config = ClientConfig::builder_with_details(provider(), Arc::new(FlooredClock { floor }))
+    let verifier = Arc::new(verifiers::UnsureOfTime::new(roots, provider(), clock.clone())?);
+    let mut config = ClientConfig::builder_with_details(provider(), clock)
         .with_protocol_versions(&[&TLS13])?
-        .with_root_certificates(roots)
+        .dangerous() // rustls' word for any verifier of one's own
+        .with_custom_certificate_verifier(verifier)
         .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())?;
     config.alpn_protocols = ALPN.map(<[u8]>::to_vec).to_vec();
     Ok(Arc::new(config))
@@ -116,6 +133,12 @@ impl TimeProvider for FlooredClock {
         // UnixTime::now() panics on a clock before 1970; such a clock has no say here.
         let system = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Some(system.map_or(floor, |since| UnixTime::since_unix_epoch(since).max(floor)))
+    }
+}
+
+impl GatewayClock for FlooredClock {
+    fn earliest(&self) -> Option<UnixTime> {
+        None
     }
 }
 

@@ -159,6 +159,34 @@ fn certificates_are_judged_by_the_later_of_clock_and_floor() {
 }
 
 #[test]
+fn a_gateway_that_wakes_ten_years_ahead_connects_as_long_as_nobody_vouches_for_that() {
+    #[derive(Debug)]
+    struct Ahead {
+        vouched_for: bool,
+    }
+    const WAKES_AT: u64 = 2_100_000_000;
+    const FLOOR: u64 = 1_800_000_000;
+    impl TimeProvider for Ahead {
+        fn current_time(&self) -> Option<UnixTime> {
+            Some(UnixTime::since_unix_epoch(Duration::from_secs(WAKES_AT)))
+        }
+    }
+    impl GatewayClock for Ahead {
+        fn earliest(&self) -> Option<UnixTime> {
+            (!self.vouched_for).then(|| UnixTime::since_unix_epoch(Duration::from_secs(FLOOR)))
+        }
+    }
+    let shaken = |until, vouched_for| {
+        let plant = Plant::valid(ALWAYS_VALID_FROM, until);
+        let config = gateway_config(&plant.identity(), Arc::new(Ahead { vouched_for })).unwrap();
+        shake(config, &plant.server, "127.0.0.1").is_ok()
+    };
+    assert!(shaken(2_000_000_000, false));
+    assert!(!shaken(2_000_000_000, true), "it has truly expired");
+    assert!(!shaken(1_790_000_000, false), "by the floor too");
+}
+
+#[test]
 fn an_identity_survives_its_file_and_only_its_owner_can_read_it() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path().join("identity");

@@ -1,5 +1,6 @@
-//! Two verifiers for rustls: the server's, which lets every client certificate through to be
-//! judged in words, and the joining gateway's, which knows nothing but the hash of a CA.
+//! Three verifiers for rustls: the server's, which lets every client certificate through to be
+//! judged in words; the joining gateway's, which knows nothing but the hash of a CA; and that of a
+//! gateway that does not know the time.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,6 +16,8 @@ use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
     SignatureScheme,
 };
+
+use super::GatewayClock;
 
 /// Accepts any client certificate, or none. That the client holds the key is still proven: rustls
 /// checks the handshake's signature with [`ClientCertVerifier::verify_tls13_signature`].
@@ -67,6 +70,76 @@ impl ClientCertVerifier for AnyClient {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+/// Judges a server as rustls does; if it has expired by a clock that nobody vouches for, once more by
+/// the earliest that it can be. A gateway that wakes ten years ahead learns the time from its server,
+/// and could not otherwise. Who holds the key of a server that has truly expired gains no more than
+/// on a gateway whose clock is behind.
+#[derive(Debug)]
+pub(super) struct UnsureOfTime {
+    usual: Arc<WebPkiServerVerifier>,
+    clock: Arc<dyn GatewayClock>,
+}
+
+impl UnsureOfTime {
+    pub(super) fn new(
+        roots: RootCertStore,
+        provider: Arc<CryptoProvider>,
+        clock: Arc<dyn GatewayClock>,
+    ) -> Result<Self, Error> {
+        let usual = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .map_err(|error| Error::General(error.to_string()))?;
+        Ok(Self { usual, clock })
+    }
+}
+
+impl ServerCertVerifier for UnsureOfTime {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let judge =
+            |at| self.usual.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, at);
+        let judged = judge(now);
+        let expired = matches!(
+            judged,
+            Err(Error::InvalidCertificate(
+                CertificateError::Expired | CertificateError::ExpiredContext { .. }
+            ))
+        );
+        match self.clock.earliest().filter(|_| expired) {
+            Some(earliest) => judge(earliest),
+            None => judged,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.usual.verify_tls12_signature(message, cert, dss)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.usual.verify_tls13_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.usual.supported_verify_schemes()
     }
 }
 
