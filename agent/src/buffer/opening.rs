@@ -47,10 +47,11 @@ impl Store {
 
     /// Draws the id of this opening. It is told to nobody before the logbook has it, and no batch
     /// is appended before that either.
-    pub(super) fn begin_opening(&mut self, gaps: u64, blind: bool) {
+    pub(super) fn begin_opening(&mut self, known_below: u64, gaps: u64, blind: bool) {
         let opening = wire::Opening {
             id: random::<8>().to_vec(),
             first: self.next_sequence,
+            known_below,
             dictionary_revision: self.dictionary.revision(),
             gaps,
             blind,

@@ -210,10 +210,12 @@ impl Store {
             seen.max(store.reserved)
         };
         store.reserved = store.reserved.max(store.next_sequence - 1);
+        let heard = store.acknowledged.ranges().iter().last().map_or(0, |(_, last)| last);
+        let known_below = store.next_sequence.min(1 + seen.max(heard));
         let backlog: u64 = store.segments.values().map(|segment| segment.live().readings).sum();
         store.appended = store.appended.max(store.dropped + backlog);
 
-        store.begin_opening(gaps_before, blind);
+        store.begin_opening(known_below, gaps_before, blind);
         store.settle(findings.missing);
         let opening = Opening {
             epoch,

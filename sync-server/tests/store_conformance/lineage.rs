@@ -12,7 +12,12 @@ use crate::place::{NOW, Place, SECOND, agent, batch, delivery, delivery_of, floa
 
 /// An opening named by a letter, of a buffer with two dictionary entries and no gaps.
 pub fn opening(name: u8, first: u64) -> wire::Opening {
-    wire::Opening { id: vec![name; 8], first, dictionary_revision: 2, gaps: 0, blind: false }
+    wire::Opening { id: vec![name; 8], first, dictionary_revision: 2, ..Default::default() }
+}
+
+/// One in a later boot: of the sequences before `first` the buffer knows those below `known_below`.
+fn later_boot(name: u8, known_below: u64, first: u64) -> wire::Opening {
+    wire::Opening { known_below, ..opening(name, first) }
 }
 
 /// The same delivery with a greeting; the last opening is the present one.
@@ -153,6 +158,81 @@ pub async fn a_copy_that_speaks_later_is_the_fork(place: Arc<Place>) {
     assert_eq!((verdicts(&receipt), receipt.fork), (vec![Verdict::Committed], 0));
     assert_eq!(history(&store, 0).await, [0.0, 1.0, 1.0, 1.0]);
     assert_eq!(history(&store, 1).await, [2.0]);
+}
+
+/// The copy leaves out the numbers that were reserved; the original goes on in the midst of them.
+pub async fn a_copy_that_begins_in_a_later_boot_is_found_with_the_first_batch(place: Arc<Place>) {
+    let store = place.open().await;
+    let gate = agent(&store, "gate").await;
+    let first = delivery_of(gate, 2, vec![of(0, 1), of(0, 2)]);
+    one(&store, greeting(&[opening(b'a', 1)], first)).await;
+    // It holds 3 too, which nobody delivered yet.
+    let copy = [opening(b'a', 1), later_boot(b'b', 4, 260)];
+    let receipt = one(&store, greeting(&copy, delivery_of(gate, 2, vec![of(2, 260)]))).await;
+    assert_eq!(
+        (receipt.fork, faults(&store).await),
+        (0, vec![]),
+        "it might be the original after a power cut"
+    );
+    let receipt = one(&store, under(b'a', delivery_of(gate, 2, vec![of(0, 3)]))).await;
+    assert_eq!((verdicts(&receipt), receipt.fork), (vec![Verdict::Committed], 0), "common");
+    // A second copy of the same day.
+    let copy = [opening(b'a', 1), later_boot(b'c', 4, 260)];
+    let receipt = one(&store, greeting(&copy, delivery_of(gate, 2, vec![of(0, 3), of(3, 260)]))).await;
+    assert_eq!((verdicts(&receipt), receipt.fork), (vec![Verdict::Duplicate, Verdict::Committed], 1));
+    let (ranges, _) = receipt.committed.unwrap();
+    assert_eq!(ranges.iter().collect::<Vec<_>>(), [(1, 3), (260, 260)]);
+    let receipt = one(&store, under(b'a', delivery_of(gate, 2, vec![of(0, 3), of(1, 4)]))).await;
+    assert_eq!((verdicts(&receipt), receipt.fork), (vec![Verdict::Duplicate, Verdict::Committed], 2));
+    assert_eq!(faults(&store).await.len(), 2);
+    // The original starts again.
+    let said = [opening(b'a', 1), later_boot(b'd', 5, 5)];
+    let receipt = one(&store, greeting(&said, delivery_of(gate, 2, vec![of(1, 5)]))).await;
+    assert_eq!((verdicts(&receipt), receipt.fork), (vec![Verdict::Committed], 2));
+    assert_eq!(history(&store, 0).await, [0.0, 0.0, 0.0, 2.0]);
+    assert_eq!(history(&store, 1).await, [3.0]);
+    assert_eq!(history(&store, 2).await, [1.0, 1.0]);
+}
+
+pub async fn a_copy_from_a_later_boot_shares_only_what_it_holds(place: Arc<Place>) {
+    let store = place.open().await;
+    let gate = agent(&store, "gate").await;
+    one(&store, greeting(&[opening(b'a', 1)], delivery_of(gate, 2, vec![of(0, 1)]))).await;
+    // The original starts again, and goes on; then the copy that was made before.
+    let said = [opening(b'a', 1), later_boot(b'o', 2, 2)];
+    one(&store, greeting(&said, delivery_of(gate, 2, vec![of(1, 2), of(1, 3)]))).await;
+    let copy = [opening(b'a', 1), later_boot(b'b', 2, 257)];
+    let receipt = one(&store, greeting(&copy, delivery_of(gate, 2, vec![of(0, 1), of(2, 257)]))).await;
+    assert_eq!((verdicts(&receipt), receipt.fork), (vec![Verdict::Duplicate, Verdict::Committed], 1));
+    let (ranges, _) = receipt.committed.unwrap();
+    assert_eq!(ranges.iter().collect::<Vec<_>>(), [(1, 1), (257, 257)]);
+    let receipt = one(&store, under(b'o', delivery_of(gate, 2, vec![of(1, 4)]))).await;
+    assert_eq!((verdicts(&receipt), receipt.fork), (vec![Verdict::Committed], 0));
+    assert_eq!(faults(&store).await, [fork_of(EPOCH, 1)]);
+}
+
+/// Fresh batches go first, so 3 is still under way in the buffer when the power goes.
+pub async fn batches_that_only_the_disk_lost_at_a_power_cut_are_no_fork(place: Arc<Place>) {
+    let store = place.open().await;
+    let gate = agent(&store, "gate").await;
+    let first = delivery_of(gate, 2, vec![of(0, 1), of(0, 2), of(0, 5), of(0, 6)]);
+    one(&store, greeting(&[opening(b'a', 1)], first)).await;
+    // The disk has up to 4 of them.
+    let said = [opening(b'a', 1), later_boot(b'b', 5, 260)];
+    let receipt = one(&store, greeting(&said, delivery_of(gate, 2, vec![of(0, 260), of(0, 3)]))).await;
+    assert_eq!((verdicts(&receipt), receipt.fork), (vec![Verdict::Committed; 2], 0));
+    // Requests from before the power cut come late, one of them for the second time.
+    let receipt = one(&store, under(b'a', delivery_of(gate, 2, vec![of(0, 5), of(0, 6), of(0, 4)]))).await;
+    let expected = vec![Verdict::Duplicate, Verdict::Duplicate, Verdict::Committed];
+    assert_eq!((verdicts(&receipt), receipt.fork), (expected, 0));
+    let receipt = one(&store, under(b'b', delivery_of(gate, 2, vec![of(0, 4), of(0, 261)]))).await;
+    assert_eq!((verdicts(&receipt), receipt.fork), (vec![Verdict::Duplicate, Verdict::Committed], 0));
+    assert_eq!(faults(&store).await, []);
+    assert_eq!(history(&store, 0).await, [0.0; 8]);
+    // And if another goes on under the old opening after all, it is the fork, beyond all that.
+    let receipt = one(&store, under(b'a', delivery_of(gate, 2, vec![of(0, 6), of(1, 7)]))).await;
+    assert_eq!((verdicts(&receipt), receipt.fork), (vec![Verdict::Duplicate, Verdict::Committed], 1));
+    assert_eq!(history(&store, 1).await, [1.0]);
 }
 
 /// The original holds 2 to 4 when an older image of it, from before 2, speaks first; then comes a copy
@@ -317,6 +397,7 @@ pub async fn greetings_that_no_buffer_says_do_not_hurt(place: Arc<Place>) {
         dictionary_revision: u32::MAX,
         gaps: u64::MAX,
         blind: false,
+        known_below: u64::MAX,
     };
     let huge = wire::Opening { id: vec![9; 8], ..odd.clone() };
     let zero = opening(b'0', 0);

@@ -17,8 +17,7 @@
 //! newer state of one that was put back, held undelivered.
 //!
 //! What is *not* tried yet: copies and a server put back in one scenario (gateways forget the openings
-//! by which it could tell copies apart), and copies that begin in a later boot (they leave out up to 256
-//! numbers, and what the original appends under these counts as common).
+//! by which it could tell copies apart).
 
 mod gateway;
 mod house;
@@ -210,6 +209,7 @@ impl World {
             disk: Simulated::default(),
             epoch: Epoch([0; 16]),
             history: Default::default(),
+            line: Vec::new(),
             stamp: 0,
             boot: self.boot,
         };
@@ -433,9 +433,19 @@ impl World {
         self.tally.faults += 1;
         let old = dice.pick(&self.snapshots).cloned().filter(|_| dice.once_in(3));
         let folder = old.unwrap_or_else(|| self.gateways[at].folder.clone()).image(dice);
+        let folder = self.in_some_boot(folder, dice);
         // Its original goes on, if only by being there.
         self.diverged.insert(folder.epoch);
         self.start(folder, dice);
+    }
+
+    /// On the machine it comes from before that starts again, or not.
+    fn in_some_boot(&mut self, folder: Folder, dice: &mut Dice) -> Folder {
+        if dice.once_in(2) {
+            return folder;
+        }
+        self.boot += 1;
+        Folder { boot: self.boot, ..folder }
     }
 
     fn snapshot(&mut self, at: usize, dice: &mut Dice) {
@@ -460,6 +470,7 @@ impl World {
         drop(self.end(at, dice));
         // A snapshot can be put back again and again.
         let older = older.image(dice);
+        let older = self.in_some_boot(older, dice);
         if self.gateways.iter().any(|other| other.folder.epoch == older.epoch) {
             self.diverged.insert(older.epoch);
         }

@@ -2,6 +2,7 @@
 
 use std::io::ErrorKind;
 
+use super::super::segments::number_of;
 use super::super::simulated::Simulated;
 use super::super::{BootKnown, LastRun};
 use super::real::{OFFSET_US, append_real};
@@ -31,6 +32,38 @@ fn every_opening_has_an_id_of_its_own_and_says_what_is_older() {
     let new = &openings[1];
     assert!(new.id != first[0] && new.id.len() == 8 && !new.blind);
     assert_eq!((new.first, new.dictionary_revision, new.gaps), (4, 1, 1));
+}
+
+#[test]
+fn an_opening_in_a_later_boot_leaves_numbers_out_and_says_what_it_knows() {
+    let disk = Simulated::default();
+    let (mut store, _) = reopen(&disk, 1);
+    append(&mut store, 3, 100);
+    let told = |store: &Store| store.openings().last().map(|last| (last.known_below, last.first)).unwrap();
+    assert_eq!(told(&store), (1, 1));
+    drop(store);
+    assert_eq!(told(&reopen(&disk, 1).0), (4, 4), "the same boot: nothing can have been lost");
+    let (mut store, _) = reopen(&disk.after_power_cut(0), 2);
+    let (known_below, first) = told(&store);
+    assert_eq!((known_below, first > 200), (4, true));
+    append(&mut store, 1, 100);
+    store.close();
+    assert_eq!(told(&reopen(&disk, 3).0).0, 4, "another copy of the same state");
+}
+
+#[test]
+fn what_a_server_acknowledged_is_known_even_if_the_disk_lost_it() {
+    let disk = Simulated::default();
+    let (mut store, _) = reopen(&disk, 1);
+    append(&mut store, 3, 100);
+    store.acknowledge(&[1..=3]);
+    store.tick();
+    drop(store);
+    for (name, length) in disk.files().unwrap().iter().filter(|(name, _)| number_of(name).is_some()) {
+        disk.open(name).unwrap().cut(length - 1).unwrap();
+    }
+    let last = reopen(&disk, 2).0.openings().pop().unwrap();
+    assert_eq!(last.known_below, 4);
 }
 
 #[test]

@@ -4,6 +4,10 @@
 //!
 //! - A branch begins at a [`Border`]: what lies below it is history that both have in common, and is
 //!   booked in the branch it left. So a batch from before the copy is stored once, whoever brings it.
+//! - An opening in a later boot leaves numbers out, in case the disk lost batches at a power cut. Its
+//!   original, if there is one, goes on in the midst of them: what it delivers there, from the moment the
+//!   server knows of the copy, is its own. What it had delivered before counts as common: that may be
+//!   what the disk lost.
 //! - A copy is found by its first word: by what it follows, by where it begins, or by what the buffer
 //!   it was copied from does after it.
 //! - Who continues nothing known, continues the main branch: a server restored from a backup knows
@@ -40,7 +44,7 @@ pub struct Border {
 pub struct Known {
     /// The branch its batches belong to, as an index of [`Family::branches`].
     pub branch: usize,
-    /// Where the opening begins that followed it in the same branch.
+    /// Where the opening left it that followed it in the same branch.
     pub until: Option<Border>,
 }
 
@@ -117,6 +121,19 @@ impl Border {
         }
     }
 
+    /// Where the history of `opening` leaves the one it follows. What it leaves out is not common: a copy
+    /// does not know what its original appends there.
+    fn leaving(opening: &wire::Opening) -> Self {
+        let begins = Self::of(opening);
+        let told = Some(opening.known_below).filter(|known_below| *known_below > 0);
+        Self { first: told.map_or(begins.first, |known_below| known_below.min(begins.first)), ..begins }
+    }
+
+    /// The same border, with all up to the sequence `newest` on this side of it.
+    fn behind(self, newest: u64) -> Self {
+        Self { first: self.first.max(newest.saturating_add(1)).min(i64::MAX as u64), ..self }
+    }
+
     fn is_beyond(&self, other: &Self) -> bool {
         self.first > other.first || self.revision > other.revision || self.gaps > other.gaps
     }
@@ -189,7 +206,7 @@ impl Family {
         let known = followed.and_then(|id| Some((id, self.openings.get(&id).copied()?)));
         let (mut branch, mut until) =
             known.map_or_else(|| (self.main(now), None), |(_, Known { branch, until })| (branch, until));
-        let border = Border::of(first);
+        let border = Border::leaving(first);
         // It was copied after the opening it follows had gone on beyond the one that is known to
         // follow it: there are three of them, and this one has more in common with the third.
         if let Some(((id, _), end)) =
@@ -198,20 +215,24 @@ impl Family {
             (branch, until) = (self.part(id, branch, end, now), None);
         }
         // Its own numbers, of batches or of what explains them, are given already.
-        let taken = until.is_some() || self.has_beyond(branch, &border);
+        let taken = until.is_some() || self.has_beyond(branch, &Border::of(first));
         let at = if taken && !first.blind && self.branches.len() < MOST_BRANCHES {
             self.fork(branch, border, now)
         } else {
             if let Some(id) = followed.filter(|_| !first.blind && until.is_none()) {
-                self.openings.insert(id, Known { branch, until: Some(border) });
+                // What is here beyond it may have been lost by the disk, at a power cut: no reason to
+                // part. What comes from now on under the opening that was left is another buffer's.
+                let until = Some(border.behind(self.branches[branch].newest));
+                self.openings.insert(id, Known { branch, until });
                 self.altered.insert(id);
             }
             branch
         };
+        let newest = self.branches[at].newest;
         let mut parent = followed;
         for (n, (id, opening)) in newer.iter().enumerate() {
             let next = newer.get(n + 1).filter(|(_, next)| !next.blind);
-            let until = next.map(|(_, next)| Border::of(next));
+            let until = next.map(|(_, next)| Border::leaving(next).behind(newest));
             // An id that comes twice in one greeting counts where it stood first.
             if self.openings.contains_key(id) {
                 continue;

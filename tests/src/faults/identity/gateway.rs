@@ -39,6 +39,8 @@ pub struct Folder {
     pub epoch: Epoch,
     /// Sequence -> the number of the batch among all that were ever produced.
     pub history: BTreeMap<u64, usize>,
+    /// Ids of the openings it went through, and where each begins.
+    pub line: Vec<(Vec<u8>, u64)>,
     /// Renewed whenever something is appended, or the buffer is opened: two folders of one stamp hold
     /// the same history.
     pub stamp: u64,
@@ -109,6 +111,7 @@ impl Gateway {
             return Err(Broken::Other(format!("a new epoch began: {:?}", opening.repairs)));
         }
         folder.epoch = opening.epoch;
+        folder.line.extend(store.openings().pop().map(|present| (present.id, present.first)));
         let order = if dice.once_in(4) { Order::InOrder } else { Order::FreshFirst };
         let limit = if dice.once_in(2) { 64 << 10 } else { dice.within(300, 3_000) as usize };
         Ok(Self {

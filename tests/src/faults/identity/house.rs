@@ -61,6 +61,8 @@ pub struct Said {
     /// Which batches came under a sequence.
     pub arrived: HashMap<(Epoch, u64), HashSet<usize>>,
     pub epochs: HashSet<Epoch>,
+    /// The openings that were told, each with the highest sequence its epoch had here before.
+    pub heard: HashMap<Vec<u8>, u64>,
     /// The branch of the last delivery.
     pub current: Option<(Epoch, u32)>,
     /// Of each branch: the backlog in its last report, and the readings that came to its epoch since.

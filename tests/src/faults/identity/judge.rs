@@ -69,6 +69,11 @@ impl World {
     async fn take_down(&mut self, epoch: Epoch, request: &SyncRequest, answer: &SyncAnswer) -> Result<()> {
         let size = self.size;
         let said = &mut self.house.said;
+        let here = said.stored.iter().map(|number| &self.batches[*number]);
+        let newest = here.filter(|batch| batch.epoch == epoch).map(|batch| batch.sequence).max().unwrap_or(0);
+        for opening in request.greeting.iter().flat_map(|greeting| &greeting.openings) {
+            said.heard.entry(opening.id.clone()).or_insert(newest);
+        }
         said.epochs.insert(epoch);
         said.current = Some((epoch, answer.fork));
         if let Some(report) = &request.report {
@@ -293,8 +298,17 @@ impl World {
         if epoch != other.folder.epoch || self.is_vague(epoch) {
             return;
         }
+        let lines = one.folder.line.iter().zip(&other.folder.line);
+        let common = lines.take_while(|(one, other)| one == other).count();
         let own = |of: &Gateway, not_of: &Gateway| -> BTreeSet<u32> {
-            let own = of.folder.history.iter();
+            // What the server had before it heard of the copy, and the copy leaves out, may be what a
+            // power cut took from its disk.
+            let [of_since, other_since] = [of, not_of].map(|gateway| gateway.folder.line.get(common));
+            let before = other_since.and_then(|(id, first)| {
+                let newest = *self.house.said.heard.get(id)?;
+                Some(newest.min(first - 1).min(of_since.map_or(u64::MAX, |(_, first)| first - 1)))
+            });
+            let own = of.folder.history.range(before.unwrap_or(0) + 1..);
             let own = own.filter(|(sequence, number)| not_of.folder.history.get(sequence) != Some(number));
             own.filter_map(|(_, number)| places.get(number).copied().flatten()).collect()
         };
