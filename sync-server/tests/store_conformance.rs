@@ -81,6 +81,8 @@ on_both_stores! {
     lineage::a_copy_that_begins_in_a_later_boot_is_found_with_the_first_batch,
     lineage::a_copy_from_a_later_boot_shares_only_what_it_holds,
     lineage::batches_that_only_the_disk_lost_at_a_power_cut_are_no_fork,
+    lineage::the_original_is_told_only_of_what_was_common_until_it_speaks_itself,
+    lineage::a_batch_with_a_point_the_copy_does_not_know_is_the_originals,
     lineage::a_third_copy_shares_with_whom_it_was_copied_from,
     lineage::an_older_state_that_was_restored_is_a_fork_at_its_first_word,
     lineage::a_fork_of_a_fork_keeps_all_histories_apart,

@@ -19,7 +19,7 @@ impl Store {
         all.get(..durable).unwrap_or_default().to_vec()
     }
 
-    /// A server has heard of this opening. Durable with the next tick: until then it is told again.
+    /// A server has heard of this opening: most that are older are forgotten. Durable with the next tick: until then it is told again.
     pub fn greeted(&mut self, id: [u8; 8]) {
         if self.lineage.greeted(&id) {
             self.logbook.push([Entry::Greeted(id.to_vec())]);

@@ -21,7 +21,7 @@ use crate::store::{AgentKey, Arrived, Content, Delivery, Micros, OpeningId, Rece
 
 /// Readings after which a slice is closed.
 const SLICE_READINGS: usize = 100_000;
-/// Openings in a greeting. Agents send at most 32.
+/// Openings in a greeting. Agents send at most 40.
 const MOST_OPENINGS: usize = 256;
 /// A gateway that says itself that its clock is not set is believed from this difference on.
 const CLOCK_IS_OFF: Micros = 60_000_000;

@@ -135,7 +135,7 @@ impl<'a> Plan<'a> {
         }
         plan.learn(family, at);
         let missing = |batch: &Arrived| {
-            let home = &family.branches[family.home(at, batch.sequence.0)];
+            let home = &family.branches[family.home(at, batch)];
             matches!(batch.content, Content::Readings(_))
                 && batch.dictionary_revision.0 > family.revision(at)
                 && !home.committed.contains(batch.sequence.0)
@@ -146,9 +146,10 @@ impl<'a> Plan<'a> {
         }
         family.seen(at, delivery.received);
         plan.receipt.fork = family.branches[at].fork;
-        plan.receipt.dictionary_revision = family.revision(at);
-        plan.receipt.gaps_known = family.gaps_known(at);
-        plan.receipt.committed = delivery.greeting.as_ref().map(|_| family.told(at));
+        let horizon = family.horizon(delivery);
+        plan.receipt.dictionary_revision = family.revision(at).min(horizon.revision);
+        plan.receipt.gaps_known = family.gaps_known(at).min(horizon.gaps);
+        plan.receipt.committed = delivery.greeting.as_ref().map(|_| family.told(at, horizon.first));
         plan
     }
 
@@ -187,7 +188,7 @@ impl<'a> Plan<'a> {
 
     fn take(&mut self, family: &mut Family, at: usize, batch: &'a Arrived) {
         let Sequence(sequence) = batch.sequence;
-        let home = family.home(at, sequence);
+        let home = family.home(at, batch);
         // Not a number that a buffer gives, nor one that every database can hold in a range.
         // It is kept once, and answered as set aside each time it comes.
         let Some(countable) = countable(sequence) else {
@@ -242,7 +243,7 @@ impl<'a> Plan<'a> {
         numbers: Vec<u32>,
     ) {
         let Sequence(sequence) = batch.sequence;
-        family.book(home, sequence, readings.len() as u64, true);
+        family.book(home, batch, readings.len() as u64, true);
         let branch = &mut family.branches[home];
         let key = branch.key;
         if sequence.saturating_add(PRINTS) > branch.newest {
@@ -278,7 +279,7 @@ impl<'a> Plan<'a> {
         if is_new {
             let branch = branch.key;
             self.aside.push(Aside { branch, sequence, checksum, bytes, why });
-            family.book(home, sequence, batch.count.into(), false);
+            family.book(home, batch, batch.count.into(), false);
         }
         is_new
     }

@@ -235,6 +235,45 @@ pub async fn batches_that_only_the_disk_lost_at_a_power_cut_are_no_fork(place: A
     assert_eq!(history(&store, 1).await, [1.0]);
 }
 
+/// The server goes back to a backup, so both copies deliver again what it had; the copy is first.
+pub async fn the_original_is_told_only_of_what_was_common_until_it_speaks_itself(place: Arc<Place>) {
+    let store = place.open().await;
+    let gate = agent(&store, "gate").await;
+    let gap = |number| wire::Gap { number, from_us: NOW, to_us: NOW + 1, ..Default::default() };
+    let copy = [opening(b'a', 1), later_boot(b'b', 2, 2)];
+    let batches = vec![of(0, 1), of(2, 2), of(2, 3)];
+    let sent = Delivery { gaps: vec![gap(1)], ..delivery_of(gate, 3, batches) };
+    assert_eq!(one(&store, greeting(&copy, sent)).await.fork, 0);
+    let receipt = one(&store, greeting(&[opening(b'a', 1)], delivery(gate))).await;
+    let (ranges, is_whole) = receipt.committed.unwrap();
+    assert_eq!((ranges.iter().collect::<Vec<_>>(), is_whole), (vec![(1, 1)], true), "2 and 3 are others");
+    assert_eq!((receipt.dictionary_revision, receipt.gaps_known), (2, 0));
+    let receipt = one(&store, under(b'a', delivery_of(gate, 2, vec![of(1, 2), of(1, 3)]))).await;
+    assert_eq!((verdicts(&receipt), receipt.fork), (vec![Verdict::Committed; 2], 1));
+    let receipt = one(&store, greeting(&[opening(b'a', 1)], delivery(gate))).await;
+    assert_eq!(receipt.committed.unwrap().0.iter().collect::<Vec<_>>(), [(1, 3)]);
+    assert_eq!(history(&store, 0).await, [0.0, 2.0, 2.0]);
+    assert_eq!(history(&store, 1).await, [1.0, 1.0]);
+}
+
+/// 3 was fresh and went first; 2, with a point the copy does not know, is under way when the copy speaks.
+pub async fn a_batch_with_a_point_the_copy_does_not_know_is_the_originals(place: Arc<Place>) {
+    let store = place.open().await;
+    let gate = agent(&store, "gate").await;
+    one(&store, greeting(&[opening(b'a', 1)], delivery_of(gate, 2, vec![of(0, 1), of(0, 3)]))).await;
+    let copy = [opening(b'a', 1), later_boot(b'b', 2, 257)];
+    assert_eq!(one(&store, greeting(&copy, delivery_of(gate, 2, vec![of(2, 257)]))).await.fork, 0);
+    let batch = Arrived { dictionary_revision: PointId(3), ..batch(2, vec![float(3, NOW, 1.0)]) };
+    let dictionary = vec![(PointId(3), point("boiler", "mine"))];
+    let sent = Delivery { dictionary, batches: vec![batch, of(0, 3)], ..delivery(gate) };
+    let receipt = one(&store, under(b'a', sent.clone())).await;
+    assert_eq!((verdicts(&receipt), receipt.fork), (vec![Verdict::Committed, Verdict::Duplicate], 1));
+    let receipt = one(&store, under(b'a', sent)).await;
+    assert_eq!((verdicts(&receipt), receipt.fork), (vec![Verdict::Duplicate; 2], 1));
+    assert_eq!(place.number("select count(*) from set_aside").await, 0);
+    assert_eq!(place.number("select count(*) from readings").await, 4);
+}
+
 /// The original holds 2 to 4 when an older image of it, from before 2, speaks first; then comes a copy
 /// made after 4. What it holds below 5 is the original's, not the image's.
 pub async fn a_third_copy_shares_with_whom_it_was_copied_from(place: Arc<Place>) {

@@ -5,7 +5,7 @@ use forebay_protocols::sync::batch::Epoch;
 use forebay_protocols::sync::wire;
 use prost::Message;
 
-use super::super::{AgentKey, Fault, FaultKind, Micros};
+use super::super::{AgentKey, Arrived, Fault, FaultKind, Micros};
 use super::lineage::Family;
 
 /// The books of one branch.
@@ -129,13 +129,13 @@ impl Family {
     }
 
     /// Books readings of a batch in branch `home`, and as inherited in whoever has it in common.
-    pub fn book(&mut self, home: usize, sequence: u64, readings: u64, is_stored: bool) {
+    pub fn book(&mut self, home: usize, batch: &Arrived, readings: u64, is_stored: bool) {
         let ledger = &mut self.branches[home].ledger;
         let kept = if is_stored { &mut ledger.stored } else { &mut ledger.set_aside };
         *kept = kept.saturating_add(readings);
         self.branches[home].touched = true;
         for at in (0..self.branches.len()).filter(|at| *at != home) {
-            if self.home(at, sequence) == home {
+            if self.home(at, batch) == home {
                 let ledger = &mut self.branches[at].ledger;
                 ledger.inherited = ledger.inherited.saturating_add(readings);
                 self.branches[at].touched = true;

@@ -19,7 +19,7 @@ use forebay_protocols::sync::batch::Epoch;
 use forebay_protocols::sync::ranges::Ranges;
 use forebay_protocols::sync::wire;
 
-use super::super::{AgentKey, Content, Delivery, Micros, OpeningId};
+use super::super::{AgentKey, Arrived, Content, Delivery, Micros, OpeningId};
 use super::ledger::{Event, Former, Ledger};
 
 /// Branches of one epoch. A gateway whose disk goes back to the same state at every start makes one
@@ -187,7 +187,7 @@ impl Family {
         for batch in &delivery.batches {
             // What did not decode may state any number.
             if matches!(batch.content, Content::Readings(_)) && countable(batch.sequence.0).is_some() {
-                let home = self.home(at, batch.sequence.0);
+                let home = self.home(at, batch);
                 let newest = &mut self.branches[home].newest;
                 *newest = batch.sequence.0.max(*newest);
             }
@@ -301,9 +301,11 @@ impl Family {
         at
     }
 
-    /// Where a batch of branch `at` is booked.
-    pub fn home(&self, at: usize, sequence: u64) -> usize {
-        self.walk(at, |border| sequence < border.first)
+    /// Where a batch of branch `at` is booked. One with a point that the border leaves out is not common:
+    /// a buffer knows the points of all it holds.
+    pub fn home(&self, at: usize, batch: &Arrived) -> usize {
+        let (sequence, revision) = (batch.sequence.0, batch.dictionary_revision.0);
+        self.walk(at, |border| sequence < border.first && revision <= border.revision)
     }
 
     /// Whose dictionary a number of branch `at` stands in.
@@ -331,9 +333,16 @@ impl Family {
         common.filter(|common| *common < branch.border.gaps).unwrap_or(branch.gaps_known)
     }
 
+    /// What of its branch a delivery is told of: where another opening followed its own, what came
+    /// since is that one's. This buffer must not take it for what it delivered itself.
+    pub fn horizon(&self, delivery: &Delivery) -> Border {
+        let until = delivery.opening.and_then(|present| self.openings.get(&present)?.until);
+        until.unwrap_or(Border { first: u64::MAX, revision: u32::MAX, gaps: u64::MAX })
+    }
+
     /// Branch `at` and those it descends from, each with the sequence below which it counts.
-    pub fn line(&self, at: usize) -> Vec<(usize, u64)> {
-        let (mut line, mut at, mut below) = (Vec::new(), Some(at), u64::MAX);
+    fn line(&self, at: usize, mut below: u64) -> Vec<(usize, u64)> {
+        let (mut line, mut at) = (Vec::new(), Some(at));
         while let Some(here) = at {
             line.push((here, below));
             below = below.min(self.branches[here].border.first);
@@ -342,10 +351,10 @@ impl Family {
         line
     }
 
-    /// The highest committed ranges of branch `at`, history in common with others included, and
-    /// whether that is all of them.
-    pub fn told(&self, at: usize) -> (Ranges, bool) {
-        let line = self.line(at);
+    /// The highest committed ranges of branch `at` below a sequence, history in common with others
+    /// included, and whether that is all of them.
+    pub fn told(&self, at: usize, below: u64) -> (Ranges, bool) {
+        let line = self.line(at, below);
         let mut all = Ranges::default();
         for &(here, below) in &line {
             let ranges = self.branches[here].committed.iter().filter(|(first, _)| *first < below);
@@ -414,7 +423,7 @@ impl Families {
             let family = self.0.get(&(delivery.agent, delivery.epoch));
             let Some((family, at)) = family.zip(*seat) else { continue };
             asked.extend(delivery.batches.iter().map(|batch| {
-                let home = family.home(at, batch.sequence.0);
+                let home = family.home(at, batch);
                 (family.branches[home].key, batch.sequence.0 as i64)
             }));
         }
@@ -429,7 +438,7 @@ impl Families {
             let Some((family, at)) = family.zip(seat.filter(|_| delivery.greeting.is_some())) else {
                 continue;
             };
-            let line = family.line(at).into_iter();
+            let line = family.line(at, family.horizon(delivery).first).into_iter();
             greeted.extend(line.map(|(here, below)| (family.branches[here].key, below)));
         }
         greeted
