@@ -17,6 +17,7 @@ use forebay_demo::plant::Plant;
 use forebay_demo::process::{Process, Program};
 use forebay_demo::site::{Programs, Site};
 use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// Shows Forebay at work: a simulated plant, one agent, one server, an outage, and the ledger.
@@ -124,7 +125,7 @@ async fn watch(site: &Site, options: &Options, agent: &mut Process, server: &mut
     let terminal = std::io::stderr().is_terminal();
     let mut second = interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut ended = std::pin::pin!(tokio::signal::ctrl_c());
+    let mut ended = std::pin::pin!(asked_to_end());
     loop {
         tokio::select! {
             _ = second.tick() => {}
@@ -208,5 +209,15 @@ impl Books {
         } else {
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Ctrl-C, a terminal that is closed, or a polite kill: the books are closed in any case.
+async fn asked_to_end() -> std::io::Result<()> {
+    let (mut closed, mut killed) = (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        done = tokio::signal::ctrl_c() => done,
+        _ = closed.recv() => Ok(()),
+        _ = killed.recv() => Ok(()),
     }
 }

@@ -68,6 +68,8 @@ impl Program {
             .with_context(|| format!("open {}", log.display()))?;
         let child = self
             .command()
+            // Ctrl-C is for us: what we started we end in order.
+            .process_group(0)
             .args(arguments)
             .stdout(file.try_clone()?)
             .stderr(file)
@@ -142,4 +144,20 @@ pub fn log_tail(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(15)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::getpgid;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn ctrl_c_does_not_end_what_was_started() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let process = Program::new("/bin/sleep").start(&["60"], &folder.path().join("log"))?;
+        let id = process.id().and_then(|id| Pid::from_raw(id as i32));
+        assert!(id.is_some() && getpgid(id).ok() == id, "the terminal's signals go to its own group");
+        process.kill().await
+    }
 }
