@@ -40,11 +40,6 @@ impl World {
         Ok(reply)
     }
 
-    /// Where the server forgot by what it could tell two histories apart, little can be asked.
-    fn is_vague(&self, epoch: Epoch) -> bool {
-        self.put_back > 0 && self.diverged.contains(&epoch)
-    }
-
     /// A new buffer has come, and the one before held so much by its last report.
     async fn judge_wipe(&mut self, (former, fork): (Epoch, u32), mut before: Vec<u64>) -> Result<()> {
         if self.diverged.contains(&former) {
@@ -138,9 +133,7 @@ impl World {
         for gateway in &self.gateways {
             self.judge_history(gateway, &places, &mut broken);
             self.judge_gaps(gateway, &mut broken)?;
-            if !self.is_vague(gateway.folder.epoch) {
-                self.judge_books(gateway, &places, &ledgers, &mut broken);
-            }
+            self.judge_books(gateway, &places, &ledgers, &mut broken);
         }
         for (one, gateway) in self.gateways.iter().enumerate() {
             for other in self.gateways.iter().skip(one + 1) {
@@ -186,9 +179,7 @@ impl World {
             *found.entry(*value).or_default() += 1;
             let batch = &self.batches[*number];
             places.entry(*number).or_default().insert(point.as_ref().map(|(fork, _)| *fork));
-            if let Some((_, name)) = point.as_ref().filter(|(_, name)| **name != *batch.point.name)
-                && !self.is_vague(batch.epoch)
-            {
+            if let Some((_, name)) = point.as_ref().filter(|(_, name)| **name != *batch.point.name) {
                 broken.push(Broken::Other(format!("a reading of {} stands under {name}", batch.point.name)));
             }
         }
@@ -219,22 +210,18 @@ impl World {
             .filter(|(_, number)| !places.contains_key(number) && !self.excused.contains(number));
         let missing: Vec<u64> = missing.map(|(sequence, _)| *sequence).collect();
         if !missing.is_empty() {
-            let vague = if self.is_vague(gateway.folder.epoch) { " (vague)" } else { "" };
-            let words = format!("batches {missing:?} of fork {}{vague} are not here", gateway.fork());
+            let words = format!("batches {missing:?} of fork {} are not here", gateway.fork());
             broken.push(Broken::Lost(missing.len() as u64 * self.size, words));
         }
         let aside =
             gateway.folder.history.values().filter(|number| places.get(number) == Some(&None)).count();
-        if aside > 0 && !self.is_vague(gateway.folder.epoch) {
+        if aside > 0 {
             broken.push(Broken::Other(format!("{aside} batches were set aside, and could be told apart")));
         }
     }
 
     /// Every gap record has arrived.
     fn judge_gaps(&self, gateway: &Gateway, broken: &mut Vec<Broken>) -> Result<()> {
-        if self.is_vague(gateway.folder.epoch) {
-            return Ok(());
-        }
         let known = self.house.gap_records(gateway.folder.epoch)?;
         for gap in gateway.store().gaps(0, usize::MAX) {
             let times = known.iter().filter(|(device, reason, count)| {
@@ -295,7 +282,7 @@ impl World {
         broken: &mut Vec<Broken>,
     ) {
         let epoch = one.folder.epoch;
-        if epoch != other.folder.epoch || self.is_vague(epoch) {
+        if epoch != other.folder.epoch {
             return;
         }
         let lines = one.folder.line.iter().zip(&other.folder.line);
