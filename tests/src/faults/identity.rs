@@ -14,7 +14,9 @@
 //!   its point, and the equations of the ledger close but for what a gap explains.
 //!
 //! What is *not* asked for, because the act itself takes it: readings that only a wiped folder, or the
-//! newer state of one that was put back, held undelivered.
+//! newer state of one that was put back, held undelivered. Nor that a copy in a later boot stands apart
+//! from what its original delivered before the server heard of the copy: under numbers that the copy
+//! leaves out, it might be what a power cut took from the disk.
 
 mod gateway;
 mod house;
