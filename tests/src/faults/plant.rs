@@ -158,7 +158,9 @@ impl Plant {
     pub fn append(&mut self, dice: &mut Dice, changes: impl Fn() -> u64) -> Result<usize, BufferError> {
         let Some(store) = &mut self.store else { return Ok(0) };
         if self.again.is_empty() {
-            let next = store.next_sequence().0;
+            // Numbers left out take a short life past the reservations of a long one.
+            let left_out = if dice.once_in(16) { dice.below(400) } else { 0 };
+            let next = store.next_sequence().0 + left_out;
             for sequence in next..=next + dice.below(3) {
                 let largest = if dice.once_in(4) { 1500 } else { 200 };
                 let readings = dice.within(1, largest);
