@@ -155,7 +155,9 @@ impl<'a, B: Backlog> Delivery<'a, B> {
             }
             self.rest_until = None;
             let leave = self.leave(now);
-            let plan = self.state.plan(uplink.backlog.status().newest.map_or(0, |newest| newest.0), leave);
+            let waiting = uplink.backlog.status();
+            self.state.sees_backlog(waiting.backlog_bytes);
+            let plan = self.state.plan(waiting.newest.map_or(0, |newest| newest.0), leave);
             let is_greeting = plan == Plan::Greet;
             let mut parcel = pack(plan, &uplink.backlog, uplink.epoch, &uplink.clock).await?;
             let lane_begins_anew = parcel.backlog_over && self.state.backlog_ends();

@@ -8,6 +8,8 @@
 //! - Where the round trip is a good part of a full request's time the link is idle meanwhile: then
 //!   one more request may be under way. There is one until that is measured, for on a metered
 //!   link every connection costs.
+//! - It is idle too while the server works on a large request. Beside a long backlog a second
+//!   connection costs nothing, so there there are always two, unless requests are small.
 //! - 413, no answer, and the server's word lower the size at once.
 
 use std::time::Duration;
@@ -20,6 +22,8 @@ pub(super) const LEAST_REQUEST: usize = 4 << 10;
 pub(super) const CEILING_HOLDS_FOR: u32 = 16;
 /// What a request shall take.
 const AIM: Duration = Duration::from_secs(1);
+/// A backlog of so many requests is long.
+const LONG: u64 = 16;
 /// Behind one that takes less, fresh readings wait; else they go on a line of their own.
 const SHORT: Duration = Duration::from_millis(200);
 /// One more request may be under way where the round trip is this part of a request's time …
@@ -44,6 +48,8 @@ pub struct Pace {
     round_trip: Option<Duration>,
     lanes: usize,
     most_lanes: usize,
+    /// The backlog is long.
+    long: bool,
 }
 
 impl Pace {
@@ -59,6 +65,7 @@ impl Pace {
             round_trip: None,
             lanes: 1,
             most_lanes: most_lanes.max(1),
+            long: false,
         }
     }
 
@@ -70,13 +77,24 @@ impl Pace {
     /// As [`Self::bytes`], for the `nth` request in a row: beside others it is a fifth or two smaller.
     /// Equal ones that depart together are answered together, and until then the link is idle.
     pub fn bytes_of(&self, nth: u64) -> usize {
-        let fifths = if self.lanes > 1 { (nth % 3) as usize } else { 0 };
+        let fifths = if self.lanes() > 1 { (nth % 3) as usize } else { 0 };
         (self.bytes - self.bytes / 5 * fifths).max(LEAST_REQUEST)
     }
 
     /// Requests with backlog that may be under way at once.
     pub fn lanes(&self) -> usize {
-        self.lanes
+        let beside_long = self.long && self.rate.is_some() && self.is_wide();
+        self.lanes.max(if beside_long { 2 } else { 1 }).min(self.most_lanes)
+    }
+
+    /// So many bytes are still to be sent.
+    pub fn sees_backlog(&mut self, bytes: u64) {
+        self.long = bytes >= LONG * self.bytes as u64;
+    }
+
+    /// Of small requests the envelope is a good part, and on a thin link it is paid for.
+    fn is_wide(&self) -> bool {
+        self.bytes >= self.ceiling.min(SMALL_REQUEST)
     }
 
     /// Will a request of this size be answered soon? Unknown links get the benefit of the doubt.
@@ -143,9 +161,7 @@ impl Pace {
         let Some(round_trip) = self.round_trip.filter(|round_trip| *round_trip < took) else { return };
         // While requests still grow, the round trip is a large part of each on any link.
         let has_grown = self.bytes >= self.ceiling || took >= AIM / 2;
-        // Of small requests the envelope is a good part, and on a thin link it is paid for.
-        let is_wide = self.bytes >= self.ceiling.min(SMALL_REQUEST);
-        if has_grown && is_wide && round_trip * MORE_LANES >= took {
+        if has_grown && self.is_wide() && round_trip * MORE_LANES >= took {
             self.lanes = (self.lanes + 1).min(self.most_lanes);
         } else if round_trip * FEWER_LANES < took {
             self.lanes = (self.lanes - 1).max(1);
@@ -243,6 +259,24 @@ mod tests {
             pace.answered(300, ms(600), 0);
         }
         assert_eq!(pace.lanes(), 1, "a link without a backlog opens another connection");
+    }
+
+    #[test]
+    fn beside_a_long_backlog_there_are_two_lanes_where_requests_are_not_small() {
+        for (rate, backlog, lanes) in
+            [(1_250_000.0, 1 << 30, 2), (1_250_000.0, 1 << 20, 1), (5_000.0, 1 << 30, 1)]
+        {
+            let mut pace = Pace::new(LIMIT, 3);
+            pace.sees_backlog(backlog);
+            assert_eq!(pace.lanes(), 1, "nothing is known of the link");
+            drain(&mut pace, rate, ms(1), 20);
+            pace.sees_backlog(backlog);
+            assert_eq!(pace.lanes(), lanes, "{rate} bytes/s, {backlog} bytes");
+        }
+        let mut pace = Pace::new(LIMIT, 1);
+        drain(&mut pace, 1_250_000.0, ms(1), 20);
+        pace.sees_backlog(1 << 30);
+        assert_eq!(pace.lanes(), 1, "in order there is never more than one");
     }
 
     #[test]

@@ -322,6 +322,11 @@ impl State {
         (fresh && leave.fresh, beside && draining < self.pace.lanes() && leave.backlog)
     }
 
+    /// So many bytes wait in the buffer.
+    pub fn sees_backlog(&mut self, bytes: u64) {
+        self.pace.sees_backlog(bytes);
+    }
+
     fn passed_over(&self) -> Ranges {
         let mut ranges = Ranges::default();
         let flights = self.under_way.values();
