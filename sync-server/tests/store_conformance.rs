@@ -77,6 +77,7 @@ on_both_stores! {
     lineage::an_unknown_opening_must_greet_before_anything_is_taken,
     lineage::an_agent_that_restarts_continues_its_history,
     lineage::a_copy_that_speaks_first_leaves_the_original_in_the_fork,
+    lineage::what_was_refused_is_not_common_with_a_copy,
     lineage::a_copy_that_speaks_later_is_the_fork,
     lineage::a_copy_that_begins_in_a_later_boot_is_found_with_the_first_batch,
     lineage::a_copy_from_a_later_boot_shares_only_what_it_holds,

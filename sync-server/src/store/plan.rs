@@ -246,6 +246,7 @@ impl<'a> Plan<'a> {
         family.book(home, batch, readings.len() as u64, true);
         let branch = &mut family.branches[home];
         let key = branch.key;
+        branch.has_come(sequence);
         if sequence.saturating_add(PRINTS) > branch.newest {
             branch.prints.insert(sequence, batch.checksum);
             let readings = u32::try_from(readings.len()).unwrap_or(u32::MAX);

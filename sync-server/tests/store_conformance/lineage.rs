@@ -256,6 +256,23 @@ pub async fn the_original_is_told_only_of_what_was_common_until_it_speaks_itself
     assert_eq!(history(&store, 1).await, [1.0, 1.0]);
 }
 
+/// The server was put back, and lacks the points of what the original delivers just before the copy speaks.
+pub async fn what_was_refused_is_not_common_with_a_copy(place: Arc<Place>) {
+    let store = place.open().await;
+    let gate = agent(&store, "gate").await;
+    let unnamed = Delivery { batches: vec![of(0, 1), of(1, 4), of(1, 5)], ..delivery(gate) };
+    let refused = one(&store, greeting(&[opening(b'a', 1)], unnamed)).await;
+    assert!(refused.dictionary_missing && refused.verdicts.is_empty());
+    // The copy holds 1 to 3.
+    let copy = [opening(b'a', 1), later_boot(b'b', 4, 258)];
+    let receipt = one(&store, greeting(&copy, delivery_of(gate, 2, vec![of(0, 1), of(2, 258)]))).await;
+    assert_eq!((verdicts(&receipt), receipt.fork), (vec![Verdict::Committed; 2], 0));
+    let receipt = one(&store, under(b'a', delivery_of(gate, 2, vec![of(1, 4), of(1, 5)]))).await;
+    assert_eq!((verdicts(&receipt), receipt.fork), (vec![Verdict::Committed; 2], 1));
+    assert_eq!(history(&store, 0).await, [0.0, 2.0]);
+    assert_eq!(history(&store, 1).await, [1.0, 1.0]);
+}
+
 /// 3 was fresh and went first; 2, with a point the copy does not know, is under way when the copy speaks.
 pub async fn a_batch_with_a_point_the_copy_does_not_know_is_the_originals(place: Arc<Place>) {
     let store = place.open().await;

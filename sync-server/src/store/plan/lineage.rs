@@ -72,7 +72,7 @@ pub struct Branch {
     pub revision: u32,
     /// Highest gap number of its own.
     pub gaps_known: u64,
-    /// Highest sequence that came with readings.
+    /// Highest sequence that came with readings, and was not refused.
     pub newest: u64,
     /// Committed sequences: all, or at least those of the batches in hand and the highest ranges.
     pub committed: Ranges,
@@ -146,6 +146,13 @@ impl Border {
     }
 }
 
+impl Branch {
+    /// A batch of this number is here, or will be when the transaction is done.
+    pub fn has_come(&mut self, sequence: u64) {
+        self.newest = self.newest.max(sequence);
+    }
+}
+
 impl Delivery {
     /// The openings it names.
     pub fn openings(&self) -> BTreeSet<OpeningId> {
@@ -184,12 +191,15 @@ impl Family {
                 }
             }
         };
-        for batch in &delivery.batches {
-            // What did not decode may state any number.
-            if matches!(batch.content, Content::Readings(_)) && countable(batch.sequence.0).is_some() {
-                let home = self.home(at, batch);
-                let newest = &mut self.branches[home].newest;
-                *newest = batch.sequence.0.max(*newest);
+        let revision = self.revision_with(at, delivery);
+        // What comes before its points do is refused, and is not here yet.
+        if delivery.batches.iter().all(|batch| batch.dictionary_revision.0 <= revision) {
+            for batch in &delivery.batches {
+                // What did not decode may state any number.
+                if matches!(batch.content, Content::Readings(_)) && countable(batch.sequence.0).is_some() {
+                    let home = self.home(at, batch);
+                    self.branches[home].has_come(batch.sequence.0);
+                }
             }
         }
         Some(at)
@@ -324,6 +334,13 @@ impl Family {
         // While the common part has a hole, nothing beyond it counts.
         let common = branch.parent.map(|parent| self.revision(parent));
         common.filter(|common| *common < branch.border.revision).unwrap_or(branch.revision)
+    }
+
+    /// The same once `delivery` has been taken in, or less where it fills a hole of the common part.
+    fn revision_with(&self, at: usize, delivery: &Delivery) -> u32 {
+        let next =
+            |known: u32, number: u32| if known.checked_add(1) == Some(number) { number } else { known };
+        delivery.dictionary.iter().fold(self.revision(at), |known, (number, _)| next(known, number.0))
     }
 
     /// Highest gap number known to branch `at`.
