@@ -20,7 +20,7 @@ mod flight;
 mod lines;
 mod notices;
 mod pace;
-mod proxy;
+pub(crate) mod proxy;
 
 use std::time::Duration;
 

@@ -11,6 +11,7 @@ mod checklist;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use forebay_config::agent::Proxy;
 use forebay_protocols::boot_time::wall_micros;
 use forebay_protocols::sync::join::{JoinString, JoinStringError};
 use forebay_protocols::sync::problem::{Kind, Problem};
@@ -100,9 +101,23 @@ pub fn identity_folder(state_dir: &Path) -> PathBuf {
     state_dir.join("identity")
 }
 
-/// Joins, prints the checklist on standard output and gives the exit code.
-pub async fn run(state_dir: &Path, site: &str, gateway: &str, text: &str) -> ExitCode {
-    let (checklist, outcome) = attempt(state_dir, site, gateway, text).await;
+/// Who wants to join, and by which way.
+#[derive(Clone, Copy)]
+pub struct Applicant<'a> {
+    /// Where its identity is kept.
+    pub state_dir: &'a Path,
+    /// Its site.
+    pub site: &'a str,
+    /// Its name there.
+    pub gateway: &'a str,
+    /// `uplink.proxy`.
+    pub proxy: Option<&'a Proxy>,
+}
+
+/// Joins the server that made the join string `text`, prints the checklist on standard output and
+/// gives the exit code.
+pub async fn run(applicant: Applicant<'_>, text: &str) -> ExitCode {
+    let (checklist, outcome) = attempt(applicant, text).await;
     // A reader that went away changes nothing about what was done.
     let _ = std::io::Write::write_all(&mut std::io::stdout().lock(), checklist.to_string().as_bytes());
     match outcome {
@@ -111,33 +126,17 @@ pub async fn run(state_dir: &Path, site: &str, gateway: &str, text: &str) -> Exi
     }
 }
 
-/// Joins the server that made the join string `text`, as `site/gateway`.
-pub async fn join(state_dir: &Path, site: &str, gateway: &str, text: &str) -> Result<Checklist, JoinError> {
-    let (checklist, outcome) = attempt(state_dir, site, gateway, text).await;
-    outcome.map(|()| checklist)
-}
-
-async fn attempt(
-    state_dir: &Path,
-    site: &str,
-    gateway: &str,
-    text: &str,
-) -> (Checklist, Result<(), JoinError>) {
+async fn attempt(applicant: Applicant<'_>, text: &str) -> (Checklist, Result<(), JoinError>) {
     let mut checklist = Checklist::default();
-    let outcome = steps(&mut checklist, state_dir, site, gateway, text).await;
+    let outcome = steps(&mut checklist, applicant, text).await;
     if let Err(error) = &outcome {
         checklist.fail(error.to_string());
     }
     (checklist, outcome)
 }
 
-async fn steps(
-    list: &mut Checklist,
-    state_dir: &Path,
-    site: &str,
-    gateway: &str,
-    text: &str,
-) -> Result<(), JoinError> {
+async fn steps(list: &mut Checklist, applicant: Applicant<'_>, text: &str) -> Result<(), JoinError> {
+    let Applicant { state_dir, site, gateway, proxy } = applicant;
     list.begin("join string");
     let join: JoinString = text.parse()?;
     let server = join.address.clone();
@@ -157,8 +156,11 @@ async fn steps(
     list.pass("made on this gateway; it stays here".into());
 
     list.begin("server reachable");
-    let tcp = call::reach(&server).await?;
-    list.pass(format!("{server} answers"));
+    let tcp = call::reach(&server, proxy).await?;
+    list.pass(match proxy {
+        Some(proxy) => format!("{server} by the proxy {}", proxy.address),
+        None => format!("{server} answers"),
+    });
 
     list.begin("server known");
     let stream = call::shake_hands(tcp, &join).await?;

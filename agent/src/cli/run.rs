@@ -47,8 +47,13 @@ pub fn run(config: Agent) -> ExitCode {
 pub fn join(config: &Agent, string: &str) -> ExitCode {
     match runtime() {
         Ok(runtime) => {
-            let (site, gateway) = (config.site.as_str(), config.gateway.as_str());
-            runtime.block_on(join::run(&config.state_dir, site, gateway, string))
+            let applicant = join::Applicant {
+                state_dir: &config.state_dir,
+                site: config.site.as_str(),
+                gateway: config.gateway.as_str(),
+                proxy: config.uplink.proxy.as_ref(),
+            };
+            runtime.block_on(join::run(applicant, string))
         }
         Err(error) => {
             complain(&format!("cannot start: {error}"));

@@ -4,6 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
+use forebay_config::agent::Proxy;
 use forebay_protocols::boot_time::wall_micros;
 use forebay_protocols::sync::join::JoinString;
 use forebay_protocols::sync::problem::Problem;
@@ -20,6 +21,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::JoinError;
+use crate::uplink::proxy;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(15);
 const ANSWER_WITHIN: Duration = Duration::from_secs(45);
@@ -34,12 +36,21 @@ pub(super) enum Refusal {
     Words(String),
 }
 
-/// Opens a connection to `host:port`.
-pub(super) async fn reach(server: &str) -> Result<TcpStream, JoinError> {
+/// Opens a connection to `host:port`, through the proxy if there is one.
+pub(super) async fn reach(server: &str, proxy: Option<&Proxy>) -> Result<TcpStream, JoinError> {
     let unreachable = |why: String| JoinError::Unreachable { server: server.to_owned(), why };
-    match timeout(CONNECT_WITHIN, TcpStream::connect(server)).await {
-        Ok(Ok(stream)) => Ok(stream),
-        Ok(Err(error)) => Err(unreachable(words(&error))),
+    let connecting = async {
+        let Some(proxy) = proxy else {
+            return TcpStream::connect(server).await.map_err(|error| words(&error));
+        };
+        let reached = TcpStream::connect(&proxy.address).await;
+        let mut stream =
+            reached.map_err(|error| format!("the proxy {}: {}", proxy.address, words(&error)))?;
+        proxy::tunnel(&mut stream, proxy, server).await?;
+        Ok(stream)
+    };
+    match timeout(CONNECT_WITHIN, connecting).await {
+        Ok(reached) => reached.map_err(unreachable),
         Err(_) => Err(unreachable(format!(
             "no answer within {} s; is the port open in the firewalls between?",
             CONNECT_WITHIN.as_secs()

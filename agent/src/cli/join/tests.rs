@@ -17,6 +17,7 @@ use rcgen::{
     KeyUsagePurpose,
 };
 use rustls_pki_types::{CertificateSigningRequestDer, PrivatePkcs8KeyDer};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::AbortOnDropHandle;
@@ -125,10 +126,20 @@ async fn serve(
     }
 }
 
-async fn try_to_join(string: &JoinString) -> (tempfile::TempDir, Checklist, Result<(), JoinError>) {
+fn applicant<'a>(state: &'a tempfile::TempDir, proxy: Option<&'a Proxy>) -> Applicant<'a> {
+    Applicant { state_dir: state.path(), site: "north", gateway: "gw-1", proxy }
+}
+
+type Tried = (tempfile::TempDir, Checklist, Result<(), JoinError>);
+
+async fn try_to_join(string: &JoinString) -> Tried {
+    try_by(None, string).await
+}
+
+async fn try_by(proxy: Option<&Proxy>, string: &JoinString) -> Tried {
     let state = tempfile::tempdir().unwrap();
     let text = string.to_string();
-    let attempt = attempt(state.path(), "north", "gw-1", &text);
+    let attempt = attempt(applicant(&state, proxy), &text);
     let (checklist, outcome) = tokio::time::timeout(Duration::from_secs(20), attempt).await.unwrap();
     (state, checklist, outcome)
 }
@@ -169,8 +180,9 @@ async fn a_gateway_joins_and_keeps_an_identity_that_works() {
 async fn a_second_join_replaces_the_identity() {
     let (first, second) = (Server::start(Says::Yes).await, Server::start(Says::Yes).await);
     let state = tempfile::tempdir().unwrap();
-    join(state.path(), "north", "gw-1", &first.string.to_string()).await.unwrap();
-    let checklist = join(state.path(), "north", "gw-1", &second.string.to_string()).await.unwrap();
+    attempt(applicant(&state, None), &first.string.to_string()).await.1.unwrap();
+    let (checklist, outcome) = attempt(applicant(&state, None), &second.string.to_string()).await;
+    outcome.unwrap();
     assert!(checklist.to_string().contains("will be replaced"), "{checklist}");
     let identity = Identity::load(&identity_folder(state.path())).unwrap().unwrap();
     assert_eq!(identity.server, second.string.address);
@@ -179,7 +191,7 @@ async fn a_second_join_replaces_the_identity() {
 #[tokio::test]
 async fn a_bad_join_string_is_found_before_anything_is_done() {
     let state = tempfile::tempdir().unwrap();
-    let (_, outcome) = attempt(state.path(), "north", "gw-1", "fbj1.nonsense").await;
+    let (_, outcome) = attempt(applicant(&state, None), "fbj1.nonsense").await;
     assert_eq!(outcome.unwrap_err().exit_code(), 10);
     assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0);
 }
@@ -190,7 +202,7 @@ async fn a_state_directory_that_cannot_be_written_costs_no_token() {
     let state = tempfile::tempdir().unwrap();
     // A file where the folder must be: refused for root too, unlike a mode.
     std::fs::write(state.path().join("identity"), b"").unwrap();
-    let (_, outcome) = attempt(state.path(), "north", "gw-1", &server.string.to_string()).await;
+    let (_, outcome) = attempt(applicant(&state, None), &server.string.to_string()).await;
     assert_eq!(outcome.unwrap_err().exit_code(), 11);
     assert!(server.asked.lock().unwrap().is_empty());
 }
@@ -204,6 +216,48 @@ async fn a_server_that_is_not_there_is_unreachable() {
     let (error, code, step) = refused(&string).await;
     assert_eq!((code, step), (12, "server reachable"));
     assert!(error.to_string().contains("nothing listens"), "{error}");
+}
+
+/// A proxy that lets whoever asks through to one server, under any name.
+async fn proxy_to(server: String) -> (Proxy, AbortOnDropHandle<()>) {
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = tcp.local_addr().unwrap().to_string();
+    let task = tokio::spawn(async move {
+        let (mut near, _) = tcp.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(near.read_u8().await.unwrap());
+        }
+        if !head.starts_with(format!("CONNECT {server} ").as_bytes()) {
+            return near.write_all(b"HTTP/1.1 403 Forbidden\r\n\r\n").await.unwrap();
+        }
+        near.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        let mut far = tokio::net::TcpStream::connect(&server).await.unwrap();
+        let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+    });
+    (Proxy { address, user: None }, AbortOnDropHandle::new(task))
+}
+
+#[tokio::test]
+async fn a_gateway_behind_a_proxy_joins_through_it() {
+    let server = Server::start(Says::Yes).await;
+    let (proxy, _task) = proxy_to(server.string.address.clone()).await;
+    let (state, checklist, outcome) = try_by(Some(&proxy), &server.string).await;
+    outcome.unwrap();
+    let told = checklist.to_string();
+    assert!(told.contains(&format!("by the proxy {}", proxy.address)), "{told}");
+    assert!(Identity::load(&identity_folder(state.path())).unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_proxy_that_says_no_is_named() {
+    let server = Server::start(Says::Yes).await;
+    let (proxy, _task) = proxy_to("elsewhere:8443".into()).await;
+    let (_, _, outcome) = try_by(Some(&proxy), &server.string).await;
+    let error = outcome.unwrap_err();
+    assert_eq!(error.exit_code(), 12);
+    assert!(error.to_string().contains(&format!("the proxy {} does not let us", proxy.address)), "{error}");
+    assert!(server.asked.lock().unwrap().is_empty());
 }
 
 #[tokio::test]
