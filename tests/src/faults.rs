@@ -249,7 +249,8 @@ impl Family {
     }
 }
 
-fn words_of(cause: &(dyn std::any::Any + Send)) -> &str {
+/// The words of a panic.
+pub(crate) fn words_of(cause: &(dyn std::any::Any + Send)) -> &str {
     let owned = cause.downcast_ref::<String>().map(String::as_str);
     owned.or_else(|| cause.downcast_ref::<&str>().copied()).unwrap_or("without words")
 }

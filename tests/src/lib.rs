@@ -3,6 +3,7 @@
 
 pub mod browser;
 pub mod faults;
+pub mod fuzz;
 pub mod lateness;
 pub mod load_device;
 pub mod own_database;

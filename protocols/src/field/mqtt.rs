@@ -44,6 +44,7 @@ mod trust;
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use forebay_config::field::{Link, Mqtt, Protocol};
 use rustls::time_provider::TimeProvider;
 
@@ -52,6 +53,7 @@ use self::dialect::{Filter, Message, Terms};
 use self::topics::Topics;
 use self::trust::Trust;
 use super::source::{DeviceNews, Harvest, LinkFault, Source};
+use crate::boot_time::BootTime;
 use crate::reading::Point;
 
 /// Messages in one harvest: enough to be quick, few enough to be prompt.
@@ -120,6 +122,14 @@ impl MqttSource {
             connection: None,
             heard: HashSet::new(),
         })
+    }
+
+    /// What a message would give if it came now, not retained. Needs no broker.
+    pub fn read(&mut self, topic: &str, payload: &[u8]) -> Harvest {
+        let payload = Some(Bytes::copy_from_slice(payload));
+        let message =
+            Message { topic: topic.into(), payload, retained: false, arrived: BootTime::now(), ticket: None };
+        self.harvest(vec![message], 0)
     }
 
     fn harvest(&mut self, messages: Vec<Message>, dropped: u64) -> Harvest {
