@@ -16,12 +16,13 @@ pub mod transport;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use forebay_config::field::{Framing, Link, ModbusBus, Protocol};
+use forebay_config::field::{Framing, Link, ModbusBus, Protocol, Register};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use self::bus::{Bus, Member, Settings};
-use self::planner::{Limits, Wanted};
+use self::frame::Query;
+use self::planner::{Cost, Limits, Wanted};
 use self::registers::Format;
 use self::transport::{LineTiming, Transport};
 use super::serial::Line;
@@ -65,7 +66,7 @@ impl ModbusSource {
             backoff_max: link.backoff_max,
             lost_in_silence: matches!(endpoint, Endpoint::Tcp { .. }),
         };
-        let (points, bus) = equip(settings, config);
+        let (points, bus) = equip(settings, config, endpoint.cost());
         Some(Self { points, endpoint, timeout: link.timeout, bus })
     }
 
@@ -127,6 +128,37 @@ impl Endpoint {
             Self::Serial { line, .. } => line.port.display().to_string(),
         }
     }
+
+    /// What reading costs here, as far as it is known before the first answer.
+    fn cost(&self) -> Cost {
+        match self {
+            Self::Serial { line, pause } => line_cost(timing(line, *pause)),
+            // The speed of the line behind the converter is not known; most are of this kind.
+            Self::Tcp { framing: Framing::Rtu, pause, .. } => {
+                let character = Duration::from_secs(11) / 19_200;
+                line_cost(LineTiming { silence: frame_silence(19_200, character) + *pause, character })
+            }
+            Self::Tcp { framing: Framing::Tcp, pause, .. } => {
+                Cost { per_request: ROUND_TRIP + *pause, per_register: Duration::from_micros(1) }
+            }
+        }
+    }
+}
+
+/// Of a local network with a device that needs a moment. Too little makes us shy of reading along
+/// unused registers, too much of nothing.
+const ROUND_TRIP: Duration = Duration::from_millis(2);
+/// What a serial device takes to think; most need some milliseconds.
+const THOUGHT: Duration = Duration::from_millis(5);
+
+/// Query, thought and answer with their silences; a register is two characters.
+fn line_cost(timing: LineTiming) -> Cost {
+    let empty = Query { unit: 0, table: Register::Holding, address: 0, count: 0 };
+    let characters = empty.to_rtu().len() + empty.rtu_answer_length();
+    Cost {
+        per_request: timing.silence * 2 + timing.character * characters as u32 + THOUGHT,
+        per_register: timing.character * 2,
+    }
 }
 
 /// Above 19200 baud the silence between frames is fixed (Modbus over Serial Line V1.02, 2.5.1.1).
@@ -143,7 +175,7 @@ fn frame_silence(baud: u32, character: Duration) -> Duration {
 }
 
 /// Points, formats, plan and bus of a configuration.
-fn equip(settings: Settings, config: &ModbusBus) -> (Vec<Point>, Bus) {
+fn equip(settings: Settings, config: &ModbusBus, cost: Cost) -> (Vec<Point>, Bus) {
     let mut points = Vec::new();
     let mut formats = Vec::new();
     let mut wanted = Vec::new();
@@ -174,9 +206,9 @@ fn equip(settings: Settings, config: &ModbusBus) -> (Vec<Point>, Bus) {
     }
     let limits = |device: usize| {
         let device = &config.devices[device];
-        Limits { max_registers: device.max_registers, max_gap: device.max_gap }
+        Limits { max_registers: device.max_registers, max_gap: device.max_gap, forbidden: Vec::new() }
     };
-    let plan = planner::plan(&wanted, limits);
+    let plan = planner::plan(&wanted, cost, limits);
     (points, Bus::new(settings, members, plan, formats))
 }
 

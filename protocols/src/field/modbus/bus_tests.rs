@@ -3,6 +3,7 @@ use proptest::prelude::*;
 use tokio::task::JoinHandle;
 use tokio::time::timeout_at;
 
+use super::super::planner::Cost;
 use super::super::scripted::{Asked, Heard, Script, device, now, serve};
 use super::super::transport::LineTiming;
 use super::*;
@@ -10,6 +11,7 @@ use crate::reading::{Point, Value};
 
 const SECOND: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_millis(4);
+const COST: Cost = Cost { per_request: SECOND, per_register: SILENCE };
 
 /// A bus on a pipe whose other end follows a script, with paused time.
 struct Rig {
@@ -34,7 +36,8 @@ impl Rig {
             backoff_max: SECOND * 60,
             lost_in_silence: framing == Framing::Tcp,
         };
-        let (points, mut bus) = super::super::equip(settings, &ModbusBus { pause: Duration::ZERO, devices });
+        let (points, mut bus) =
+            super::super::equip(settings, &ModbusBus { pause: Duration::ZERO, devices }, COST);
         let (ours, theirs) = tokio::io::duplex(4096);
         let heard = Heard::default();
         let peer = tokio::spawn(serve(theirs, framing, heard.clone(), script));
