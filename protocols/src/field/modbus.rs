@@ -70,19 +70,29 @@ impl ModbusSource {
         Some(Self { points, endpoint, timeout: link.timeout, bus })
     }
 
-    /// Says so if the plan cannot fit on a serial line even when every unit answers at once: to be
-    /// shown before the start. What a network or a unit needs is not known beforehand.
+    /// Says so if the plan cannot fit on a serial line even when every unit answers at once, and
+    /// which unit needs most and for what: to be shown before the start. What a network or a unit
+    /// needs is not known beforehand.
     pub fn overload(&self) -> Option<String> {
         let Endpoint::Serial { line, pause } = &self.endpoint else { return None };
-        let share = self.bus.line_share(timing(line, *pause));
-        (share > 1.0).then(|| {
-            format!(
-                "the points of {} need at least {share:.1} s of every 1 s at {} baud; \
-                 raise `baud` or the intervals",
-                line.port.display(),
-                line.baud
-            )
-        })
+        let loads = self.bus.line_loads(timing(line, *pause));
+        let share: f64 = loads.iter().map(|load| load.share).sum();
+        let heaviest = loads.first().filter(|_| share > 1.0)?;
+        let (unit, requests) = (heaviest.unit, heaviest.requests);
+        let overhead = heaviest.overhead / heaviest.share;
+        let way_out = if overhead > 0.5 {
+            "let requests join: raise `max_gap` if it may be asked for unused registers, or the intervals"
+        } else {
+            "raise `baud` or the intervals"
+        };
+        Some(format!(
+            "the points of {} need at least {share:.1} s of every 1 s at {} baud; unit {unit} needs {:.1} s \
+             of every 1 s on this bus: {requests:.1} requests a second, {:.0} % of their time is overhead; {way_out}",
+            line.port.display(),
+            line.baud,
+            heaviest.share,
+            overhead * 100.0,
+        ))
     }
 }
 

@@ -63,6 +63,19 @@ pub struct Settings {
     pub lost_in_silence: bool,
 }
 
+/// What one unit needs of a line.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct UnitLoad {
+    /// Its unit id.
+    pub unit: u8,
+    /// The part of all time its requests need.
+    pub share: f64,
+    /// What of `share` goes into silences and what surrounds the values.
+    pub overhead: f64,
+    /// Requests a second.
+    pub requests: f64,
+}
+
 /// See the module.
 pub struct Bus {
     settings: Settings,
@@ -148,17 +161,27 @@ impl Bus {
         bus
     }
 
-    /// The part of all time that the requests need at best on a line with this timing, if every
-    /// unit answers the moment it may. Above 1.0 deadlines will be missed.
-    pub fn line_share(&self, line: LineTiming) -> f64 {
-        let needs = |job: &Job| {
+    /// What the requests of each unit need at best on a line with this timing, if it answers the
+    /// moment it may; the heaviest unit first. Above 1.0 in all, deadlines will be missed.
+    pub fn line_loads(&self, line: LineTiming) -> Vec<UnitLoad> {
+        let mut loads: Vec<UnitLoad> =
+            self.units.iter().map(|unit| UnitLoad { unit: unit.id, ..UnitLoad::default() }).collect();
+        for job in &self.jobs {
+            let Some(load) = loads.get_mut(job.unit) else { continue };
             let query = query(&self.units, job);
-            let characters = query.to_rtu().len() + query.rtu_answer_length();
-            // One silence before the query and one before the answer.
-            let busy = line.silence * 2 + line.character * characters as u32;
-            busy.as_secs_f64() / job.request.interval.max(SHORTEST_INTERVAL).as_secs_f64()
-        };
-        self.jobs.iter().map(needs).sum()
+            let nothing = Query { count: 0, ..query };
+            let time = |query: Query| {
+                let characters = query.to_rtu().len() + query.rtu_answer_length();
+                // One silence before the query and one before the answer.
+                (line.silence * 2 + line.character * characters as u32).as_secs_f64()
+            };
+            let a_second = 1.0 / job.request.interval.max(SHORTEST_INTERVAL).as_secs_f64();
+            load.share += time(query) * a_second;
+            load.overhead += time(nothing) * a_second;
+            load.requests += a_second;
+        }
+        loads.sort_by(|a, b| b.share.total_cmp(&a.share));
+        loads
     }
 
     /// Takes a fresh connection. Everything is due at once; silent units stay in their pause.
