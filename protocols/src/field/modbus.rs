@@ -13,7 +13,9 @@ pub mod registers;
 mod scripted;
 pub mod transport;
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_config::field::{Framing, Link, ModbusBus, Protocol, Register};
@@ -22,7 +24,7 @@ use tokio::time::timeout;
 
 use self::bus::{Bus, Member, Settings};
 use self::frame::Query;
-use self::planner::{Cost, Limits, Wanted};
+use self::planner::{Cost, Learnt, Limits, Wanted};
 use self::registers::Format;
 use self::transport::{LineTiming, Transport};
 use super::serial::Line;
@@ -37,6 +39,8 @@ pub struct ModbusSource {
     points: Vec<Point>,
     endpoint: Endpoint,
     timeout: Duration,
+    /// What each device was known for at the start, in the bus's order.
+    known: Vec<(Arc<str>, Learnt)>,
     bus: Bus,
 }
 
@@ -50,6 +54,12 @@ enum Endpoint {
 impl ModbusSource {
     /// The source of a link, or `None` if the link speaks another protocol.
     pub fn new(link: &Link) -> Option<Self> {
+        Self::with_learnt(link, &BTreeMap::new())
+    }
+
+    /// As [`ModbusSource::new`], with what [`ModbusSource::learnt`] said in an earlier life, by
+    /// device. It is not put to the test again: forget it when the device has changed.
+    pub fn with_learnt(link: &Link, known: &BTreeMap<Arc<str>, Learnt>) -> Option<Self> {
         let (endpoint, config) = match &link.protocol {
             Protocol::ModbusTcp(tcp) => {
                 let address = with_port(&tcp.address);
@@ -64,10 +74,28 @@ impl ModbusSource {
             peer: endpoint.peer(),
             timeout: link.timeout,
             backoff_max: link.backoff_max,
+            cost: endpoint.cost(),
             lost_in_silence: matches!(endpoint, Endpoint::Tcp { .. }),
         };
-        let (points, bus) = equip(settings, config, endpoint.cost());
-        Some(Self { points, endpoint, timeout: link.timeout, bus })
+        let (points, bus) = equip(settings, config, known);
+        let devices = config.devices.iter().map(|device| device.name.to_arc());
+        let known =
+            devices.map(|name| (name.clone(), known.get(&name).cloned().unwrap_or_default())).collect();
+        Some(Self { points, endpoint, timeout: link.timeout, known, bus })
+    }
+
+    /// What is known of each device that the configuration does not say: addresses it refuses and
+    /// the most registers it gives. Devices of which nothing is known are left out.
+    pub fn learnt(&self) -> BTreeMap<Arc<str>, Learnt> {
+        let mut all = BTreeMap::new();
+        for (number, (name, known)) in self.known.iter().enumerate() {
+            let mut learnt = known.clone();
+            learnt.add(&self.bus.learnt(number));
+            if !learnt.is_empty() {
+                all.insert(name.clone(), learnt);
+            }
+        }
+        all
     }
 
     /// Says so if the plan cannot fit on a serial line even when every unit answers at once, and
@@ -185,25 +213,25 @@ fn frame_silence(baud: u32, character: Duration) -> Duration {
 }
 
 /// Points, formats, plan and bus of a configuration.
-fn equip(settings: Settings, config: &ModbusBus, cost: Cost) -> (Vec<Point>, Bus) {
+fn equip(settings: Settings, config: &ModbusBus, known: &BTreeMap<Arc<str>, Learnt>) -> (Vec<Point>, Bus) {
     let mut points = Vec::new();
     let mut formats = Vec::new();
     let mut wanted = Vec::new();
     let mut members = Vec::new();
-    for (device, settings) in config.devices.iter().enumerate() {
+    for (number, device) in config.devices.iter().enumerate() {
         let first = points.len();
-        for point in &settings.points {
-            let format = Format::new(point, settings.byte_order);
+        for point in &device.points {
+            let format = Format::new(point, device.byte_order);
             wanted.push(Wanted {
                 slot: points.len(),
-                device,
+                device: number,
                 table: point.register,
                 address: point.address,
                 width: format.width(),
                 interval: point.interval,
             });
             points.push(Point {
-                device: settings.name.to_arc(),
+                device: device.name.to_arc(),
                 name: point.meta.name.to_arc(),
                 unit: point.meta.unit.as_str().into(),
                 kind: point.meta.kind.into(),
@@ -212,13 +240,15 @@ fn equip(settings: Settings, config: &ModbusBus, cost: Cost) -> (Vec<Point>, Bus
             formats.push(format);
         }
         let slots = (first..points.len()).collect();
-        members.push(Member { name: settings.name.to_arc(), unit: settings.unit_id, slots });
+        let name = device.name.to_arc();
+        let configured =
+            Limits { max_registers: device.max_registers, max_gap: device.max_gap, forbidden: Vec::new() };
+        let limits = known.get(&name).map_or(configured.clone(), |learnt| configured.narrowed(learnt));
+        members.push(Member { name, unit: device.unit_id, slots, limits });
     }
-    let limits = |device: usize| {
-        let device = &config.devices[device];
-        Limits { max_registers: device.max_registers, max_gap: device.max_gap, forbidden: Vec::new() }
-    };
-    let plan = planner::plan(&wanted, cost, limits);
+    let nothing = Limits { max_registers: 1, max_gap: 0, forbidden: Vec::new() };
+    let limits = |device: usize| members.get(device).map_or(nothing.clone(), |member| member.limits.clone());
+    let plan = planner::plan(&wanted, settings.cost, limits);
     (points, Bus::new(settings, members, plan, formats))
 }
 

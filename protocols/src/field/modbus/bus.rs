@@ -7,8 +7,9 @@
 //! - Trouble stays with its unit: the breaker leaves a silent one alone, its points get one bad
 //!   reading each at the loss, and a refusal is a bad reading of the points of that request only.
 //! - A refused request of several points is taken apart and asked again at once, so that the
-//!   refused address ends up alone. The cut is kept for an hour, then the whole is tried again:
-//!   some devices refuse everything while they start.
+//!   refused address ends up alone. Once each piece was given or refused, the hole or the limit
+//!   behind it is known and the rest is joined again. That is kept for an hour, then the whole is
+//!   tried again: some devices refuse everything while they start.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::breaker::Breaker;
 use super::frame::{Query, Reply};
-use super::planner::{Plan, Request};
+use super::planner::{self, Cost, Learnt, Limits, Plan, Request};
 use super::registers::Format;
 use super::transport::{LineTiming, StreamLost, Transport};
 use crate::field::source::{DeviceNews, Harvest, LinkFault, Sample};
@@ -48,6 +49,8 @@ pub struct Member {
     pub unit: u8,
     /// Its points.
     pub slots: Vec<usize>,
+    /// What it can stand as far as is known.
+    pub limits: Limits,
 }
 
 /// What does not change with a plan.
@@ -59,6 +62,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// The longest pause of a silent unit.
     pub backoff_max: Duration,
+    /// What reading costs, for joining anew what was taken apart.
+    pub cost: Cost,
     /// Is the connection suspect when no unit answers? True for TCP; a tty cannot get lost that way.
     pub lost_in_silence: bool,
 }
@@ -80,6 +85,8 @@ pub struct UnitLoad {
 pub struct Bus {
     settings: Settings,
     units: Vec<Unit>,
+    /// By device.
+    limits: Vec<Limits>,
     wholes: Vec<Whole>,
     jobs: Vec<Job>,
     next_id: usize,
@@ -111,8 +118,16 @@ struct Unit {
 struct Whole {
     unit: usize,
     request: Request,
-    /// When it was taken apart.
-    cut: Option<Instant>,
+    cut: Option<Cut>,
+}
+
+/// How a whole was taken apart.
+struct Cut {
+    at: Instant,
+    /// The device refused an address, and not a number.
+    by_address: bool,
+    /// What it taught; `None` until each piece was given or refused.
+    learnt: Option<Learnt>,
 }
 
 /// A request as it is asked: a whole, or a part of one.
@@ -123,6 +138,8 @@ struct Job {
     unit: usize,
     request: Request,
     due: Instant,
+    /// Was it given, when it was asked last? Not known until it was either given or refused.
+    is_given: Option<bool>,
 }
 
 impl Bus {
@@ -130,6 +147,7 @@ impl Bus {
     pub fn new(settings: Settings, members: Vec<Member>, plan: Plan, formats: Vec<Format>) -> Self {
         let mut units: Vec<Unit> = Vec::new();
         let mut unit_of_member = Vec::new();
+        let mut limits = Vec::new();
         for member in members {
             let at = units.iter().position(|u| u.id == member.unit).unwrap_or(units.len());
             if at == units.len() {
@@ -144,11 +162,13 @@ impl Bus {
             units[at].names.push(member.name);
             units[at].slots.extend(member.slots);
             unit_of_member.push(at);
+            limits.push(member.limits);
         }
         let whole = |request: Request| Whole { unit: unit_of_member[request.device], request, cut: None };
         let mut bus = Self {
             settings,
             units,
+            limits,
             wholes: plan.requests.into_iter().map(whole).collect(),
             jobs: Vec::new(),
             next_id: 0,
@@ -159,6 +179,14 @@ impl Bus {
         };
         (0..bus.wholes.len()).for_each(|whole| bus.restore(whole));
         bus
+    }
+
+    /// What was learnt of a device, by its number, and still holds.
+    pub fn learnt(&self, device: usize) -> Learnt {
+        let own = self.wholes.iter().filter(|whole| whole.request.device == device);
+        let mut all = Learnt::default();
+        own.filter_map(|whole| whole.cut.as_ref()?.learnt.as_ref()).for_each(|learnt| all.add(learnt));
+        all
     }
 
     /// What the requests of each unit need at best on a line with this timing, if it answers the
@@ -272,13 +300,15 @@ impl Bus {
         match reply {
             Reply::Words(words) => {
                 let stamp = Stamp::now();
-                let sample = |part: &super::planner::Part| {
+                let sample = |part: &planner::Part| {
                     let words = words.get(usize::from(part.start)..).unwrap_or_default();
                     let (value, quality) = self.formats[part.slot].value(words);
                     Sample { slot: part.slot, stamp, value, quality }
                 };
                 let samples = parts.iter().map(sample).collect();
-                Harvest { samples, news: self.answered(number), ..Harvest::default() }
+                let news = self.answered(number);
+                self.judged(number, true);
+                Harvest { samples, news, ..Harvest::default() }
             }
             Reply::Exception(code @ (exception::GATEWAY_PATH | exception::GATEWAY_TARGET)) => {
                 let harvest = self.silent(number, |unit| {
@@ -291,8 +321,11 @@ impl Bus {
             Reply::Exception(code) => {
                 let news = self.answered(number);
                 let is_about_extent = matches!(code, exception::ILLEGAL_ADDRESS | exception::ILLEGAL_VALUE);
-                if is_about_extent && self.split(number) {
+                if is_about_extent && self.split(number, code == exception::ILLEGAL_ADDRESS) {
                     return Harvest { news, ..Harvest::default() };
+                }
+                if is_about_extent {
+                    self.judged(number, false);
                 }
                 let fault = match code {
                     exception::ILLEGAL_ADDRESS => Fault::NotFound,
@@ -347,19 +380,57 @@ impl Bus {
     }
 
     /// Takes a refused request apart; its parts are due at once. False if it is a single span.
-    fn split(&mut self, number: usize) -> bool {
+    fn split(&mut self, number: usize, by_address: bool) -> bool {
         let Some(smaller) = self.jobs[number].request.split() else { return false };
         let Job { whole, .. } = self.jobs.swap_remove(number);
-        self.wholes[whole].cut.get_or_insert_with(Instant::now);
-        smaller.into_iter().for_each(|request| self.add_job(whole, request));
+        self.wholes[whole].cut.get_or_insert_with(|| Cut { at: Instant::now(), by_address, learnt: None });
+        smaller.into_iter().for_each(|request| self.add_job(whole, request, Instant::now()));
         true
+    }
+
+    /// A request was given or refused for good. When that is known of all pieces of a whole, their
+    /// fate is learnt from and they are joined as far as that allows.
+    fn judged(&mut self, number: usize, is_given: bool) {
+        let job = &mut self.jobs[number];
+        let was_given = job.is_given.replace(is_given);
+        let number = job.whole;
+        let whole = &mut self.wholes[number];
+        let Some(cut @ Cut { learnt: None, .. }) = &mut whole.cut else { return };
+        if was_given.is_some_and(|was| was != is_given) {
+            // It refuses now this and now that. Nothing follows from it.
+            cut.learnt = Some(Learnt::default());
+            return;
+        }
+        let of_whole = || self.jobs.iter().filter(|job| job.whole == number);
+        let Some(pieces) =
+            of_whole().map(|job| Some((&job.request, job.is_given?))).collect::<Option<Vec<_>>>()
+        else {
+            return;
+        };
+        if pieces.iter().all(|(_, is_given)| !is_given) {
+            return;
+        }
+        let learnt = planner::learn(&pieces, cut.by_address);
+        let asked = pieces.len();
+        let due = of_whole().map(|job| job.due).min().unwrap_or_else(Instant::now);
+        let joined = match self.limits.get(whole.request.device) {
+            Some(limits) if !learnt.is_empty() => {
+                whole.request.replanned(self.settings.cost, &limits.narrowed(&learnt))
+            }
+            _ => Vec::new(),
+        };
+        cut.learnt = Some(learnt);
+        if !joined.is_empty() && joined.len() < asked {
+            self.jobs.retain(|job| job.whole != number);
+            joined.into_iter().for_each(|request| self.add_job(number, request, due));
+        }
     }
 
     /// Puts wholes cut long ago in the place of their parts, unless a part is being waited for.
     fn restore_old_cuts(&mut self, now: Instant) {
         for number in 0..self.wholes.len() {
             let Whole { unit, cut, .. } = &self.wholes[number];
-            let is_old = cut.is_some_and(|at| now.saturating_duration_since(at) >= CUT_KEPT);
+            let is_old = cut.as_ref().is_some_and(|cut| now.saturating_duration_since(cut.at) >= CUT_KEPT);
             if is_old && !self.units[*unit].breaker.is_silent() {
                 self.restore(number);
             }
@@ -369,13 +440,13 @@ impl Bus {
     fn restore(&mut self, whole: usize) {
         self.jobs.retain(|job| job.whole != whole);
         self.wholes[whole].cut = None;
-        self.add_job(whole, self.wholes[whole].request.clone());
+        self.add_job(whole, self.wholes[whole].request.clone(), Instant::now());
     }
 
-    fn add_job(&mut self, whole: usize, request: Request) {
+    fn add_job(&mut self, whole: usize, request: Request, due: Instant) {
         let (id, unit) = (self.next_id, self.wholes[whole].unit);
         self.next_id += 1;
-        self.jobs.push(Job { id, whole, unit, request, due: Instant::now() });
+        self.jobs.push(Job { id, whole, unit, request, due, is_given: None });
     }
 
     fn unit(&mut self, job: usize) -> &mut Unit {

@@ -11,7 +11,8 @@
 //!
 //! The plan learns: [`Request::split`] takes apart a request that a device refused, first at the
 //! unused registers read along (the likely offence), then in halves, so that one forbidden address
-//! ends up alone after a few refusals and its neighbours keep sharing requests.
+//! ends up alone after a few refusals. [`learn`] makes facts of how that ended, and
+//! [`Request::replanned`] joins again what need not be apart.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -62,6 +63,15 @@ pub struct Hole {
     pub first: u16,
     /// The last of them.
     pub last: u16,
+}
+
+/// What refusals taught of a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Learnt {
+    /// The most registers it gave in one answer where it refused more.
+    pub max_registers: Option<u16>,
+    /// Addresses it refused while it answered others.
+    pub holes: Vec<Hole>,
 }
 
 /// What reading costs on a link: time on the bus.
@@ -153,6 +163,23 @@ impl Request {
         Some(groups.iter().filter_map(|parts| self.narrowed_to(parts)).collect())
     }
 
+    /// The cheapest requests for the points of this one under other limits.
+    pub fn replanned(&self, cost: Cost, limits: &Limits) -> Vec<Self> {
+        let wanted: Vec<Wanted> = self
+            .parts
+            .iter()
+            .map(|part| Wanted {
+                slot: part.slot,
+                device: self.device,
+                table: self.table,
+                address: self.address + part.start,
+                width: part.width,
+                interval: self.interval,
+            })
+            .collect();
+        plan(&wanted, cost, |_| limits.clone()).requests
+    }
+
     fn narrowed_to(&self, parts: &[Part]) -> Option<Self> {
         let start = parts.iter().map(|p| p.start).min()?;
         let end = parts.iter().map(|p| p.start + p.width).max()?;
@@ -162,6 +189,72 @@ impl Request {
             parts: parts.iter().map(|p| Part { start: p.start - start, ..*p }).collect(),
             ..*self
         })
+    }
+}
+
+impl Learnt {
+    /// More holes are not remembered of one device: it would be slower to look for them than to ask.
+    const MOST_HOLES: usize = 256;
+
+    /// Takes in what was learnt elsewhere.
+    pub fn add(&mut self, other: &Self) {
+        self.max_registers = [self.max_registers, other.max_registers].into_iter().flatten().min();
+        self.holes.extend(&other.holes);
+        self.holes.sort_unstable();
+        self.holes.dedup();
+        self.holes.truncate(Self::MOST_HOLES);
+    }
+
+    /// Does it say nothing?
+    pub fn is_empty(&self) -> bool {
+        self.max_registers.is_none() && self.holes.is_empty()
+    }
+}
+
+impl Limits {
+    /// These limits, narrowed by what was learnt.
+    pub fn narrowed(&self, learnt: &Learnt) -> Self {
+        let max_registers = learnt.max_registers.map_or(self.max_registers, |n| n.min(self.max_registers));
+        let forbidden = self.forbidden.iter().chain(&learnt.holes).copied().collect();
+        Self { max_registers, forbidden, ..*self }
+    }
+}
+
+/// What the pieces of a refused request tell, each with whether the device gave it; `by_address`
+/// says that it refused the whole for an address and not for a number.
+///
+/// Where a piece was refused, the piece is the reason. Where none was, it is the unused registers
+/// between the pieces; and if there are none, or the number was refused, the whole was too long.
+/// Where all were refused there is nothing to learn: the device is not ready.
+pub fn learn(pieces: &[(&Request, bool)], by_address: bool) -> Learnt {
+    let mut pieces = pieces.to_vec();
+    pieces.sort_by_key(|(piece, _)| (piece.address, piece.count));
+    let past = |piece: &Request| u32::from(piece.address) + u32::from(piece.count);
+    let hole = |table, first: u32, past: u32| {
+        let (first, last) = (u16::try_from(first).ok()?, u16::try_from(past.checked_sub(1)?).ok()?);
+        (first <= last).then_some(Hole { table, first, last })
+    };
+    let given = pieces.iter().filter(|(_, is_given)| *is_given);
+    let Some(longest) = given.map(|(piece, _)| piece.count).max() else { return Learnt::default() };
+    let refused = pieces.iter().filter(|(_, is_given)| !is_given);
+    let mut holes: Vec<Hole> =
+        refused.filter_map(|(piece, _)| hole(piece.table, piece.address.into(), past(piece))).collect();
+    if !holes.is_empty() {
+        // A number that is refused for one register is no hole.
+        return if by_address { Learnt { max_registers: None, holes } } else { Learnt::default() };
+    }
+    let mut reached = pieces.first().map_or(0, |(piece, _)| past(piece));
+    for (piece, _) in &pieces {
+        holes.extend(hole(piece.table, reached, piece.address.into()));
+        reached = reached.max(past(piece));
+    }
+    let are_registers =
+        pieces.iter().all(|(piece, _)| matches!(piece.table, Register::Input | Register::Holding));
+    match () {
+        () if by_address && !holes.is_empty() => Learnt { max_registers: None, holes },
+        // The number of bits says nothing of the number of registers.
+        () if are_registers => Learnt { max_registers: Some(longest), holes: Vec::new() },
+        () => Learnt::default(),
     }
 }
 

@@ -155,3 +155,38 @@ fn a_link_of_another_protocol_is_none_of_ours() {
     });
     assert!(ModbusSource::new(&link).is_none());
 }
+
+#[tokio::test]
+async fn what_was_learnt_in_one_life_saves_the_refusals_of_the_next() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let heard = Heard::default();
+    let log = heard.clone();
+    let peer = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            serve(stream, Framing::Tcp, log.clone(), |asked| {
+                let forbidden = (asked.address..asked.address + asked.count).contains(&12);
+                now(if forbidden { asked.exception(2) } else { asked.addresses() })
+            })
+            .await;
+        }
+    });
+    let link = tcp_link(&address, Framing::Tcp, SECOND * 5, vec![device(3, &[10, 11, 12, 13], SECOND / 50)]);
+    let mut first = ModbusSource::new(&link).unwrap();
+    assert!(first.learnt().is_empty());
+    first.connect().await.unwrap();
+    while first.learnt().is_empty() {
+        first.next().await.unwrap();
+    }
+    first.close().await;
+    let before = heard.all().len();
+    let mut second = ModbusSource::with_learnt(&link, &first.learnt()).unwrap();
+    assert_eq!(second.learnt(), first.learnt());
+    second.connect().await.unwrap();
+    for _ in 0..3 {
+        second.next().await.unwrap();
+    }
+    let spans: Vec<_> = heard.all()[before..].iter().map(|a| (a.address, a.count)).collect();
+    assert_eq!(spans, [(10, 2), (12, 1), (13, 1)]);
+    peer.abort();
+}
