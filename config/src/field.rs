@@ -177,7 +177,8 @@ pub struct ModbusPoint {
     pub meta: PointMeta,
     /// `register`: `"coil"`, `"discrete"`, `"input"` or `"holding"` (default).
     pub register: Register,
-    /// `address`: 0-based, 0 to 65535.
+    /// `address`: 0-based, 0 to 65535. With `addressing = "modicon"` on the device it is written
+    /// as in many manuals, 40001 for holding register 0, and names the table too.
     pub address: u16,
     /// `type`. Default `"uint16"` (`"bool"` for coil and discrete).
     pub raw: RawType,
@@ -215,6 +216,9 @@ pub enum RawType {
     Float16,
     Float32,
     Float64,
+    /// `"bcd16"` and `"bcd32"`: four decimal digits a register, 0x1234 is 1234.
+    Bcd16,
+    Bcd32,
     /// `"string"` with `length` in registers, two characters each.
     String {
         registers: u16,
@@ -225,7 +229,7 @@ impl RawType {
     /// Registers (bits, for coils and discrete inputs) a value occupies.
     pub fn registers(self) -> u16 {
         match self {
-            Self::Int32 | Self::Uint32 | Self::Float32 => 2,
+            Self::Int32 | Self::Uint32 | Self::Float32 | Self::Bcd32 => 2,
             Self::Int64 | Self::Uint64 | Self::Float64 => 4,
             Self::String { registers } => registers,
             _ => 1,

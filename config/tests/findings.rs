@@ -115,6 +115,67 @@ fn a_rate_no_port_knows_is_refused_in_the_words_of_the_house() {
     );
 }
 
+/// The points of a device with these points, by the words of the manual.
+fn modicon(points: &str) -> Result<Vec<(Register, u16, RawType)>, Vec<Finding>> {
+    let text = format!(
+        "[agent]\nsite = \"n\"\ngateway = \"g\"\n[link.b.modbus-tcp]\naddress = \"h\"\n\
+         [link.b.device.d]\naddressing = \"modicon\"\n[link.b.device.d.points]\n{points}"
+    );
+    let agent = load::agent_text("agent.toml", &text).map_err(|found| found.0)?;
+    let Protocol::ModbusTcp(tcp) = &agent.links[0].protocol else { return Ok(Vec::new()) };
+    Ok(tcp.bus.devices[0].points.iter().map(|p| (p.register, p.address, p.raw)).collect())
+}
+
+#[test]
+fn addresses_may_be_written_as_in_the_manual() {
+    let points = "a = { address = 40001 }\nb = { address = 49999 }\nc = { address = 400001 }\n\
+                  d = { address = 465536 }\ne = { address = 30010, type = \"bcd32\" }\n\
+                  f = { address = 10001 }\ng = { address = 1, register = \"coil\" }\nh = { address = 165536 }\n";
+    assert_eq!(
+        modicon(points).expect("valid"),
+        [
+            (Register::Holding, 0, RawType::Uint16),
+            (Register::Holding, 9_998, RawType::Uint16),
+            (Register::Holding, 0, RawType::Uint16),
+            (Register::Holding, 65_535, RawType::Uint16),
+            (Register::Input, 9, RawType::Bcd32),
+            (Register::Discrete, 0, RawType::Bool),
+            (Register::Coil, 0, RawType::Bool),
+            (Register::Discrete, 65_535, RawType::Bool),
+        ]
+    );
+}
+
+#[test]
+fn an_address_of_another_table_than_the_one_named_is_told_with_its_place() {
+    let found = modicon("p = { address = 30001, register = \"holding\" }\n").expect_err("two tables");
+    assert_eq!(
+        found[0].to_string(),
+        "link.b.device.d.points.p.register: the address is one of the \"input\" table (agent.toml:9:35)\n  \
+         hint: leave `register` away, or correct the address"
+    );
+    assert_eq!(found.len(), 1);
+}
+
+#[test]
+fn addresses_of_no_table_are_refused() {
+    for wrong in ["0", "10000", "20001", "40000", "50000", "400000", "465537", "-1", "1000000"] {
+        let found = modicon(&format!("p = {{ address = {wrong} }}\n")).expect_err("no such address");
+        assert_eq!((found.len(), found[0].line, found[0].column), (1, 9, 17), "{wrong}: {found:?}");
+    }
+    let found = modicon("p = { address = 465536, type = \"uint32\" }\n").expect_err("beyond the end");
+    assert!(found[0].message.contains("beyond 65535"), "{found:?}");
+    let hint = &modicon("p = { address = 50000 }\n").expect_err("no table")[0].hint;
+    assert!(hint.contains("410000"), "{hint}");
+}
+
+#[test]
+fn a_number_of_the_manual_in_zero_based_addressing_names_the_way_to_write_it() {
+    let text = "[agent]\nsite = \"n\"\ngateway = \"g\"\n[link.b.modbus-tcp]\naddress = \"h\"\n\
+                [link.b.device.d]\npoints.p = { address = 400001 }\n";
+    assert!(refused(text)[0].hint.contains("addressing = \"modicon\""));
+}
+
 #[test]
 fn broken_syntax_has_a_place_too() {
     let found = refused("[agent]\nsite = \"north\ngateway = \"g\"\n");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::field::{Inherited, all, devices, interval, meta, points};
 use super::findings::Complaint;
-use super::table::Table;
+use super::table::{Item, Table};
 use super::words::{duration, host_port, integer, one_of, path};
 use crate::field::{
     ByteOrder, Framing, ModbusBus, ModbusDevice, ModbusPoint, ModbusRtu, ModbusTcp, Parity, PointKind,
@@ -15,6 +15,15 @@ const BAUD_RATES: [u32; 14] =
     [300, 600, 1200, 2400, 4800, 9600, 14400, 19200, 28800, 38400, 57600, 115_200, 230_400, 460_800];
 /// Modbus Application Protocol V1.1b3, 6.3: at most 125 registers a request.
 const MOST_REGISTERS: i64 = 125;
+
+/// `addressing` of a device: how its points write their addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Addressing {
+    /// As on the wire, with `register` beside it.
+    ZeroBased,
+    /// As in manuals: 40001.
+    Modicon,
+}
 
 pub(super) fn tcp(link: &Table<'_>, from: &Inherited) -> Option<ModbusTcp> {
     let t = link.table("modbus-tcp")?;
@@ -77,10 +86,15 @@ fn device(
             ("CDAB", ByteOrder::Cdab),
         ]),
     );
+    let addressing = t.or(
+        "addressing",
+        Addressing::ZeroBased,
+        one_of(&[("zero-based", Addressing::ZeroBased), ("modicon", Addressing::Modicon)]),
+    );
     let max_registers = t.or("max_registers", MOST_REGISTERS as u16, integer(1..=MOST_REGISTERS));
     let max_gap = t.or("max_gap", 0, integer(0..=MOST_REGISTERS));
     let pace = interval(t, "interval", from.interval);
-    let found = all(points(t).into_iter().map(|(name, t)| point(name, &t, pace, max_registers)));
+    let found = all(points(t).into_iter().map(|(name, t)| point(name, &t, pace, addressing, max_registers)));
     t.finish();
     Some(ModbusDevice {
         name: name?,
@@ -97,27 +111,10 @@ fn point(
     name: Option<crate::units::Name>,
     t: &Table<'_>,
     pace: Duration,
+    addressing: Addressing,
     max_registers: u16,
 ) -> Option<ModbusPoint> {
-    let register = t.or(
-        "register",
-        Register::Holding,
-        one_of(&[
-            ("coil", Register::Coil),
-            ("discrete", Register::Discrete),
-            ("input", Register::Input),
-            ("holding", Register::Holding),
-        ]),
-    );
-    let address =
-        t.required("address", "0-based: the register that manuals call 40001 is holding 0", |item| {
-            integer::<u16>(0..=65535)(item).map_err(|mut complaint| {
-                if complaint.message.contains("between") {
-                    complaint.hint = "addresses are 0-based, without the leading digit of the table".into();
-                }
-                complaint
-            })
-        });
+    let (register, address) = place(t, addressing);
     let raw = raw_type(t, register);
     if let (Some(address), Some(raw)) = (address, raw)
         && u32::from(address) + u32::from(raw.registers()) > 65_536
@@ -143,6 +140,68 @@ fn point(
     Some(ModbusPoint { meta: meta?, register, address: address?, raw: raw?, interval: pace })
 }
 
+/// `register` and `address`. The table is known even where the address is not.
+fn place(t: &Table<'_>, addressing: Addressing) -> (Register, Option<u16>) {
+    let words: &'static [(&'static str, Register)] = &[
+        ("coil", Register::Coil),
+        ("discrete", Register::Discrete),
+        ("input", Register::Input),
+        ("holding", Register::Holding),
+    ];
+    let named = t.optional("register", one_of(words));
+    if addressing == Addressing::Modicon {
+        let found = t.required("address", "as in the manual: address = 40001", modicon);
+        if let (Some(named), Some((table, _))) = (named, found)
+            && named != table
+            && let Some((word, _)) = words.iter().find(|(_, register)| *register == table)
+        {
+            let message = format!("the address is one of the \"{word}\" table");
+            t.complain_of(
+                "register",
+                Complaint::new(message, "leave `register` away, or correct the address"),
+            );
+        }
+        let table = found.map(|(table, _)| table).or(named).unwrap_or(Register::Holding);
+        return (table, found.map(|(_, address)| address));
+    }
+    let address =
+        t.required("address", "0-based: the register that manuals call 40001 is holding 0", |item| {
+            integer::<u16>(0..=65535)(item).map_err(|mut complaint| {
+                if complaint.message.contains("between") {
+                    complaint.hint =
+                        "addresses are 0-based, without the leading digit of the table; or write \
+                         addressing = \"modicon\" on the device"
+                            .into();
+                }
+                complaint
+            })
+        });
+    (named.unwrap_or(Register::Holding), address)
+}
+
+/// An address with the digit of its table in front, counted from 1: five digits up to 9999, six up
+/// to 65536. TOML takes no number with a leading zero, so coils are plain, 1 to 9999.
+fn modicon(item: &Item<'_>) -> Result<(Register, u16), Complaint> {
+    let number: u32 = integer(0..=999_999)(item)?;
+    let (table, from_one) = match number {
+        400_001..=465_536 => (Register::Holding, number - 400_000),
+        300_001..=365_536 => (Register::Input, number - 300_000),
+        100_001..=165_536 => (Register::Discrete, number - 100_000),
+        40_001..=49_999 => (Register::Holding, number - 40_000),
+        30_001..=39_999 => (Register::Input, number - 30_000),
+        10_001..=19_999 => (Register::Discrete, number - 10_000),
+        1..=9_999 => (Register::Coil, number),
+        _ => {
+            let hint = "40001 is the first holding register, 30001 input, 10001 discrete, 1 coil; \
+                        beyond 9999 write six digits: 410000";
+            return Err(Complaint::new(format!("{number} is in none of the four tables"), hint));
+        }
+    };
+    // 1 to 65536 by the ranges above.
+    let address = u16::try_from(from_one - 1).map_err(|_| Complaint::new("beyond the table", ""))?;
+    Ok((table, address))
+}
+
 /// `type`, with `bit` or `length` where the type needs it.
 fn raw_type(t: &Table<'_>, register: Register) -> Option<RawType> {
     let bits_only = matches!(register, Register::Coil | Register::Discrete);
@@ -164,6 +223,8 @@ fn raw_type(t: &Table<'_>, register: Register) -> Option<RawType> {
             ("float16", "float16"),
             ("float32", "float32"),
             ("float64", "float64"),
+            ("bcd16", "bcd16"),
+            ("bcd32", "bcd32"),
             ("string", "string"),
         ]),
     );
@@ -196,6 +257,8 @@ fn raw_type(t: &Table<'_>, register: Register) -> Option<RawType> {
         "float16" => RawType::Float16,
         "float32" => RawType::Float32,
         "float64" => RawType::Float64,
+        "bcd16" => RawType::Bcd16,
+        "bcd32" => RawType::Bcd32,
         "string" => RawType::String {
             registers: t.required(
                 "length",

@@ -13,15 +13,18 @@ pub mod registers;
 mod scripted;
 pub mod transport;
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_config::field::{Framing, Link, ModbusBus, Protocol};
+use forebay_config::field::{Framing, Link, ModbusBus, Protocol, Register};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use self::bus::{Bus, Member, Settings};
-use self::planner::{Limits, Wanted};
+use self::frame::Query;
+use self::planner::{Cost, Learnt, Limits, Wanted};
 use self::registers::Format;
 use self::transport::{LineTiming, Transport};
 use super::serial::Line;
@@ -36,6 +39,8 @@ pub struct ModbusSource {
     points: Vec<Point>,
     endpoint: Endpoint,
     timeout: Duration,
+    /// What each device was known for at the start, in the bus's order.
+    known: Vec<(Arc<str>, Learnt)>,
     bus: Bus,
 }
 
@@ -49,6 +54,12 @@ enum Endpoint {
 impl ModbusSource {
     /// The source of a link, or `None` if the link speaks another protocol.
     pub fn new(link: &Link) -> Option<Self> {
+        Self::with_learnt(link, &BTreeMap::new())
+    }
+
+    /// As [`ModbusSource::new`], with what [`ModbusSource::learnt`] said in an earlier life, by
+    /// device. It is not put to the test again: forget it when the device has changed.
+    pub fn with_learnt(link: &Link, known: &BTreeMap<Arc<str>, Learnt>) -> Option<Self> {
         let (endpoint, config) = match &link.protocol {
             Protocol::ModbusTcp(tcp) => {
                 let address = with_port(&tcp.address);
@@ -63,25 +74,53 @@ impl ModbusSource {
             peer: endpoint.peer(),
             timeout: link.timeout,
             backoff_max: link.backoff_max,
+            cost: endpoint.cost(),
             lost_in_silence: matches!(endpoint, Endpoint::Tcp { .. }),
         };
-        let (points, bus) = equip(settings, config);
-        Some(Self { points, endpoint, timeout: link.timeout, bus })
+        let (points, bus) = equip(settings, config, known);
+        let devices = config.devices.iter().map(|device| device.name.to_arc());
+        let known =
+            devices.map(|name| (name.clone(), known.get(&name).cloned().unwrap_or_default())).collect();
+        Some(Self { points, endpoint, timeout: link.timeout, known, bus })
     }
 
-    /// Says so if the plan cannot fit on a serial line even when every unit answers at once: to be
-    /// shown before the start. What a network or a unit needs is not known beforehand.
+    /// What is known of each device that the configuration does not say: addresses it refuses and
+    /// the most registers it gives. Devices of which nothing is known are left out.
+    pub fn learnt(&self) -> BTreeMap<Arc<str>, Learnt> {
+        let mut all = BTreeMap::new();
+        for (number, (name, known)) in self.known.iter().enumerate() {
+            let mut learnt = known.clone();
+            learnt.add(&self.bus.learnt(number));
+            if !learnt.is_empty() {
+                all.insert(name.clone(), learnt);
+            }
+        }
+        all
+    }
+
+    /// Says so if the plan cannot fit on a serial line even when every unit answers at once, and
+    /// which unit needs most and for what: to be shown before the start. What a network or a unit
+    /// needs is not known beforehand.
     pub fn overload(&self) -> Option<String> {
         let Endpoint::Serial { line, pause } = &self.endpoint else { return None };
-        let share = self.bus.line_share(timing(line, *pause));
-        (share > 1.0).then(|| {
-            format!(
-                "the points of {} need at least {share:.1} s of every 1 s at {} baud; \
-                 raise `baud` or the intervals",
-                line.port.display(),
-                line.baud
-            )
-        })
+        let loads = self.bus.line_loads(timing(line, *pause));
+        let share: f64 = loads.iter().map(|load| load.share).sum();
+        let heaviest = loads.first().filter(|_| share > 1.0)?;
+        let (unit, requests) = (heaviest.unit, heaviest.requests);
+        let overhead = heaviest.overhead / heaviest.share;
+        let way_out = if overhead > 0.5 {
+            "let requests join: raise `max_gap` if it may be asked for unused registers, or the intervals"
+        } else {
+            "raise `baud` or the intervals"
+        };
+        Some(format!(
+            "the points of {} need at least {share:.1} s of every 1 s at {} baud; unit {unit} needs {:.1} s \
+             of every 1 s on this bus: {requests:.1} requests a second, {:.0} % of their time is overhead; {way_out}",
+            line.port.display(),
+            line.baud,
+            heaviest.share,
+            overhead * 100.0,
+        ))
     }
 }
 
@@ -127,6 +166,37 @@ impl Endpoint {
             Self::Serial { line, .. } => line.port.display().to_string(),
         }
     }
+
+    /// What reading costs here, as far as it is known before the first answer.
+    fn cost(&self) -> Cost {
+        match self {
+            Self::Serial { line, pause } => line_cost(timing(line, *pause)),
+            // The speed of the line behind the converter is not known; most are of this kind.
+            Self::Tcp { framing: Framing::Rtu, pause, .. } => {
+                let character = Duration::from_secs(11) / 19_200;
+                line_cost(LineTiming { silence: frame_silence(19_200, character) + *pause, character })
+            }
+            Self::Tcp { framing: Framing::Tcp, pause, .. } => {
+                Cost { per_request: ROUND_TRIP + *pause, per_register: Duration::from_micros(1) }
+            }
+        }
+    }
+}
+
+/// Of a local network with a device that needs a moment. Too little makes us shy of reading along
+/// unused registers, too much of nothing.
+const ROUND_TRIP: Duration = Duration::from_millis(2);
+/// What a serial device takes to think; most need some milliseconds.
+const THOUGHT: Duration = Duration::from_millis(5);
+
+/// Query, thought and answer with their silences; a register is two characters.
+fn line_cost(timing: LineTiming) -> Cost {
+    let empty = Query { unit: 0, table: Register::Holding, address: 0, count: 0 };
+    let characters = empty.to_rtu().len() + empty.rtu_answer_length();
+    Cost {
+        per_request: timing.silence * 2 + timing.character * characters as u32 + THOUGHT,
+        per_register: timing.character * 2,
+    }
 }
 
 /// Above 19200 baud the silence between frames is fixed (Modbus over Serial Line V1.02, 2.5.1.1).
@@ -143,25 +213,25 @@ fn frame_silence(baud: u32, character: Duration) -> Duration {
 }
 
 /// Points, formats, plan and bus of a configuration.
-fn equip(settings: Settings, config: &ModbusBus) -> (Vec<Point>, Bus) {
+fn equip(settings: Settings, config: &ModbusBus, known: &BTreeMap<Arc<str>, Learnt>) -> (Vec<Point>, Bus) {
     let mut points = Vec::new();
     let mut formats = Vec::new();
     let mut wanted = Vec::new();
     let mut members = Vec::new();
-    for (device, settings) in config.devices.iter().enumerate() {
+    for (number, device) in config.devices.iter().enumerate() {
         let first = points.len();
-        for point in &settings.points {
-            let format = Format::new(point, settings.byte_order);
+        for point in &device.points {
+            let format = Format::new(point, device.byte_order);
             wanted.push(Wanted {
                 slot: points.len(),
-                device,
+                device: number,
                 table: point.register,
                 address: point.address,
                 width: format.width(),
                 interval: point.interval,
             });
             points.push(Point {
-                device: settings.name.to_arc(),
+                device: device.name.to_arc(),
                 name: point.meta.name.to_arc(),
                 unit: point.meta.unit.as_str().into(),
                 kind: point.meta.kind.into(),
@@ -170,13 +240,15 @@ fn equip(settings: Settings, config: &ModbusBus) -> (Vec<Point>, Bus) {
             formats.push(format);
         }
         let slots = (first..points.len()).collect();
-        members.push(Member { name: settings.name.to_arc(), unit: settings.unit_id, slots });
+        let name = device.name.to_arc();
+        let configured =
+            Limits { max_registers: device.max_registers, max_gap: device.max_gap, forbidden: Vec::new() };
+        let limits = known.get(&name).map_or(configured.clone(), |learnt| configured.narrowed(learnt));
+        members.push(Member { name, unit: device.unit_id, slots, limits });
     }
-    let limits = |device: usize| {
-        let device = &config.devices[device];
-        Limits { max_registers: device.max_registers, max_gap: device.max_gap }
-    };
-    let plan = planner::plan(&wanted, limits);
+    let nothing = Limits { max_registers: 1, max_gap: 0, forbidden: Vec::new() };
+    let limits = |device: usize| members.get(device).map_or(nothing.clone(), |member| member.limits.clone());
+    let plan = planner::plan(&wanted, settings.cost, limits);
     (points, Bus::new(settings, members, plan, formats))
 }
 

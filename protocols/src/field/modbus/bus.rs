@@ -7,8 +7,9 @@
 //! - Trouble stays with its unit: the breaker leaves a silent one alone, its points get one bad
 //!   reading each at the loss, and a refusal is a bad reading of the points of that request only.
 //! - A refused request of several points is taken apart and asked again at once, so that the
-//!   refused address ends up alone. The cut is kept for an hour, then the whole is tried again:
-//!   some devices refuse everything while they start.
+//!   refused address ends up alone. Once each piece was given or refused, the hole or the limit
+//!   behind it is known and the rest is joined again. That is kept for an hour, then the whole is
+//!   tried again: some devices refuse everything while they start.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::breaker::Breaker;
 use super::frame::{Query, Reply};
-use super::planner::{Plan, Request};
+use super::planner::{self, Cost, Learnt, Limits, Plan, Request};
 use super::registers::Format;
 use super::transport::{LineTiming, StreamLost, Transport};
 use crate::field::source::{DeviceNews, Harvest, LinkFault, Sample};
@@ -48,6 +49,8 @@ pub struct Member {
     pub unit: u8,
     /// Its points.
     pub slots: Vec<usize>,
+    /// What it can stand as far as is known.
+    pub limits: Limits,
 }
 
 /// What does not change with a plan.
@@ -59,14 +62,31 @@ pub struct Settings {
     pub timeout: Duration,
     /// The longest pause of a silent unit.
     pub backoff_max: Duration,
+    /// What reading costs, for joining anew what was taken apart.
+    pub cost: Cost,
     /// Is the connection suspect when no unit answers? True for TCP; a tty cannot get lost that way.
     pub lost_in_silence: bool,
+}
+
+/// What one unit needs of a line.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct UnitLoad {
+    /// Its unit id.
+    pub unit: u8,
+    /// The part of all time its requests need.
+    pub share: f64,
+    /// What of `share` goes into silences and what surrounds the values.
+    pub overhead: f64,
+    /// Requests a second.
+    pub requests: f64,
 }
 
 /// See the module.
 pub struct Bus {
     settings: Settings,
     units: Vec<Unit>,
+    /// By device.
+    limits: Vec<Limits>,
     wholes: Vec<Whole>,
     jobs: Vec<Job>,
     next_id: usize,
@@ -98,8 +118,16 @@ struct Unit {
 struct Whole {
     unit: usize,
     request: Request,
-    /// When it was taken apart.
-    cut: Option<Instant>,
+    cut: Option<Cut>,
+}
+
+/// How a whole was taken apart.
+struct Cut {
+    at: Instant,
+    /// The device refused an address, and not a number.
+    by_address: bool,
+    /// What it taught; `None` until each piece was given or refused.
+    learnt: Option<Learnt>,
 }
 
 /// A request as it is asked: a whole, or a part of one.
@@ -110,6 +138,8 @@ struct Job {
     unit: usize,
     request: Request,
     due: Instant,
+    /// Was it given, when it was asked last? Not known until it was either given or refused.
+    is_given: Option<bool>,
 }
 
 impl Bus {
@@ -117,6 +147,7 @@ impl Bus {
     pub fn new(settings: Settings, members: Vec<Member>, plan: Plan, formats: Vec<Format>) -> Self {
         let mut units: Vec<Unit> = Vec::new();
         let mut unit_of_member = Vec::new();
+        let mut limits = Vec::new();
         for member in members {
             let at = units.iter().position(|u| u.id == member.unit).unwrap_or(units.len());
             if at == units.len() {
@@ -131,11 +162,13 @@ impl Bus {
             units[at].names.push(member.name);
             units[at].slots.extend(member.slots);
             unit_of_member.push(at);
+            limits.push(member.limits);
         }
         let whole = |request: Request| Whole { unit: unit_of_member[request.device], request, cut: None };
         let mut bus = Self {
             settings,
             units,
+            limits,
             wholes: plan.requests.into_iter().map(whole).collect(),
             jobs: Vec::new(),
             next_id: 0,
@@ -148,17 +181,35 @@ impl Bus {
         bus
     }
 
-    /// The part of all time that the requests need at best on a line with this timing, if every
-    /// unit answers the moment it may. Above 1.0 deadlines will be missed.
-    pub fn line_share(&self, line: LineTiming) -> f64 {
-        let needs = |job: &Job| {
+    /// What was learnt of a device, by its number, and still holds.
+    pub fn learnt(&self, device: usize) -> Learnt {
+        let own = self.wholes.iter().filter(|whole| whole.request.device == device);
+        let mut all = Learnt::default();
+        own.filter_map(|whole| whole.cut.as_ref()?.learnt.as_ref()).for_each(|learnt| all.add(learnt));
+        all
+    }
+
+    /// What the requests of each unit need at best on a line with this timing, if it answers the
+    /// moment it may; the heaviest unit first. Above 1.0 in all, deadlines will be missed.
+    pub fn line_loads(&self, line: LineTiming) -> Vec<UnitLoad> {
+        let mut loads: Vec<UnitLoad> =
+            self.units.iter().map(|unit| UnitLoad { unit: unit.id, ..UnitLoad::default() }).collect();
+        for job in &self.jobs {
+            let Some(load) = loads.get_mut(job.unit) else { continue };
             let query = query(&self.units, job);
-            let characters = query.to_rtu().len() + query.rtu_answer_length();
-            // One silence before the query and one before the answer.
-            let busy = line.silence * 2 + line.character * characters as u32;
-            busy.as_secs_f64() / job.request.interval.max(SHORTEST_INTERVAL).as_secs_f64()
-        };
-        self.jobs.iter().map(needs).sum()
+            let nothing = Query { count: 0, ..query };
+            let time = |query: Query| {
+                let characters = query.to_rtu().len() + query.rtu_answer_length();
+                // One silence before the query and one before the answer.
+                (line.silence * 2 + line.character * characters as u32).as_secs_f64()
+            };
+            let a_second = 1.0 / job.request.interval.max(SHORTEST_INTERVAL).as_secs_f64();
+            load.share += time(query) * a_second;
+            load.overhead += time(nothing) * a_second;
+            load.requests += a_second;
+        }
+        loads.sort_by(|a, b| b.share.total_cmp(&a.share));
+        loads
     }
 
     /// Takes a fresh connection. Everything is due at once; silent units stay in their pause.
@@ -249,13 +300,15 @@ impl Bus {
         match reply {
             Reply::Words(words) => {
                 let stamp = Stamp::now();
-                let sample = |part: &super::planner::Part| {
+                let sample = |part: &planner::Part| {
                     let words = words.get(usize::from(part.start)..).unwrap_or_default();
                     let (value, quality) = self.formats[part.slot].value(words);
                     Sample { slot: part.slot, stamp, value, quality }
                 };
                 let samples = parts.iter().map(sample).collect();
-                Harvest { samples, news: self.answered(number), ..Harvest::default() }
+                let news = self.answered(number);
+                self.judged(number, true);
+                Harvest { samples, news, ..Harvest::default() }
             }
             Reply::Exception(code @ (exception::GATEWAY_PATH | exception::GATEWAY_TARGET)) => {
                 let harvest = self.silent(number, |unit| {
@@ -268,8 +321,11 @@ impl Bus {
             Reply::Exception(code) => {
                 let news = self.answered(number);
                 let is_about_extent = matches!(code, exception::ILLEGAL_ADDRESS | exception::ILLEGAL_VALUE);
-                if is_about_extent && self.split(number) {
+                if is_about_extent && self.split(number, code == exception::ILLEGAL_ADDRESS) {
                     return Harvest { news, ..Harvest::default() };
+                }
+                if is_about_extent {
+                    self.judged(number, false);
                 }
                 let fault = match code {
                     exception::ILLEGAL_ADDRESS => Fault::NotFound,
@@ -324,19 +380,57 @@ impl Bus {
     }
 
     /// Takes a refused request apart; its parts are due at once. False if it is a single span.
-    fn split(&mut self, number: usize) -> bool {
+    fn split(&mut self, number: usize, by_address: bool) -> bool {
         let Some(smaller) = self.jobs[number].request.split() else { return false };
         let Job { whole, .. } = self.jobs.swap_remove(number);
-        self.wholes[whole].cut.get_or_insert_with(Instant::now);
-        smaller.into_iter().for_each(|request| self.add_job(whole, request));
+        self.wholes[whole].cut.get_or_insert_with(|| Cut { at: Instant::now(), by_address, learnt: None });
+        smaller.into_iter().for_each(|request| self.add_job(whole, request, Instant::now()));
         true
+    }
+
+    /// A request was given or refused for good. When that is known of all pieces of a whole, their
+    /// fate is learnt from and they are joined as far as that allows.
+    fn judged(&mut self, number: usize, is_given: bool) {
+        let job = &mut self.jobs[number];
+        let was_given = job.is_given.replace(is_given);
+        let number = job.whole;
+        let whole = &mut self.wholes[number];
+        let Some(cut @ Cut { learnt: None, .. }) = &mut whole.cut else { return };
+        if was_given.is_some_and(|was| was != is_given) {
+            // It refuses now this and now that. Nothing follows from it.
+            cut.learnt = Some(Learnt::default());
+            return;
+        }
+        let of_whole = || self.jobs.iter().filter(|job| job.whole == number);
+        let Some(pieces) =
+            of_whole().map(|job| Some((&job.request, job.is_given?))).collect::<Option<Vec<_>>>()
+        else {
+            return;
+        };
+        if pieces.iter().all(|(_, is_given)| !is_given) {
+            return;
+        }
+        let learnt = planner::learn(&pieces, cut.by_address);
+        let asked = pieces.len();
+        let due = of_whole().map(|job| job.due).min().unwrap_or_else(Instant::now);
+        let joined = match self.limits.get(whole.request.device) {
+            Some(limits) if !learnt.is_empty() => {
+                whole.request.replanned(self.settings.cost, &limits.narrowed(&learnt))
+            }
+            _ => Vec::new(),
+        };
+        cut.learnt = Some(learnt);
+        if !joined.is_empty() && joined.len() < asked {
+            self.jobs.retain(|job| job.whole != number);
+            joined.into_iter().for_each(|request| self.add_job(number, request, due));
+        }
     }
 
     /// Puts wholes cut long ago in the place of their parts, unless a part is being waited for.
     fn restore_old_cuts(&mut self, now: Instant) {
         for number in 0..self.wholes.len() {
             let Whole { unit, cut, .. } = &self.wholes[number];
-            let is_old = cut.is_some_and(|at| now.saturating_duration_since(at) >= CUT_KEPT);
+            let is_old = cut.as_ref().is_some_and(|cut| now.saturating_duration_since(cut.at) >= CUT_KEPT);
             if is_old && !self.units[*unit].breaker.is_silent() {
                 self.restore(number);
             }
@@ -346,13 +440,13 @@ impl Bus {
     fn restore(&mut self, whole: usize) {
         self.jobs.retain(|job| job.whole != whole);
         self.wholes[whole].cut = None;
-        self.add_job(whole, self.wholes[whole].request.clone());
+        self.add_job(whole, self.wholes[whole].request.clone(), Instant::now());
     }
 
-    fn add_job(&mut self, whole: usize, request: Request) {
+    fn add_job(&mut self, whole: usize, request: Request, due: Instant) {
         let (id, unit) = (self.next_id, self.wholes[whole].unit);
         self.next_id += 1;
-        self.jobs.push(Job { id, whole, unit, request, due: Instant::now() });
+        self.jobs.push(Job { id, whole, unit, request, due, is_given: None });
     }
 
     fn unit(&mut self, job: usize) -> &mut Unit {

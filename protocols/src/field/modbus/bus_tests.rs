@@ -1,8 +1,9 @@
-use forebay_config::field::{Framing, ModbusBus, ModbusDevice};
+use forebay_config::field::{Framing, ModbusBus, ModbusDevice, Register};
 use proptest::prelude::*;
 use tokio::task::JoinHandle;
 use tokio::time::timeout_at;
 
+use super::super::planner::{Cost, Hole, Learnt};
 use super::super::scripted::{Asked, Heard, Script, device, now, serve};
 use super::super::transport::LineTiming;
 use super::*;
@@ -10,6 +11,7 @@ use crate::reading::{Point, Value};
 
 const SECOND: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_millis(4);
+const COST: Cost = Cost { per_request: SECOND, per_register: SILENCE };
 
 /// A bus on a pipe whose other end follows a script, with paused time.
 struct Rig {
@@ -32,9 +34,11 @@ impl Rig {
             peer: "the test".into(),
             timeout: SECOND,
             backoff_max: SECOND * 60,
+            cost: COST,
             lost_in_silence: framing == Framing::Tcp,
         };
-        let (points, mut bus) = super::super::equip(settings, &ModbusBus { pause: Duration::ZERO, devices });
+        let (points, mut bus) =
+            super::super::equip(settings, &ModbusBus { pause: Duration::ZERO, devices }, &Default::default());
         let (ours, theirs) = tokio::io::duplex(4096);
         let heard = Heard::default();
         let peer = tokio::spawn(serve(theirs, framing, heard.clone(), script));
@@ -294,12 +298,51 @@ async fn a_forbidden_address_is_found_and_leaves_its_neighbours_together() {
             assert_eq!(sample.quality, expected);
         }
         assert_eq!(rig.samples.len(), 32, "sixteen points, twice");
-        // 16, 8+8, 4+4, 2+2, 1+1: the second round asks five times and never beyond its luck.
+        // 16, 8+8, 4+4, 2+2, 1+1: then the hole is known, and the second round goes around it.
         let second_round: Vec<_> = rig.heard.all().split_off(9);
         let spans: Vec<_> = second_round.iter().map(|a| (a.address, a.count)).collect();
         assert_eq!(spans.iter().map(|s| s.1).sum::<u16>(), 16);
-        assert_eq!(spans.len(), 5, "{spans:?}");
         assert!(spans.contains(&(109, 1)));
+        if code == 2 {
+            assert_eq!(spans, [(100, 9), (109, 1), (110, 6)]);
+            let hole = Hole { table: Register::Holding, first: 109, last: 109 };
+            assert_eq!(rig.bus.learnt(0), Learnt { max_registers: None, holes: vec![hole] });
+        } else {
+            // A refused number is about no address: each piece as it was found to be given.
+            assert_eq!(spans.len(), 5, "{spans:?}");
+            assert_eq!(rig.bus.learnt(0), Learnt::default());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn unused_registers_that_may_not_be_read_are_learnt_and_not_asked_for_again() {
+    let mut gappy = device(1, &[0, 1, 4, 7, 8], SECOND);
+    gappy.max_gap = 10;
+    let mut rig = Rig::new(Framing::Rtu, vec![gappy], |asked| {
+        let forbidden = (asked.address..asked.address + asked.count).any(|a| a == 5);
+        now(if forbidden { asked.exception(2) } else { asked.addresses() })
+    });
+    rig.run(SECOND * 5 / 2).await.unwrap();
+    rig.assert_no_value_is_false();
+    assert!(rig.samples.iter().all(|s| s.quality == Quality::Good));
+    let spans: Vec<_> = rig.heard.all().iter().map(|a| (a.address, a.count)).collect();
+    assert_eq!(spans[..4], [(0, 9), (0, 2), (4, 1), (7, 2)]);
+    assert_eq!(spans[4..], [(0, 2), (4, 1), (7, 2), (0, 2), (4, 1), (7, 2)]);
+    assert_eq!(rig.bus.learnt(0).holes.len(), 2, "which of the two gaps it is was not asked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_most_registers_a_device_gives_are_learnt() {
+    for code in [2, 3] {
+        let addresses: Vec<u16> = (0..100).collect();
+        let mut rig = Rig::new(Framing::Rtu, vec![device(1, &addresses, SECOND)], move |asked| {
+            now(if asked.count > 60 { asked.exception(code) } else { asked.addresses() })
+        });
+        rig.run(SECOND * 3 / 2).await.unwrap();
+        rig.assert_no_value_is_false();
+        assert_eq!(rig.samples.len(), 200);
+        assert_eq!(rig.bus.learnt(0), Learnt { max_registers: Some(50), holes: Vec::new() });
     }
 }
 
@@ -316,6 +359,7 @@ async fn a_device_that_refused_everything_while_it_started_is_read_in_one_reques
     });
     rig.run(SECOND * 3_500).await.unwrap();
     assert_eq!(rig.heard.of_unit(1).last().map(|a| a.count), Some(1));
+    assert_eq!(rig.bus.learnt(0), Learnt::default(), "that it was not ready says nothing of it");
     rig.run(SECOND * 200).await.unwrap();
     assert_eq!(rig.heard.of_unit(1).last().map(|a| (a.address, a.count)), Some((100, 16)));
     rig.assert_no_value_is_false();

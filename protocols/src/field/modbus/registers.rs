@@ -47,8 +47,8 @@ impl Format {
     pub fn width(&self) -> u16 {
         match self.raw {
             RawType::Bool | RawType::Bit(_) | RawType::Int8 | RawType::Uint8 => 1,
-            RawType::Int16 | RawType::Uint16 | RawType::Float16 => 1,
-            RawType::Int32 | RawType::Uint32 | RawType::Float32 => 2,
+            RawType::Int16 | RawType::Uint16 | RawType::Float16 | RawType::Bcd16 => 1,
+            RawType::Int32 | RawType::Uint32 | RawType::Float32 | RawType::Bcd32 => 2,
             RawType::Int64 | RawType::Uint64 | RawType::Float64 => 4,
             RawType::String { registers } => registers,
         }
@@ -99,6 +99,8 @@ impl Format {
             RawType::Float16 => Number::Float(half(u16::from_be_bytes(bytes(words, order)?))),
             RawType::Float32 => Number::Float(f32::from_be_bytes(bytes(words, order)?).into()),
             RawType::Float64 => Number::Float(f64::from_be_bytes(bytes(words, order)?)),
+            RawType::Bcd16 => Number::Unsigned(decimal(&bytes::<2>(words, order)?)?),
+            RawType::Bcd32 => Number::Unsigned(decimal(&bytes::<4>(words, order)?)?),
         };
         Some(self.finish(number))
     }
@@ -124,6 +126,12 @@ impl Number {
             Self::Float(v) => v,
         }
     }
+}
+
+/// Two decimal digits a byte; nothing if a nibble is no digit.
+fn decimal(bytes: &[u8]) -> Option<u64> {
+    let nibbles = bytes.iter().flat_map(|byte| [byte >> 4, byte & 0x0f]);
+    nibbles.map(u64::from).try_fold(0, |number, digit| (digit <= 9).then_some(number * 10 + digit))
 }
 
 /// The first `N` bytes of a number, most significant first, or nothing if words are missing.
@@ -219,6 +227,8 @@ mod tests {
             (RawType::Uint32, 0xfedc_ba98_u32.to_be_bytes().into(), Value::Integer(0xfedc_ba98)),
             (RawType::Int64, (i64::MIN + 77).to_be_bytes().into(), Value::Integer(i64::MIN + 77)),
             (RawType::Uint64, (i64::MAX as u64).to_be_bytes().into(), Value::Integer(i64::MAX)),
+            (RawType::Bcd16, 0x9876_u16.to_be_bytes().into(), Value::Integer(9_876)),
+            (RawType::Bcd32, 0x9876_5432_u32.to_be_bytes().into(), Value::Integer(98_765_432)),
             (RawType::Float16, 0xc500_u16.to_be_bytes().into(), Value::Float(-5.0)),
             (RawType::Float32, 21.5f32.to_be_bytes().into(), Value::Float(21.5)),
             (RawType::Float64, (-1.0e-300f64).to_be_bytes().into(), Value::Float(-1.0e-300)),
@@ -245,6 +255,15 @@ mod tests {
             assert_eq!(value(&format(RawType::Int8, order), &[0x7fff]), Value::Integer(-1));
             assert_eq!(value(&format(RawType::Uint8, order), &[0x7fff]), Value::Integer(255));
         }
+    }
+
+    #[test]
+    fn a_nibble_that_is_no_decimal_digit_is_no_value() {
+        for (raw, words) in [(RawType::Bcd16, vec![0x123a]), (RawType::Bcd32, vec![0xf000, 0x0001])] {
+            let bad = format(raw, ByteOrder::Abcd).value(&words);
+            assert_eq!(bad, (None, Quality::Bad(Fault::WrongType)));
+        }
+        assert_eq!(value(&scaled(RawType::Bcd16, Some(0.1), None), &[0x0215]), Value::Float(21.5));
     }
 
     #[test]

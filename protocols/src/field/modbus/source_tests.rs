@@ -103,24 +103,38 @@ fn frames_are_apart_three_and_a_half_characters_or_1750_microseconds() {
     assert_eq!(frame_silence(38_400, character(38_400)), Duration::from_micros(1_750));
 }
 
+fn on_a_tty(baud: u32, devices: Vec<forebay_config::field::ModbusDevice>) -> ModbusSource {
+    let mut link = tcp_link("", Framing::Tcp, SECOND, Vec::new());
+    link.protocol = Protocol::ModbusRtu(forebay_config::field::ModbusRtu {
+        port: "/dev/ttyUSB0".into(),
+        baud,
+        parity: forebay_config::field::Parity::Even,
+        data_bits: 8,
+        stop_bits: 1,
+        bus: ModbusBus { pause: Duration::ZERO, devices },
+    });
+    ModbusSource::new(&link).unwrap()
+}
+
+#[test]
+fn the_heaviest_unit_of_an_overloaded_bus_is_named_with_the_reason() {
+    let scattered: Vec<u16> = (0..50).map(|i| i * 20).collect();
+    let devices = vec![device(3, &[1, 2], SECOND), device(7, &scattered, SECOND)];
+    let words = on_a_tty(9_600, devices).overload().unwrap();
+    // Fifty requests of 8 + 7 characters of 11 bits and two silences.
+    assert!(words.contains("unit 7 needs 1.3 s of every 1 s on this bus: 50.0 requests a second"), "{words}");
+    assert!(words.contains("91 % of their time is overhead; let requests join: raise `max_gap`"), "{words}");
+}
+
 #[test]
 fn a_plan_that_cannot_fit_on_its_line_is_said_before_the_start() {
-    let source = |baud, interval| {
-        let addresses: Vec<u16> = (0..250).collect();
-        let mut link = tcp_link("", Framing::Tcp, SECOND, Vec::new());
-        link.protocol = Protocol::ModbusRtu(forebay_config::field::ModbusRtu {
-            port: "/dev/ttyUSB0".into(),
-            baud,
-            parity: forebay_config::field::Parity::Even,
-            data_bits: 8,
-            stop_bits: 1,
-            bus: ModbusBus { pause: Duration::ZERO, devices: vec![device(1, &addresses, interval)] },
-        });
-        ModbusSource::new(&link).unwrap()
-    };
+    let addresses: Vec<u16> = (0..250).collect();
+    let source = |baud, interval| on_a_tty(baud, vec![device(1, &addresses, interval)]);
     // Two requests of 8 + 255 characters of 11 bits, and four silences of 3.5 characters.
     let words = source(4_800, SECOND).overload().unwrap();
     assert!(words.contains("1.2 s of every 1 s at 4800 baud"), "{words}");
+    assert!(words.contains("2.0 requests a second, 7 % of"), "{words}");
+    assert!(words.ends_with("raise `baud` or the intervals"), "{words}");
     assert_eq!(source(9_600, SECOND).overload(), None);
     assert_eq!(source(4_800, SECOND * 2).overload(), None);
 }
@@ -140,4 +154,39 @@ fn a_link_of_another_protocol_is_none_of_ours() {
         topics: Vec::new(),
     });
     assert!(ModbusSource::new(&link).is_none());
+}
+
+#[tokio::test]
+async fn what_was_learnt_in_one_life_saves_the_refusals_of_the_next() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let heard = Heard::default();
+    let log = heard.clone();
+    let peer = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            serve(stream, Framing::Tcp, log.clone(), |asked| {
+                let forbidden = (asked.address..asked.address + asked.count).contains(&12);
+                now(if forbidden { asked.exception(2) } else { asked.addresses() })
+            })
+            .await;
+        }
+    });
+    let link = tcp_link(&address, Framing::Tcp, SECOND * 5, vec![device(3, &[10, 11, 12, 13], SECOND / 50)]);
+    let mut first = ModbusSource::new(&link).unwrap();
+    assert!(first.learnt().is_empty());
+    first.connect().await.unwrap();
+    while first.learnt().is_empty() {
+        first.next().await.unwrap();
+    }
+    first.close().await;
+    let before = heard.all().len();
+    let mut second = ModbusSource::with_learnt(&link, &first.learnt()).unwrap();
+    assert_eq!(second.learnt(), first.learnt());
+    second.connect().await.unwrap();
+    for _ in 0..3 {
+        second.next().await.unwrap();
+    }
+    let spans: Vec<_> = heard.all()[before..].iter().map(|a| (a.address, a.count)).collect();
+    assert_eq!(spans, [(10, 2), (12, 1), (13, 1)]);
+    peer.abort();
 }
