@@ -9,6 +9,7 @@ pub mod join;
 
 mod buffer;
 mod check;
+mod probe;
 mod run;
 
 use std::ffi::OsString;
@@ -56,6 +57,9 @@ enum Command {
     /// Look into the buffer. Changes nothing, needs no network, and an agent may run meanwhile.
     #[command(subcommand)]
     Buffer(buffer::Command),
+    /// Look at field devices before configuring them. Never writes to a device.
+    #[command(subcommand)]
+    Probe(probe::Command),
     /// Print the version.
     Version,
 }
@@ -91,6 +95,7 @@ pub fn run_cli(args: impl Iterator<Item = OsString>) -> ExitCode {
             with_config(&config, |config| run::join(&config, &string))
         }
         Command::Buffer(command) => buffer::run(&command),
+        Command::Probe(command) => probe::run(command),
         Command::Version => say(&format!("forebay-agent {VERSION}")),
     }
 }

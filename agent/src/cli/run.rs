@@ -65,7 +65,7 @@ pub fn join(config: &Agent, string: &str) -> ExitCode {
 /// Each thread that allocates costs memory of its own, and the smallest gateways have 64 MiB. Two
 /// workers: one may wait for a slow file system while the other polls devices. Blocking work is name
 /// look-ups and small files; what finds no thread waits for one.
-fn runtime() -> std::io::Result<Runtime> {
+pub(super) fn runtime() -> std::io::Result<Runtime> {
     Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(MOST_BLOCKING)

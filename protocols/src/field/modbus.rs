@@ -1,12 +1,13 @@
 //! Modbus over TCP, over a tty, and RTU frames over TCP: the four read functions as a [`Source`].
 //!
 //! `registers` turns words into values and `planner` points into requests, both pure. `frame` is
-//! the wire, `transport` one exchange on it, `breaker` one unit's patience, and `bus` the schedule
+//! the wire, `transport` one exchange on it, `breaker` one unit's patience, `look` a person's view of a unit, and `bus` the schedule
 //! that owns them all. What stands here is the configuration's way into that, and connecting.
 
 pub mod breaker;
 pub mod bus;
 pub mod frame;
+pub mod look;
 pub mod planner;
 pub mod registers;
 #[cfg(test)]
@@ -60,16 +61,7 @@ impl ModbusSource {
     /// As [`ModbusSource::new`], with what [`ModbusSource::learnt`] said in an earlier life, by
     /// device. It is not put to the test again: forget it when the device has changed.
     pub fn with_learnt(link: &Link, known: &BTreeMap<Arc<str>, Learnt>) -> Option<Self> {
-        let (endpoint, config) = match &link.protocol {
-            Protocol::ModbusTcp(tcp) => {
-                let address = with_port(&tcp.address);
-                (Endpoint::Tcp { address, framing: tcp.framing, pause: tcp.bus.pause }, &tcp.bus)
-            }
-            Protocol::ModbusRtu(rtu) => {
-                (Endpoint::Serial { line: Line::of(rtu), pause: rtu.bus.pause }, &rtu.bus)
-            }
-            Protocol::OpcUa(_) | Protocol::Mqtt(_) => return None,
-        };
+        let (endpoint, config) = Endpoint::of(link)?;
         let settings = Settings {
             peer: endpoint.peer(),
             timeout: link.timeout,
@@ -131,21 +123,7 @@ impl Source for ModbusSource {
 
     async fn connect(&mut self) -> Result<(), LinkFault> {
         self.bus.detach();
-        let transport = match &self.endpoint {
-            Endpoint::Tcp { address, framing, pause } => {
-                let stream = Box::new(reach(address, self.timeout).await?);
-                match framing {
-                    Framing::Tcp => Transport::mbap(stream, *pause),
-                    Framing::Rtu => {
-                        // The far line's speed is the converter's business; ours is to be quiet
-                        // long enough to notice what is still arriving.
-                        let silence = FAST_LINE_SILENCE + *pause;
-                        Transport::rtu(stream, LineTiming { silence, character: Duration::ZERO })
-                    }
-                }
-            }
-            Endpoint::Serial { line, pause } => Transport::rtu(Box::new(line.open()?), timing(line, *pause)),
-        };
+        let transport = self.endpoint.open(self.timeout).await?;
         self.bus.attach(transport);
         Ok(())
     }
@@ -160,6 +138,38 @@ impl Source for ModbusSource {
 }
 
 impl Endpoint {
+    /// Where the units of a link are, and what is configured of them; `None` if it speaks another protocol.
+    fn of(link: &Link) -> Option<(Self, &ModbusBus)> {
+        match &link.protocol {
+            Protocol::ModbusTcp(tcp) => {
+                let address = with_port(&tcp.address);
+                Some((Self::Tcp { address, framing: tcp.framing, pause: tcp.bus.pause }, &tcp.bus))
+            }
+            Protocol::ModbusRtu(rtu) => {
+                Some((Self::Serial { line: Line::of(rtu), pause: rtu.bus.pause }, &rtu.bus))
+            }
+            Protocol::OpcUa(_) | Protocol::Mqtt(_) => None,
+        }
+    }
+
+    async fn open(&self, patience: Duration) -> Result<Transport, LinkFault> {
+        match self {
+            Self::Tcp { address, framing, pause } => {
+                let stream = Box::new(reach(address, patience).await?);
+                Ok(match framing {
+                    Framing::Tcp => Transport::mbap(stream, *pause),
+                    Framing::Rtu => {
+                        // The far line's speed is the converter's business; ours is to be quiet
+                        // long enough to notice what is still arriving.
+                        let silence = FAST_LINE_SILENCE + *pause;
+                        Transport::rtu(stream, LineTiming { silence, character: Duration::ZERO })
+                    }
+                })
+            }
+            Self::Serial { line, pause } => Ok(Transport::rtu(Box::new(line.open()?), timing(line, *pause))),
+        }
+    }
+
     fn peer(&self) -> String {
         match self {
             Self::Tcp { address, .. } => address.clone(),
