@@ -298,6 +298,17 @@ pub struct OpcUaPoint {
     pub data_type: DataType,
     /// `sampling_interval`. Default the link's.
     pub sampling_interval: Duration,
+    /// `deadband`: `0.5` or `"2%"`. Default none: every change is reported.
+    pub deadband: Option<Deadband>,
+}
+
+/// `deadband`: how far a raw value must move before the server reports it (OPC UA Part 4, 7.22.2).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Deadband {
+    /// In the node's own unit, before `scale`. More than 0.
+    Absolute(f64),
+    /// Percent of the node's EURange: more than 0, at most 100.
+    Percent(f64),
 }
 
 /// `type` of a point whose protocol carries its own types.

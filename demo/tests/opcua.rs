@@ -7,7 +7,8 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use forebay_config::field::{
-    DataType, Link, OpcUa, OpcUaDevice, OpcUaPoint, OpcUaSecurity, PointKind, PointMeta, Protocol, Timestamp,
+    DataType, Deadband, Link, OpcUa, OpcUaDevice, OpcUaPoint, OpcUaSecurity, PointKind, PointMeta, Protocol,
+    Timestamp,
 };
 use forebay_config::units::{Name, Secret};
 use forebay_demo::opcua::{NAMESPACE, OpcUaPlant, PlantOptions, USER};
@@ -57,6 +58,7 @@ fn point(name: &str, node: &str, data_type: DataType) -> OpcUaPoint {
         node: node.into(),
         data_type,
         sampling_interval: Duration::from_millis(50),
+        deadband: None,
     }
 }
 
@@ -382,4 +384,20 @@ async fn a_peer_that_is_no_opcua_server_is_unreachable_and_nothing_worse() {
     let mut source = source(&keys("client"), &link);
     let fault = timeout(PATIENCE, source.connect()).await.unwrap().unwrap_err();
     assert!(matches!(fault, LinkFault::Unreachable { .. }), "{fault:?}");
+}
+
+#[tokio::test]
+async fn a_node_whose_server_refuses_the_deadband_is_read_without_one() {
+    let plant = plant(|_| {}).await;
+    let folder = tempfile::tempdir().unwrap();
+    // The plant's nodes have no range that percents could be of.
+    let with_deadband = link(&plant.endpoint(), |opcua| {
+        opcua.devices[0].points[0].deadband = Some(Deadband::Percent(2.0));
+    });
+    let mut source = source(folder.path(), &with_deadband);
+    source.connect().await.unwrap();
+    let samples = gather(&mut source, is_good).await;
+    assert_eq!(samples.len(), source.points().len());
+    source.close().await;
+    plant.shutdown().await;
 }

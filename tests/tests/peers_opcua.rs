@@ -9,7 +9,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use forebay_config::field::{
-    DataType, Link, OpcUa, OpcUaDevice, OpcUaPoint, OpcUaSecurity, PointKind, PointMeta, Protocol, Timestamp,
+    DataType, Deadband, Link, OpcUa, OpcUaDevice, OpcUaPoint, OpcUaSecurity, PointKind, PointMeta, Protocol,
+    Timestamp,
 };
 use forebay_config::units::{Name, Secret};
 use forebay_protocols::field::opcua::{Application, OpcUaSource};
@@ -111,6 +112,7 @@ fn link(endpoint: &str, names: &[(&str, DataType)], change: impl FnOnce(&mut Opc
             node: format!("nsu={NAMESPACE};s={name}"),
             data_type: *data_type,
             sampling_interval: Duration::from_millis(100),
+            deadband: None,
         })
         .collect();
     let mut opcua = OpcUa {
@@ -217,4 +219,27 @@ async fn encrypted_values_go_on_and_a_wrong_password_is_refused() {
         }
     }
     source.close().await;
+}
+
+#[tokio::test]
+async fn a_deadband_keeps_small_changes_at_the_server() {
+    let peer = Peer::start().await;
+    let keys = tempfile::tempdir().unwrap();
+    let ticks = [("Ticks", DataType::Integer)];
+    let link = link(&peer.endpoint, &ticks, |opcua| {
+        let points = &mut opcua.devices[0].points;
+        let mut coarse = points[0].clone();
+        coarse.meta.name = Name::new("Coarse").unwrap();
+        coarse.deadband = Some(Deadband::Absolute(1e6));
+        points.push(coarse);
+    });
+    let mut source = source(&link, keys.path());
+    source.connect().await.unwrap();
+    let mut reports = [0, 0];
+    while reports[0] < 10 || reports[1] == 0 {
+        let harvest = timeout(PATIENCE, source.next()).await.expect("the ticks stopped").unwrap();
+        harvest.samples.iter().for_each(|sample| reports[sample.slot] += 1);
+    }
+    source.close().await;
+    assert_eq!(reports[1], 1, "the first value, and no change after it");
 }

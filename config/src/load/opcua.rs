@@ -7,8 +7,8 @@ use super::field::{
 };
 use super::findings::Complaint;
 use super::table::{Item, Table};
-use super::words::{filled, integer, one_of};
-use crate::field::{OpcUa, OpcUaDevice, OpcUaPoint, OpcUaSecurity, Timestamp};
+use super::words::{filled, float, integer, one_of};
+use crate::field::{Deadband, OpcUa, OpcUaDevice, OpcUaPoint, OpcUaSecurity, Timestamp};
 
 pub(super) fn opcua(link: &Table<'_>, from: &Inherited) -> Option<OpcUa> {
     let t = link.table("opcua")?;
@@ -74,8 +74,35 @@ fn point(name: Option<crate::units::Name>, t: &Table<'_>, sampling: Duration) ->
     let data_type = data_type(t);
     let meta = meta(name, t, usual_kind(data_type), is_numeric(data_type));
     let sampling_interval = interval(t, "sampling_interval", sampling);
+    let deadband = t.optional("deadband", deadband);
+    if deadband.is_some() && !is_numeric(data_type) {
+        t.complain_of(
+            "deadband",
+            Complaint::new("`deadband` needs a number, and this type is none", "leave it away"),
+        );
+    }
     t.finish();
-    Some(OpcUaPoint { meta: meta?, node: node?, data_type, sampling_interval })
+    Some(OpcUaPoint { meta: meta?, node: node?, data_type, sampling_interval, deadband })
+}
+
+/// `0.5` in the node's own unit, or `"2%"` of its range.
+fn deadband(item: &Item<'_>) -> Result<Deadband, Complaint> {
+    let hint = "write 0.5 for the node's own unit, or \"2%\" of its range";
+    let positive = |number: f64| {
+        let good = number.is_finite() && number > 0.0;
+        good.then_some(number)
+            .ok_or_else(|| Complaint::new("a deadband is more than 0", "leave it away to get every change"))
+    };
+    if item.value.as_str().is_none() {
+        return positive(float(item)?).map(Deadband::Absolute);
+    }
+    let text = filled(item)?;
+    let number = text.trim().strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+    let percent = number.ok_or_else(|| Complaint::new(format!("\"{text}\" is not a deadband"), hint))?;
+    if percent > 100.0 {
+        return Err(Complaint::new(format!("\"{text}\" is more than the whole range"), hint));
+    }
+    positive(percent).map(Deadband::Percent)
 }
 
 /// `nsu=URI;s=Name`, `ns=2;i=1234`, `i=2258` (OPC UA Part 6, 5.3.1.10).

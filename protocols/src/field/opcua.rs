@@ -306,6 +306,7 @@ fn points_and_items(link: &Link, opcua: &OpcUa) -> Result<(Vec<Point>, Vec<Item>
             items.push(Item {
                 address,
                 sampling_interval: point.sampling_interval,
+                deadband: point.deadband,
                 conversion: Conversion {
                     wanted: point.data_type,
                     scaling: Scaling::new(point.meta.scale, point.meta.offset),

@@ -6,13 +6,15 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use forebay_config::field::Deadband;
 use opcua::core::ResponseMessage;
 use opcua::types::{
-    AttributeId, CreateMonitoredItemsRequest, DeleteMonitoredItemsRequest, Error, MonitoredItemCreateRequest,
-    MonitoringMode, MonitoringParameters, NodeId, ReadValueId, StatusCode, TimestampsToReturn, VariableId,
-    Variant,
+    AttributeId, CreateMonitoredItemsRequest, DataChangeFilter, DataChangeTrigger, DeadbandType,
+    DeleteMonitoredItemsRequest, Error, ExtensionObject, MonitoredItemCreateRequest, MonitoringMode,
+    MonitoringParameters, NodeId, ReadValueId, StatusCode, TimestampsToReturn, VariableId, Variant,
 };
 use tokio::time::Instant;
+use tracing::debug;
 
 use super::channel::unexpected;
 use super::nodes::NodeAddress;
@@ -28,6 +30,7 @@ const SMALLEST_PORTION: usize = 10;
 pub(super) struct Item {
     pub address: NodeAddress,
     pub sampling_interval: Duration,
+    pub deadband: Option<Deadband>,
     pub conversion: Conversion,
 }
 
@@ -49,6 +52,8 @@ struct Standing {
     absent: bool,
     /// A reading has said that it is absent: once is enough.
     told: bool,
+    /// The server refused the deadband: every change is better than none.
+    unfiltered: bool,
 }
 
 /// An item the server does not report, and what it said.
@@ -158,7 +163,9 @@ impl Items {
             match item.address.resolve(&self.namespaces) {
                 Some(node) => {
                     slots.push(slot);
-                    requests.push(how.request(slot, node, item));
+                    let unfiltered = self.standings.get(slot).is_some_and(|standing| standing.unfiltered);
+                    let deadband = item.deadband.filter(|_| !unfiltered);
+                    requests.push(how.request(slot, node, item.sampling_interval, deadband));
                 }
                 None => refusals.push(Refusal { slot, status: StatusCode::BadNodeIdUnknown }),
             }
@@ -173,6 +180,7 @@ impl Items {
             match session.channel.ask(request, how.limit).await {
                 Ok(ResponseMessage::CreateMonitoredItems(answer)) => {
                     let results = answer.results.unwrap_or_default();
+                    let mut unfiltered = 0;
                     for (at, slot) in slots.into_iter().enumerate() {
                         match results.get(at) {
                             Some(item) if !item.status_code.is_bad() => {
@@ -180,11 +188,22 @@ impl Items {
                                     standing.monitored = item.monitored_item_id;
                                 }
                             }
+                            Some(item)
+                                if filter_refused(item.status_code) && self.give_up_filter(slot, items) =>
+                            {
+                                unfiltered += 1;
+                            }
                             result => {
                                 let status = result.map_or(StatusCode::BadNoData, |item| item.status_code);
                                 refusals.push(Refusal { slot, status });
                             }
                         }
+                    }
+                    if unfiltered > 0 {
+                        debug!(
+                            points = unfiltered,
+                            "The server refuses the deadband; it reports every change."
+                        );
                     }
                 }
                 Ok(other) => return Err(unexpected(&other)),
@@ -208,6 +227,17 @@ impl Items {
         refusals.retain(|refusal| self.note_absent(refusal.slot, how.retry));
         Ok(refusals)
     }
+
+    /// Asks for the item again without its deadband. Was there one to give up?
+    fn give_up_filter(&mut self, slot: usize, items: &[Item]) -> bool {
+        let filtered = items.get(slot).is_some_and(|item| item.deadband.is_some());
+        let Some(standing) = self.standings.get_mut(slot).filter(|_| filtered) else { return false };
+        if std::mem::replace(&mut standing.unfiltered, true) {
+            return false;
+        }
+        self.waiting.push_back(slot);
+        true
+    }
 }
 
 /// What all items of a link are asked for with.
@@ -221,7 +251,13 @@ pub(super) struct Asking {
 }
 
 impl Asking {
-    fn request(self, slot: usize, node_id: NodeId, item: &Item) -> MonitoredItemCreateRequest {
+    fn request(
+        self,
+        slot: usize,
+        node_id: NodeId,
+        sampling_interval: Duration,
+        deadband: Option<Deadband>,
+    ) -> MonitoredItemCreateRequest {
         MonitoredItemCreateRequest {
             item_to_monitor: ReadValueId {
                 node_id,
@@ -232,10 +268,10 @@ impl Asking {
             requested_parameters: MonitoringParameters {
                 // A link has far fewer points than that.
                 client_handle: u32::try_from(slot).unwrap_or(u32::MAX),
-                sampling_interval: item.sampling_interval.as_secs_f64() * 1e3,
+                sampling_interval: sampling_interval.as_secs_f64() * 1e3,
+                filter: deadband.map_or_else(ExtensionObject::null, filter),
                 queue_size: self.queue_size.max(1),
                 discard_oldest: true,
-                ..MonitoringParameters::default()
             },
         }
     }
@@ -248,6 +284,30 @@ pub(super) fn first_portion() -> usize {
 
 fn smaller(portion: usize) -> usize {
     (portion / 2).max(SMALLEST_PORTION.min(portion))
+}
+
+/// A changed status is always reported, a changed value only beyond the deadband.
+fn filter(deadband: Deadband) -> ExtensionObject {
+    let (deadband_type, deadband_value) = match deadband {
+        Deadband::Absolute(distance) => (DeadbandType::Absolute, distance),
+        Deadband::Percent(percent) => (DeadbandType::Percent, percent),
+    };
+    ExtensionObject::from_message(DataChangeFilter {
+        trigger: DataChangeTrigger::StatusValue,
+        deadband_type: deadband_type as u32,
+        deadband_value,
+    })
+}
+
+/// The item could be had without a filter (OPC UA Part 4, 7.22.2 and 5.12.2.4).
+fn filter_refused(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BadMonitoredItemFilterUnsupported
+            | StatusCode::BadMonitoredItemFilterInvalid
+            | StatusCode::BadFilterNotAllowed
+            | StatusCode::BadDeadbandFilterInvalid
+    )
 }
 
 fn too_much(status: StatusCode) -> bool {

@@ -74,6 +74,7 @@ mod tests {
         let item = |node: &str| Item {
             address: node.parse().unwrap(),
             sampling_interval: Duration::from_secs(1),
+            deadband: None,
             conversion,
         };
         vec![item("s=a"), item("s=b")]
