@@ -9,6 +9,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use forebay_demo::modbus::ModbusPlant;
 use forebay_demo::process::Program;
 use forebay_tests::load_device::LoadDevice;
 use forebay_tests::programs;
@@ -241,5 +242,34 @@ async fn a_reader_that_went_away_is_no_failure() -> Result<()> {
         assert_eq!((out.status.code(), stderr.as_ref()), (Some(0), ""), "{words}");
     }
     running.terminate(Duration::from_secs(30)).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_probe_prints_of_a_device_is_a_configuration_that_check_accepts() -> Result<()> {
+    let plant = ModbusPlant::start_tcp("127.0.0.1:0".parse()?, &[3]).await?;
+    let target = format!("tcp://{}", plant.address().context("a TCP plant has an address")?);
+    let agent = &programs()?.agent;
+    let probe = |what: &str, rest: &[&str]| {
+        let words = ["probe", what, &target];
+        let arguments: Vec<&OsStr> = words.iter().chain(rest).map(OsStr::new).collect();
+        run(agent, &arguments)
+    };
+    let out = probe("modbus", &["--unit", "3", "--count", "40"])?;
+    let (words, told) = (String::from_utf8(out.stdout)?, String::from_utf8(out.stderr)?);
+    println!("{told}{words}");
+    ensure!(out.status.success());
+    assert!(told.contains("Nothing is written to the device."), "{told}");
+    let (_, toml) = words.split_once("\n# ").context("it prints a configuration")?;
+    let folder = tempfile::tempdir()?;
+    let config = folder.path().join("agent.toml");
+    fs::write(&config, format!("[agent]\nsite = \"north\"\ngateway = \"gw\"\n# {toml}"))?;
+    let checked = run(agent, &["check".as_ref(), "--config".as_ref(), config.as_os_str()])?;
+    ensure!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    let scanned = probe("modbus-scan", &["--to", "5", "--timeout", "200ms"])?;
+    assert_eq!(String::from_utf8(scanned.stdout)?, "3\n");
+    let refused = probe("modbus", &["--count", "0"])?;
+    assert_eq!(refused.status.code(), Some(78));
+    plant.shutdown().await;
     Ok(())
 }

@@ -76,10 +76,15 @@ impl Looker {
         Ok(reply)
     }
 
-    /// Does anybody answer under this unit id? An exception is an answer.
+    /// Does anybody answer under this unit id? An exception is an answer, unless a gateway says by it
+    /// that nobody does (codes 10 and 11; Modbus Application Protocol V1.1b3, 7).
     pub async fn answers(&mut self, unit: u8) -> Result<bool, LinkFault> {
         let query = Query { unit, table: Register::Holding, address: 0, count: 1 };
-        Ok(matches!(self.ask(query).await?, Reply::Words(_) | Reply::Exception(_) | Reply::Malformed(_)))
+        Ok(match self.ask(query).await? {
+            Reply::Words(_) | Reply::Malformed(_) => true,
+            Reply::Exception(code) => !matches!(code, 10 | 11),
+            Reply::Garbled | Reply::Silent => false,
+        })
     }
 
     /// Reads a range in as few requests as the unit allows; parts that it refuses are halved until
@@ -166,7 +171,9 @@ mod tests {
             while stream.read_exact(&mut query).await.is_ok() {
                 let [address, count] = [8, 10].map(|at| u16::from_be_bytes([query[at], query[at + 1]]));
                 let range = u32::from(address)..u32::from(address) + u32::from(count);
-                let pdu = if count > 20 {
+                let pdu = if query[6] != 1 {
+                    vec![0x83, 11]
+                } else if count > 20 {
                     vec![0x83, 3]
                 } else if range.contains(&40) || range.contains(&41) {
                     vec![0x83, 2]
@@ -202,6 +209,14 @@ mod tests {
             (0..60).filter(|n| !(40..42).contains(n)).map(|n| (n, n)).collect();
         assert_eq!(seen.words, expected);
         assert!(seen.requests < 24, "{}", seen.requests);
+        task.abort();
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_speaks_for_a_unit_that_is_not_there_is_no_answer() {
+        let (address, task) = unit_with_holes().await;
+        let mut looker = looker(&address);
+        assert!(looker.answers(1).await.unwrap() && !looker.answers(2).await.unwrap());
         task.abort();
     }
 
