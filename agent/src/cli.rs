@@ -90,7 +90,10 @@ pub fn run_cli(args: impl Iterator<Item = OsString>) -> ExitCode {
     };
     match cli.command {
         Command::Run(ConfigPath { config }) => with_config(&config, run::run),
-        Command::Check(ConfigPath { config }) => with_config(&config, |config| say(&check::summary(&config))),
+        Command::Check(ConfigPath { config }) => with_config(&config, |config| {
+            check::overloads(&config).iter().for_each(|warning| complain(warning));
+            say(&check::summary(&config))
+        }),
         Command::Join { string, config: ConfigPath { config } } => {
             with_config(&config, |config| run::join(&config, &string))
         }

@@ -1,9 +1,11 @@
-//! `forebay-agent check`: what a good configuration amounts to, in one line.
+//! `forebay-agent check`: what a good configuration amounts to, in one line, and what cannot work
+//! although nothing is wrong with the words.
 
 use std::collections::BTreeSet;
 
 use forebay_config::agent::Agent;
 use forebay_config::field::{Mqtt, Payload, Protocol};
+use forebay_protocols::field::modbus::ModbusSource;
 
 /// "ok: 2 links, 5 devices, 120 points".
 pub fn summary(config: &Agent) -> String {
@@ -30,6 +32,13 @@ pub fn summary(config: &Agent) -> String {
     let links = config.links.len();
     let more = if templates { ", and what MQTT topics bring" } else { "" };
     format!("ok: {}, {}, {}{more}", count(links, "link"), count(devices, "device"), count(points, "point"))
+}
+
+/// Links whose points cannot be read as often as is asked for, one warning each.
+pub fn overloads(config: &Agent) -> Vec<String> {
+    let overload = |link| ModbusSource::new(link)?.overload();
+    let warnings = config.links.iter().filter_map(|link| Some((&link.name, overload(link)?)));
+    warnings.map(|(name, words)| format!("warning: link.{name}: {words}")).collect()
 }
 
 /// Devices and points that are named, and whether topics name more while they run.
@@ -103,6 +112,25 @@ mod tests {
         let config =
             config(vec![topic("a/1", Some("pump"), Some("speed")), topic("a/2", Some("pump"), Some("load"))]);
         assert_eq!(summary(&config), "ok: 1 link, 1 device, 2 points");
+    }
+
+    #[test]
+    fn a_serial_bus_that_cannot_keep_up_is_told_before_the_start() {
+        let toml = |interval: &str| {
+            format!(
+                "[agent]\nsite = \"a\"\ngateway = \"b\"\n[link.meters]\ninterval = \"{interval}\"\n\
+                 [link.meters.modbus-rtu]\nport = \"/dev/ttyS0\"\nbaud = 1200\n\
+                 [link.meters.device.main]\nunit_id = 7\npoints.name = {{ address = 0, type = \"string\", length = 100 }}\n"
+            )
+        };
+        let config = |interval| forebay_config::load::agent_text("t.toml", &toml(interval)).unwrap();
+        assert_eq!(overloads(&config("1m")), [] as [String; 0]);
+        let warnings = overloads(&config("1s"));
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(
+            warnings[0].starts_with("warning: link.meters: ") && warnings[0].contains("unit 7"),
+            "{warnings:?}"
+        );
     }
 
     #[test]
