@@ -93,6 +93,9 @@ pub struct ModbusTcp {
     pub address: String,
     /// `framing`: `"tcp"` (MBAP, default) or `"rtu"` (RTU frames over TCP).
     pub framing: Framing,
+    /// `in_flight`: requests under way at once, 1 to 16. Default 4, but 1 with RTU frames, which
+    /// nothing tells apart, and with a `pause`.
+    pub in_flight: u8,
     /// Requests and devices, as on a serial bus.
     pub bus: ModbusBus,
 }

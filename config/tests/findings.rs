@@ -177,6 +177,39 @@ fn a_number_of_the_manual_in_zero_based_addressing_names_the_way_to_write_it() {
 }
 
 #[test]
+fn requests_in_flight_need_numbers_and_no_pause() {
+    let load = |keys: &str| {
+        let text = format!(
+            "[agent]\nsite = \"n\"\ngateway = \"g\"\n[link.b.modbus-tcp]\naddress = \"h\"\n{keys}\n\
+             [link.b.device.d]\npoints.p = {{ address = 1 }}\n"
+        );
+        load::agent_text("agent.toml", &text).map_err(|found| found.0)
+    };
+    for (keys, expected) in [
+        ("", 4),
+        ("in_flight = 16", 16),
+        ("framing = \"rtu\"", 1),
+        ("pause = \"5ms\"", 1),
+        ("pause = \"5ms\"\nin_flight = 1", 1),
+    ] {
+        let agent = load(keys).expect("valid");
+        assert!(
+            matches!(&agent.links[0].protocol, Protocol::ModbusTcp(t) if t.in_flight == expected),
+            "{keys}"
+        );
+    }
+    for keys in [
+        "in_flight = 2\nframing = \"rtu\"",
+        "in_flight = 2\npause = \"5ms\"",
+        "in_flight = 0",
+        "in_flight = 17",
+    ] {
+        let found = load(keys).expect_err("one at a time");
+        assert_eq!((found.len(), found[0].line, found[0].column), (1, 6, 13), "{keys}: {found:?}");
+    }
+}
+
+#[test]
 fn broken_syntax_has_a_place_too() {
     let found = refused("[agent]\nsite = \"north\ngateway = \"g\"\n");
     assert_eq!(found[0].line, 2, "{found:?}");

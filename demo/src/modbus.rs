@@ -128,9 +128,12 @@ impl ModbusPlant {
         let devices = self.units.iter().filter_map(|unit| device(self.equipment, *unit, interval)).collect();
         let bus = ModbusBus { pause: Duration::ZERO, devices };
         let protocol = match &self.place {
-            Location::Tcp(address) => {
-                Protocol::ModbusTcp(ModbusTcp { address: address.to_string(), framing: Framing::Tcp, bus })
-            }
+            Location::Tcp(address) => Protocol::ModbusTcp(ModbusTcp {
+                address: address.to_string(),
+                framing: Framing::Tcp,
+                in_flight: 4,
+                bus,
+            }),
             Location::Tty(port) => Protocol::ModbusRtu(ModbusRtu {
                 port: port.clone(),
                 baud: BAUD,

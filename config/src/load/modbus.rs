@@ -30,9 +30,19 @@ pub(super) fn tcp(link: &Table<'_>, from: &Inherited) -> Option<ModbusTcp> {
     let address =
         t.required("address", "where the device listens: address = \"10.0.0.5:502\"", host_port(502));
     let framing = t.or("framing", Framing::Tcp, one_of(&[("tcp", Framing::Tcp), ("rtu", Framing::Rtu)]));
+    let in_flight = t.optional("in_flight", integer(1..=16));
     let bus = bus(link, &t, from, 0..=255);
     t.finish();
-    Some(ModbusTcp { address: address?, framing, bus: bus? })
+    let bus = bus?;
+    let one_at_a_time = match framing {
+        Framing::Rtu => Some("RTU frames carry no number to tell answers apart"),
+        Framing::Tcp => (!bus.pause.is_zero()).then_some("a `pause` between requests leaves room for one"),
+    };
+    if let (Some(why), Some(2..)) = (one_at_a_time, in_flight) {
+        t.complain_of("in_flight", Complaint::new(why, "leave `in_flight` away, or write 1"));
+    }
+    let in_flight = in_flight.unwrap_or(if one_at_a_time.is_some() { 1 } else { 4 });
+    Some(ModbusTcp { address: address?, framing, in_flight, bus })
 }
 
 pub(super) fn rtu(link: &Table<'_>, from: &Inherited) -> Option<ModbusRtu> {

@@ -67,6 +67,12 @@ impl ModbusSource {
             timeout: link.timeout,
             backoff_max: link.backoff_max,
             cost: endpoint.cost(),
+            in_flight: match &link.protocol {
+                Protocol::ModbusTcp(tcp) if tcp.framing == Framing::Tcp && tcp.bus.pause.is_zero() => {
+                    tcp.in_flight.into()
+                }
+                _ => 1,
+            },
             lost_in_silence: matches!(endpoint, Endpoint::Tcp { .. }),
         };
         let (points, bus) = equip(settings, config, known);

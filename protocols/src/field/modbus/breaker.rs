@@ -66,6 +66,11 @@ impl Breaker {
         matches!(self.state, State::Silent { .. })
     }
 
+    /// Did it answer when it was asked last?
+    pub fn answers(&self) -> bool {
+        self.state == State::Answers
+    }
+
     /// The unit answered anything at all. True if that is news.
     pub fn answered(&mut self) -> bool {
         self.garbled_in_a_row = 0;

@@ -10,6 +10,10 @@
 //!   refused address ends up alone. Once each piece was given or refused, the hole or the limit
 //!   behind it is known and the rest is joined again. That is kept for an hour, then the whole is
 //!   tried again: some devices refuse everything while they start.
+//! - Several requests are under way at once where the transport can tell their answers apart and
+//!   the units are known to answer. A request that fails in company says nothing of its unit: it is
+//!   asked again alone, and if that succeeds, or if the connection breaks in company, the link is
+//!   asked one at a time for a while that doubles.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +44,11 @@ const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
 /// How long a cut request stays cut.
 const CUT_KEPT: Duration = Duration::from_secs(3_600);
 
+/// How long a link that fails with several requests under way is first asked one at a time.
+const SINGLE_AT_FIRST: Duration = Duration::from_secs(60);
+/// The longest it is.
+const SINGLE_AT_LAST: Duration = Duration::from_secs(3_600);
+
 /// A device as the bus sees it.
 #[derive(Clone, Debug)]
 pub struct Member {
@@ -64,6 +73,8 @@ pub struct Settings {
     pub backoff_max: Duration,
     /// What reading costs, for joining anew what was taken apart.
     pub cost: Cost,
+    /// Requests under way at once; more than one only over MBAP frames.
+    pub in_flight: usize,
     /// Is the connection suspect when no unit answers? True for TCP; a tty cannot get lost that way.
     pub lost_in_silence: bool,
 }
@@ -95,6 +106,29 @@ pub struct Bus {
     unreachable: Vec<usize>,
     turns: u64,
     connection: Option<Connection>,
+    /// What is under way, the longest first. Empty where one request at a time is asked.
+    flights: Vec<Flight>,
+    company: Company,
+}
+
+/// A request under way.
+struct Flight {
+    transaction: u16,
+    job: usize,
+    query: Query,
+    deadline: Instant,
+    /// Others were under way at the same time.
+    is_in_company: bool,
+    /// No others may be: its unit is not known to answer, or the link is being tried.
+    is_alone: bool,
+}
+
+/// How the link bears several requests at once.
+struct Company {
+    /// The first request that failed in company, until it was asked again alone.
+    suspect: Option<usize>,
+    single_until: Option<Instant>,
+    next_single: Duration,
 }
 
 struct Connection {
@@ -128,6 +162,9 @@ struct Cut {
     by_address: bool,
     /// What it taught; `None` until each piece was given or refused.
     learnt: Option<Learnt>,
+    /// What will take the place of the pieces when none of them is under way any more. Until then
+    /// no further piece is asked, or that moment might never come.
+    joined: Vec<Request>,
 }
 
 /// A request as it is asked: a whole, or a part of one.
@@ -176,6 +213,8 @@ impl Bus {
             unreachable: plan.unreachable,
             turns: 0,
             connection: None,
+            flights: Vec::new(),
+            company: Company { suspect: None, single_until: None, next_single: SINGLE_AT_FIRST },
         };
         (0..bus.wholes.len()).for_each(|whole| bus.restore(whole));
         bus
@@ -215,18 +254,21 @@ impl Bus {
     /// Takes a fresh connection. Everything is due at once; silent units stay in their pause.
     pub fn attach(&mut self, transport: Transport) {
         let now = Instant::now();
+        self.flights.clear();
+        (0..self.wholes.len()).for_each(|whole| self.rejoin(whole));
         self.jobs.iter_mut().for_each(|job| job.due = now);
         self.connection = Some(Connection { transport, is_greeted: false, silences: 0 });
     }
 
     /// Lets go of the connection.
     pub fn detach(&mut self) {
+        self.flights.clear();
         self.connection = None;
     }
 
     /// Waits for the next request that is due, asks, and gives what came of it.
     ///
-    /// Dropping this future loses an exchange in flight; `detach` must follow.
+    /// Dropping this future loses what is under way; `detach` must follow.
     pub async fn turn(&mut self) -> Result<Harvest, LinkFault> {
         let Some(connection) = &mut self.connection else {
             return Err(self.lost("it was not connected"));
@@ -237,9 +279,15 @@ impl Bus {
                 ..Harvest::default()
             });
         }
-        if self.settings.lost_in_silence && connection.silences >= self.units.len().max(2) {
+        if self.settings.lost_in_silence
+            && self.flights.is_empty()
+            && connection.silences >= self.units.len().max(2)
+        {
             self.units.iter_mut().for_each(|unit| unit.breaker.ask_again(Instant::now()));
             return Err(self.lost("no unit answers any more"));
+        }
+        if self.settings.in_flight > 1 {
+            return self.turn_in_company().await;
         }
         let number = self.next_job().await;
         let Some(connection) = &mut self.connection else {
@@ -257,7 +305,156 @@ impl Bus {
         }
     }
 
+    /// As `turn`, with several requests under way: sends what may be sent, and gives what came of
+    /// the first that ends.
+    async fn turn_in_company(&mut self) -> Result<Harvest, LinkFault> {
+        loop {
+            let now = Instant::now();
+            self.restore_old_cuts(now);
+            if let Some(number) = self.launchable(now) {
+                self.launch(number).await?;
+                continue;
+            }
+            let has_room = self.flights.len() < self.room(now);
+            let ends = self.flights.iter().map(|flight| flight.deadline).min();
+            let begins = self.admitted().map(|(at, _)| at).filter(|at| has_room && *at > now).min();
+            let Some(until) = [ends, begins].into_iter().flatten().min() else {
+                // A link without points has nothing to wait for but its end.
+                return std::future::pending().await;
+            };
+            if self.flights.is_empty() {
+                sleep_until(until).await;
+                continue;
+            }
+            let waiting: Vec<_> = self.flights.iter().map(|f| (f.transaction, f.query)).collect();
+            let Some(connection) = &mut self.connection else {
+                return Err(self.lost("it was not connected"));
+            };
+            let received = connection.transport.receive(&waiting, until).await;
+            let discarded = connection.transport.take_discarded();
+            let ended = match received {
+                Err(StreamLost(why)) => return Err(self.lost(&why)),
+                Ok(Some((id, reply))) => {
+                    self.flights.iter().position(|f| f.transaction == id).map(|at| (at, reply))
+                }
+                Ok(None) => {
+                    let now = Instant::now();
+                    let late = self.flights.iter().position(|flight| flight.deadline <= now);
+                    late.map(|at| (at, Reply::Silent))
+                }
+            };
+            if let Some((at, reply)) = ended {
+                let flight = self.flights.remove(at);
+                let mut harvest = self.land(&flight, reply);
+                harvest.discarded += discarded;
+                return Ok(harvest);
+            }
+            if discarded > 0 {
+                return Ok(Harvest { discarded, ..Harvest::default() });
+            }
+        }
+    }
+
+    /// How many requests may be under way now.
+    fn room(&self, now: Instant) -> usize {
+        let is_single = self.company.single_until.is_some_and(|until| now < until);
+        match is_single || self.company.suspect.is_some() || self.flights.iter().any(|f| f.is_alone) {
+            true => 1,
+            false => self.settings.in_flight,
+        }
+    }
+
+    /// The request to send next, if one is due and there is room for it.
+    fn launchable(&mut self, now: Instant) -> Option<usize> {
+        if let Some(suspect) = self.company.suspect
+            && !self.admitted().any(|(_, number)| self.jobs[number].id == suspect)
+            && self.flights.iter().all(|flight| flight.job != suspect)
+        {
+            // Its unit was found silent, or its request is no more.
+            self.company.suspect = None;
+        }
+        if self.flights.len() >= self.room(now) {
+            return None;
+        }
+        let suspect = self.company.suspect;
+        let (_, number) = self.admitted().filter(|(at, _)| *at <= now).min_by_key(|&(at, number)| {
+            let job = &self.jobs[number];
+            (suspect != Some(job.id), self.units[job.unit].turn, at)
+        })?;
+        // Whoever must be asked alone is waited for, so that the others do not keep it out.
+        (self.flights.is_empty() || !self.must_be_alone(number)).then_some(number)
+    }
+
+    /// A silent unit behind a gateway holds up everything asked after it.
+    fn must_be_alone(&self, number: usize) -> bool {
+        let job = &self.jobs[number];
+        self.company.suspect == Some(job.id) || !self.units[job.unit].breaker.answers()
+    }
+
+    async fn launch(&mut self, number: usize) -> Result<(), LinkFault> {
+        self.mark_asked(number);
+        let query = query(&self.units, &self.jobs[number]);
+        let timeout = self.settings.timeout;
+        let Some(connection) = &mut self.connection else {
+            return Err(self.lost("it was not connected"));
+        };
+        let transaction = match connection.transport.send(query, timeout).await {
+            Ok(transaction) => transaction,
+            Err(StreamLost(why)) => return Err(self.lost(&why)),
+        };
+        let is_in_company = !self.flights.is_empty();
+        self.flights.iter_mut().for_each(|flight| flight.is_in_company |= is_in_company);
+        self.flights.push(Flight {
+            transaction,
+            job: self.jobs[number].id,
+            query,
+            deadline: Instant::now() + timeout,
+            is_in_company,
+            is_alone: self.must_be_alone(number),
+        });
+        Ok(())
+    }
+
+    /// What came of a request that was under way.
+    fn land(&mut self, flight: &Flight, reply: Reply) -> Harvest {
+        let Some(number) = self.jobs.iter().position(|job| job.id == flight.job) else {
+            return Harvest::default();
+        };
+        let has_failed = matches!(reply, Reply::Silent | Reply::Malformed(_) | Reply::Garbled);
+        if has_failed && flight.is_in_company {
+            self.company.suspect.get_or_insert(flight.job);
+            self.jobs[number].due = Instant::now();
+            self.rejoin(self.jobs[number].whole);
+            return Harvest::default();
+        }
+        if self.company.suspect == Some(flight.job) {
+            self.company.suspect = None;
+            let is_unit_silent =
+                matches!(reply, Reply::Exception(exception::GATEWAY_PATH | exception::GATEWAY_TARGET));
+            if !has_failed && !is_unit_silent {
+                self.ask_singly();
+            }
+        }
+        let whole = self.jobs[number].whole;
+        let harvest = self.settle(number, reply);
+        self.rejoin(whole);
+        harvest
+    }
+
+    /// The link does not bear several requests at once.
+    fn ask_singly(&mut self) {
+        let time = self.company.next_single;
+        tracing::debug!(peer = %self.settings.peer, ?time, "Asking one request at a time.");
+        self.company.single_until = Some(Instant::now() + time);
+        self.company.next_single = (time * 2).min(SINGLE_AT_LAST);
+    }
+
     fn lost(&mut self, why: &str) -> LinkFault {
+        if self.flights.iter().any(|flight| flight.is_in_company) {
+            self.ask_singly();
+        }
+        self.flights.clear();
+        self.company.suspect = None;
         self.connection = None;
         LinkFault::Lost { peer: self.settings.peer.clone(), why: why.into() }
     }
@@ -267,30 +464,46 @@ impl Bus {
         let number = loop {
             let now = Instant::now();
             self.restore_old_cuts(now);
-            let admitted = || {
-                self.jobs.iter().enumerate().filter_map(|(number, job)| {
-                    let at = self.units[job.unit].breaker.admits(job.id, job.due)?;
-                    Some((at, number))
-                })
-            };
-            let ready = admitted()
+            let ready = self
+                .admitted()
                 .filter(|(at, _)| *at <= now)
                 .min_by_key(|&(at, number)| (self.units[self.jobs[number].unit].turn, at));
             if let Some((_, number)) = ready {
                 break number;
             }
-            match admitted().min() {
+            match self.admitted().min() {
                 Some((at, _)) => sleep_until(at).await,
                 // A link without points has nothing to wait for but its end.
                 None => std::future::pending().await,
             }
         };
+        self.mark_asked(number);
+        number
+    }
+
+    /// The requests that are not under way and when their units may be asked, by number.
+    fn admitted(&self) -> impl Iterator<Item = (Instant, usize)> {
+        self.jobs.iter().enumerate().filter(|(_, job)| self.is_askable(job)).filter_map(|(number, job)| {
+            let at = self.units[job.unit].breaker.admits(job.id, job.due)?;
+            Some((at, number))
+        })
+    }
+
+    fn is_askable(&self, job: &Job) -> bool {
+        let is_to_be_joined = self.wholes[job.whole].cut.as_ref().is_some_and(|cut| !cut.joined.is_empty());
+        !is_to_be_joined && !self.is_under_way(job)
+    }
+
+    fn is_under_way(&self, job: &Job) -> bool {
+        self.flights.iter().any(|flight| flight.job == job.id)
+    }
+
+    fn mark_asked(&mut self, number: usize) {
         self.turns += 1;
         let turn = self.turns;
         let job = &mut self.jobs[number];
         job.due = next_deadline(job.due, job.request.interval, Instant::now());
         self.units[job.unit].turn = turn;
-        number
     }
 
     /// Makes a harvest of a reply and draws the consequences.
@@ -383,7 +596,12 @@ impl Bus {
     fn split(&mut self, number: usize, by_address: bool) -> bool {
         let Some(smaller) = self.jobs[number].request.split() else { return false };
         let Job { whole, .. } = self.jobs.swap_remove(number);
-        self.wholes[whole].cut.get_or_insert_with(|| Cut { at: Instant::now(), by_address, learnt: None });
+        self.wholes[whole].cut.get_or_insert_with(|| Cut {
+            at: Instant::now(),
+            by_address,
+            learnt: None,
+            joined: Vec::new(),
+        });
         smaller.into_iter().for_each(|request| self.add_job(whole, request, Instant::now()));
         true
     }
@@ -412,7 +630,6 @@ impl Bus {
         }
         let learnt = planner::learn(&pieces, cut.by_address);
         let asked = pieces.len();
-        let due = of_whole().map(|job| job.due).min().unwrap_or_else(Instant::now);
         let joined = match self.limits.get(whole.request.device) {
             Some(limits) if !learnt.is_empty() => {
                 whole.request.replanned(self.settings.cost, &limits.narrowed(&learnt))
@@ -420,10 +637,25 @@ impl Bus {
             _ => Vec::new(),
         };
         cut.learnt = Some(learnt);
-        if !joined.is_empty() && joined.len() < asked {
-            self.jobs.retain(|job| job.whole != number);
-            joined.into_iter().for_each(|request| self.add_job(number, request, due));
+        if joined.len() < asked {
+            cut.joined = joined;
         }
+        self.rejoin(number);
+    }
+
+    /// Puts joined requests in the place of the pieces they were learnt from, unless one of these
+    /// is under way and must find its job when it lands.
+    fn rejoin(&mut self, number: usize) {
+        let is_awaited = self.jobs.iter().any(|job| job.whole == number && self.is_under_way(job));
+        let Some(cut) = self.wholes[number].cut.as_mut().filter(|cut| !is_awaited && !cut.joined.is_empty())
+        else {
+            return;
+        };
+        let joined = std::mem::take(&mut cut.joined);
+        let of_whole = self.jobs.iter().filter(|job| job.whole == number);
+        let due = of_whole.map(|job| job.due).min().unwrap_or_else(Instant::now);
+        self.jobs.retain(|job| job.whole != number);
+        joined.into_iter().for_each(|request| self.add_job(number, request, due));
     }
 
     /// Puts wholes cut long ago in the place of their parts, unless a part is being waited for.
@@ -431,7 +663,8 @@ impl Bus {
         for number in 0..self.wholes.len() {
             let Whole { unit, cut, .. } = &self.wholes[number];
             let is_old = cut.as_ref().is_some_and(|cut| now.saturating_duration_since(cut.at) >= CUT_KEPT);
-            if is_old && !self.units[*unit].breaker.is_silent() {
+            let is_awaited = self.jobs.iter().any(|job| job.whole == number && self.is_under_way(job));
+            if is_old && !is_awaited && !self.units[*unit].breaker.is_silent() {
                 self.restore(number);
             }
         }

@@ -170,6 +170,6 @@ pub fn tcp_link(address: &str, framing: Framing, timeout: Duration, devices: Vec
         interval: Duration::from_secs(1),
         timeout,
         backoff_max: Duration::from_secs(60),
-        protocol: Protocol::ModbusTcp(ModbusTcp { address: address.into(), framing, bus }),
+        protocol: Protocol::ModbusTcp(ModbusTcp { address: address.into(), framing, in_flight: 4, bus }),
     }
 }

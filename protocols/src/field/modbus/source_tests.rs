@@ -171,7 +171,8 @@ async fn what_was_learnt_in_one_life_saves_the_refusals_of_the_next() {
             .await;
         }
     });
-    let link = tcp_link(&address, Framing::Tcp, SECOND * 5, vec![device(3, &[10, 11, 12, 13], SECOND / 50)]);
+    let link =
+        tcp_link(&address, Framing::Tcp, SECOND * 5, vec![device(3, &[10, 11, 12, 13], SECOND * 3_600)]);
     let mut first = ModbusSource::new(&link).unwrap();
     assert!(first.learnt().is_empty());
     first.connect().await.unwrap();

@@ -1,9 +1,9 @@
-//! One exchange at a time over one byte stream, MBAP or RTU framed.
+//! Exchanges over one byte stream, MBAP or RTU framed: one at a time, or with MBAP several.
 //!
 //! The client side of the framing is our own. A general client hands every frame to whoever waits;
 //! what we need is the opposite, that a frame nobody waits for reaches nobody:
-//! - MBAP: only the frame with the transaction id written last is an answer, all others are
-//!   counted and skipped, and a framing error ends the connection. Some gateways answer with unit
+//! - MBAP: only a frame with the transaction id of a query that is waited for is an answer, and of
+//!   that query alone; all others are counted and skipped, and a framing error ends the connection. Some gateways answer with unit
 //!   id 0 or 255; as the transaction id has already named the exchange, those are accepted.
 //! - RTU has no transaction id, so a late reply looks like ours. Before each query the line must
 //!   have been silent for the inter-frame time, and whatever is heard meanwhile is thrown away.
@@ -81,13 +81,11 @@ impl Transport {
     /// RTU transport must be dropped with it.
     pub async fn exchange(&mut self, query: Query, timeout: Duration) -> Result<Reply, StreamLost> {
         match self.framing {
-            Framing::Mbap { last_id, pause } => {
-                let id = last_id.wrapping_add(1);
-                self.framing = Framing::Mbap { last_id: id, pause };
-                if !pause.is_zero() {
-                    tokio::time::sleep(pause).await;
-                }
-                self.exchange_mbap(query, id, Instant::now() + timeout).await
+            Framing::Mbap { .. } => {
+                let id = self.send(query, timeout).await?;
+                // Other frames than the answer do not end the wait.
+                let reply = self.receive(&[(id, query)], Instant::now() + timeout).await?;
+                Ok(reply.map_or(Reply::Silent, |(_, reply)| reply))
             }
             Framing::Rtu(line) => {
                 if !self.falls_silent(line.silence, timeout).await? {
@@ -100,22 +98,45 @@ impl Transport {
         }
     }
 
-    async fn exchange_mbap(&mut self, query: Query, id: u16, deadline: Instant) -> Result<Reply, StreamLost> {
-        self.write(&query.to_mbap(id), deadline).await?;
+    /// Sends a query without waiting for its answer and gives its transaction id. Only MBAP frames
+    /// can be told apart, so of RTU nothing else may be under way.
+    pub async fn send(&mut self, query: Query, timeout: Duration) -> Result<u16, StreamLost> {
+        let Framing::Mbap { last_id, pause } = self.framing else {
+            return Err(StreamLost("RTU frames carry no transaction id".into()));
+        };
+        let id = last_id.wrapping_add(1);
+        self.framing = Framing::Mbap { last_id: id, pause };
+        if !pause.is_zero() {
+            tokio::time::sleep(pause).await;
+        }
+        self.write(&query.to_mbap(id), Instant::now() + timeout).await?;
+        Ok(id)
+    }
+
+    /// The next answer to one of the queries that are `waiting`, with its transaction id; `None` if
+    /// none came before `until`. What has arrived of a frame by then stays for the next call.
+    ///
+    /// Cancel-safe.
+    pub async fn receive(
+        &mut self,
+        waiting: &[(u16, Query)],
+        until: Instant,
+    ) -> Result<Option<(u16, Reply)>, StreamLost> {
         loop {
             while let Some(frame) = frame::mbap(&self.received).map_err(StreamLost)? {
-                let ours = frame.id == id && (frame.unit == query.unit || matches!(frame.unit, 0 | 255));
-                let reply = ours.then(|| query.judge(frame.pdu));
+                let asked = waiting.iter().find(|(id, query)| {
+                    *id == frame.id && (frame.unit == query.unit || matches!(frame.unit, 0 | 255))
+                });
+                let answer = asked.map(|(id, query)| (*id, query.judge(frame.pdu)));
                 let length = frame.length;
                 self.received.advance(length);
-                match reply {
-                    Some(reply) => return Ok(reply),
+                match answer {
+                    Some(answer) => return Ok(Some(answer)),
                     None => self.discarded += 1,
                 }
             }
-            // What has arrived of the next frame stays: the stream is in step even after a timeout.
-            if !self.read_until(deadline).await? {
-                return Ok(Reply::Silent);
+            if !self.read_until(until).await? {
+                return Ok(None);
             }
         }
     }
