@@ -83,9 +83,10 @@ pub fn earliest_start(boots: &[BootKnown]) -> Option<i64> {
 }
 
 /// The boots whose offset is known. What a server told counts. A clock that only claimed to be
-/// synchronised counts where it does not contradict a later boot, or an earlier one that was told.
+/// synchronised counts where it does not contradict a later boot, or an earlier one that was told, or
+/// how long those between them were up.
 fn anchors(boots: &[BootKnown]) -> Vec<(usize, i64)> {
-    let mut told_until = None;
+    let mut told_until: Option<i64> = None;
     let credible: Vec<bool> = boots
         .iter()
         .map(|boot| match boot.learnt_offset_us {
@@ -93,7 +94,14 @@ fn anchors(boots: &[BootKnown]) -> Vec<(usize, i64)> {
                 told_until = Some(offset.saturating_add(length(boot)).saturating_sub(slack(boot)));
                 true
             }
-            None => boot.synchronised && told_until.is_none_or(|end| boot.believed_offset_us >= end),
+            None => {
+                // What it believes is its start by the clock at its end.
+                let latest = boot.believed_offset_us.saturating_add(slack(boot));
+                let is_credible = boot.synchronised && told_until.is_none_or(|end| latest >= end);
+                let at_least = length(boot).saturating_sub(length(boot) / CRYSTAL);
+                told_until = told_until.map(|end| end.saturating_add(at_least));
+                is_credible
+            }
         })
         .collect();
     let mut next_start = i64::MAX;

@@ -87,6 +87,23 @@ fn boots_are_squeezed_between_known_ones_and_never_broken_out_of_their_order() {
 }
 
 #[test]
+fn a_clock_that_only_claimed_to_be_synchronised_is_not_believed_against_how_long_boots_were_up() {
+    // 16 hours of boots without the time lie between what was told and the claim of the fourth.
+    let told = learnt(BEGIN + YEAR, boot(1, HOUR, 0));
+    let claim = |start: i64| BootKnown { synchronised: true, ..boot(4, HOUR, start) };
+    let boots = |start: i64| {
+        let last = learnt(BEGIN + YEAR + 3 * DAY, boot(5, 0, 0));
+        [told.clone(), boot(2, 8 * HOUR, 0), boot(3, 8 * HOUR, 0), claim(start), last]
+    };
+    let impossible = offsets(&boots(BEGIN + YEAR + 2 * HOUR));
+    assert!(impossible.windows(2).all(|pair| pair[1] - pair[0] >= HOUR), "in their order: {impossible:?}");
+    assert_eq!(offsets(&boots(BEGIN + YEAR + 17 * HOUR))[3], BEGIN + YEAR + 17 * HOUR);
+    // Within what crystals do in that time.
+    let near = BEGIN + YEAR + 17 * HOUR - 5 * SECOND;
+    assert_eq!(offsets(&boots(near))[3], near);
+}
+
+#[test]
 fn a_clock_that_only_claimed_to_be_synchronised_is_not_believed_against_what_was_told() {
     let claims = |counter, offset| BootKnown { synchronised: true, ..boot(counter, HOUR, offset) };
     let told = learnt(BEGIN + YEAR, boot(2, HOUR, 0));
