@@ -93,7 +93,7 @@ fn a_clock_that_only_claimed_to_be_synchronised_is_not_believed_against_how_long
     let claim = |start: i64| BootKnown { synchronised: true, ..boot(4, HOUR, start) };
     let boots = |start: i64| {
         let last = learnt(BEGIN + YEAR + 3 * DAY, boot(5, 0, 0));
-        [told.clone(), boot(2, 8 * HOUR, 0), boot(3, 8 * HOUR, 0), claim(start), last]
+        [told, boot(2, 8 * HOUR, 0), boot(3, 8 * HOUR, 0), claim(start), last]
     };
     let impossible = offsets(&boots(BEGIN + YEAR + 2 * HOUR));
     assert!(impossible.windows(2).all(|pair| pair[1] - pair[0] >= HOUR), "in their order: {impossible:?}");
