@@ -1,8 +1,8 @@
 //! Modbus over TCP, over a tty, and RTU frames over TCP: the four read functions as a [`Source`].
 //!
 //! `registers` turns words into values and `planner` points into requests, both pure. `frame` is
-//! the wire, `transport` one exchange on it, `breaker` one unit's patience, `look` a person's view of a unit, and `bus` the schedule
-//! that owns them all. What stands here is the configuration's way into that, and connecting.
+//! the wire, `transport` one exchange on it, `breaker` one unit's patience, and `bus` the schedule
+//! that owns them all; `look` is a person's view of a unit, outside any schedule. What stands here is the configuration's way into that, and connecting.
 
 pub mod breaker;
 pub mod bus;
