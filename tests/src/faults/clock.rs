@@ -6,8 +6,10 @@
 //! that nobody waits. Whenever the backlog could be sent it is held against the truth.
 //!
 //! Beyond knowing: a clock that says that it is synchronised, was set by hand since, and whose boot
-//! never hears the server. The readings of such a boot are counted, but their times not judged, and
-//! the word of other clocks in the same history is no promise either.
+//! never hears the server. The readings of such a boot are counted, but their times not judged. Nor is
+//! the word of other clocks in the same history a promise: one that was set by less than an hour is
+//! believed against the server, whose own may be wrong, and then a clock that NTP keeps well seems to
+//! lie over the end of the boot before.
 
 mod gateway;
 mod judge;

@@ -19,35 +19,36 @@ impl Store {
     /// segment was sealed.
     pub(super) fn take_in_segments(
         &mut self,
-        known: BTreeMap<u64, (Segment, bool)>,
+        mut known: BTreeMap<u64, (Segment, bool)>,
         files: &BTreeMap<String, u64>,
         whole: bool,
         findings: &mut Findings,
     ) -> bool {
         let mut quiet = whole;
-        let present: BTreeMap<u64, u64> =
+        let mut present: BTreeMap<u64, u64> =
             files.iter().filter_map(|(name, length)| Some((number_of(name)?, *length))).collect();
-        for (number, (segment, sealed)) in &known {
-            match present.get(number) {
-                Some(length) if *sealed && *length >= segment.length => {
-                    self.segments.insert(*number, segment.clone());
+        // They move from one map to the other: of a large backlog there is no room for two.
+        while let Some((number, (segment, sealed))) = known.pop_first() {
+            match present.remove(&number) {
+                Some(length) if sealed && length >= segment.length => {
+                    self.segments.insert(number, segment);
                 }
                 Some(length) => {
                     quiet = false;
-                    if !self.read_segment(segment.clone(), *sealed, *length, findings) {
-                        self.move_aside(&file_name(*number), *length);
-                        self.miss_segment(segment.clone(), *sealed, &known, findings);
+                    if !self.read_segment(segment.clone(), sealed, length, findings) {
+                        self.move_aside(&file_name(number), length);
+                        self.miss_segment(segment, sealed, &known, findings);
                     }
                 }
                 None => {
                     quiet = false;
-                    self.miss_segment(segment.clone(), *sealed, &known, findings);
+                    self.miss_segment(segment, sealed, &known, findings);
                 }
             }
         }
-        for (number, length) in present.iter().filter(|(number, _)| !known.contains_key(number)) {
+        for (number, length) in present {
             quiet = false;
-            self.meet_segment(*number, *length, whole, findings);
+            self.meet_segment(number, length, whole, findings);
         }
         let next = self.segments.keys().next_back().map_or(1, |number| number + 1);
         self.next_segment = self.next_segment.max(next);
@@ -181,12 +182,12 @@ impl Store {
         &mut self,
         mut segment: Segment,
         sealed: bool,
-        known: &BTreeMap<u64, (Segment, bool)>,
+        later: &BTreeMap<u64, (Segment, bool)>,
         findings: &mut Findings,
     ) {
         if !sealed {
             // Its neighbours say how much was in it; of the newest only the catalogue may know.
-            let next = known.range(segment.number + 1..).next().map(|(_, (next, _))| next);
+            let next = later.values().next().map(|(next, _)| next);
             let noted = self.noted_of(&segment);
             let upto = next.map_or(self.appended, |next| next.appended_before);
             segment.last = next.map_or(self.reserved, |next| next.first.saturating_sub(1));

@@ -136,7 +136,8 @@ impl Gateway {
     /// Batches that are off their true time, or not marked as what they are.
     fn misplaced(&self, received: &[Received], expected: &[Expected]) -> Vec<Broken> {
         let mut broken = Vec::new();
-        let misled = expected.contains(&Expected::Misled);
+        // One that heard its server passes its own clock's lie on, if it was a small one.
+        let misled = self.boots.iter().any(|boot| boot.deceived || boot.misled_us > 0);
         let mut moved: BTreeMap<usize, i64> = BTreeMap::new();
         for batch in received {
             let (boot, taken) = (&self.boots[batch.boot], &self.taken[&batch.sequence]);
