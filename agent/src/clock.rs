@@ -45,6 +45,8 @@ const CLAIM_US: i64 = 3_600_000_000;
 const SAME_US: i64 = 10_000;
 /// How much the boot clock may drift: microseconds in a second. Cheap crystals do 20 to 50.
 const DRIFT_PPM: i64 = 50;
+/// A bad one.
+const WORST_DRIFT_PPM: i64 = 100;
 /// How often the last good time is written down: flash wears.
 const REMEMBER_EVERY: Duration = Duration::from_secs(3600);
 
@@ -266,6 +268,16 @@ impl Clock {
         self.0.news.notify_one();
     }
 
+    /// Looks at the system's clock. One that says that it is synchronised and is where the server's
+    /// would be by now, as far as a crystal drifts, stands for it: should somebody set it later, what
+    /// the server said long ago is not all that is left.
+    pub fn follow(&self) {
+        let (now, shown) = (self.0.machine.boot_time(), self.0.machine.shown());
+        self.learnt(|learnt| {
+            learnt.server = learnt.server.map(|server| server.followed(shown, now));
+        });
+    }
+
     /// Waits until the server's time was heard since the last call. One waiter at a time: `keeping`.
     pub async fn news(&self) {
         self.0.news.notified().await;
@@ -397,6 +409,15 @@ impl Estimate {
         let age_s = later.at.since(self.at).as_secs() as i64;
         let blurred = self.uncertainty_us.saturating_add(age_s.saturating_mul(DRIFT_PPM));
         if later.uncertainty_us <= blurred { later } else { self }
+    }
+
+    /// The same, with the offset that the system's clock `shown` has now, where that can be so.
+    fn followed(self, shown: Shown, now: BootTime) -> Self {
+        let drift_us = now.since(self.at).as_secs() as i64 * WORST_DRIFT_PPM;
+        if !shown.claims || !self.allows(shown.offset_us, drift_us) {
+            return self;
+        }
+        Self { offset_us: shown.offset_us, at: now, ..self }
     }
 
     /// Is another offset within `tolerance_us` of what the server may have meant?

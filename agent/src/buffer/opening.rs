@@ -11,6 +11,9 @@ use super::segments::{file_name, survey};
 use super::store::Store;
 use super::{BootKnown, LastRun};
 
+/// An agent that is killed before it noted an offset that moved by this goes on with the old one.
+const FAR_US: u64 = 500_000;
+
 impl Store {
     /// The durable openings, the present one last; without it while the disk did not take it.
     pub fn openings(&self) -> Vec<wire::Opening> {
@@ -33,12 +36,13 @@ impl Store {
     }
 
     /// The present boot's true wall offset. Durable at once when it is the first, for batches of this
-    /// boot and of those before it are sent by it from now on; a better one with the next tick.
+    /// boot and of those before it are sent by it from now on, and when it is another by far, after a
+    /// long time without a server; a slightly better one with the next tick.
     pub fn learn_offset(&mut self, offset_us: i64) {
         let known = self.boots.get(self.boot.counter).and_then(|boot| boot.learnt_offset_us);
         let Some(entry) = self.boots.learn(self.boot.counter, offset_us) else { return };
         self.logbook.push([entry]);
-        if known.is_none()
+        if known.is_none_or(|known| known.abs_diff(offset_us) > FAR_US)
             && let Err(error) = self.write_logbook()
         {
             drop(self.refused(&error));

@@ -108,7 +108,8 @@ fn anchors(boots: &[BootKnown]) -> Vec<(usize, i64)> {
     let mut anchors = Vec::new();
     for (place, boot) in boots.iter().enumerate().rev().filter(|(place, _)| credible[*place]) {
         let offset = boot.learnt_offset_us.unwrap_or(boot.believed_offset_us);
-        let end = offset.saturating_add(length(boot));
+        // What it believes may be of long before its end.
+        let end = offset.saturating_add(length(boot)).saturating_sub(length(boot) / CRYSTAL);
         if boot.learnt_offset_us.is_some() || end <= next_start {
             anchors.push((place, offset));
             next_start = offset.saturating_add(slack(boot));

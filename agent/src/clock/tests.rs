@@ -97,6 +97,21 @@ fn a_slow_answer_does_not_blur_a_sharp_estimate_until_the_crystal_has_drifted() 
 }
 
 #[test]
+fn a_clock_that_ntp_keeps_carries_the_servers_word_along_as_far_as_a_crystal_drifts() {
+    let heard = estimate(5 * SECOND, 2_000, 0);
+    let shows = |offset_us, claims| Shown { offset_us, claims };
+    let a_day_later = BootTime(86_400 * SECOND);
+    let drifted = heard.followed(shows(8 * SECOND, true), a_day_later);
+    assert_eq!(drifted, estimate(8 * SECOND, 2_000, 86_400));
+    for (system, why) in [
+        (shows(8 * SECOND, false), "one that nobody keeps says nothing"),
+        (shows(14 * SECOND, true), "no crystal drifts by nine seconds a day"),
+    ] {
+        assert_eq!(heard.followed(system, a_day_later), heard, "{why}");
+    }
+}
+
+#[test]
 fn the_server_is_believed_to_have_answered_half_way() {
     let heard = Estimate::from_answer(TRUE_US, BootTime(10 * SECOND), BootTime(12 * SECOND));
     assert_eq!(heard, estimate(TRUE_US - 11 * SECOND, SECOND, 12));

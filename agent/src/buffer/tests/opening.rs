@@ -194,6 +194,16 @@ fn the_boot_before_is_summed_up_and_an_offset_that_was_learnt_stays_known() {
 }
 
 #[test]
+fn an_offset_that_moved_far_is_durable_at_once() {
+    let disk = Simulated::default();
+    let (mut store, _) = reopen(&disk, 1);
+    store.learn_offset(77_000_000);
+    store.learn_offset(80_000_000);
+    let (store, _) = reopen(&disk.after_power_cut(0), 1);
+    assert_eq!(store.boots()[0].learnt_offset_us, Some(80_000_000));
+}
+
+#[test]
 fn the_last_sign_of_life_is_known_when_its_segment_is_gone() {
     let disk = Simulated::default();
     let (mut store, _) = open(&disk, Rules { tail: 0, ..TIGHT });

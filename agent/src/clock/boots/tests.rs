@@ -308,3 +308,13 @@ fn of_10000_histories_every_boot_is_where_it_can_be_and_none_out_of_order() {
     }
     assert!(bracketed > 5_000 && kept > 500, "{bracketed} bracketed and {kept} kept are no test");
 }
+
+#[test]
+fn a_boot_that_ntp_kept_may_have_been_looked_at_long_before_its_end() {
+    // Asleep for 30 hours and killed as it woke; the crystal ran 40 ppm fast meanwhile.
+    let length = 30 * HOUR;
+    let kept = BootKnown { synchronised: true, ..boot(1, length, BEGIN + YEAR) };
+    let right = BEGIN + YEAR + length - length / 25_000;
+    let boots = [kept, learnt(right, boot(2, HOUR, right))];
+    assert_eq!(solve(&boots, POSSIBLE)[0].sure, Sure::Exact);
+}

@@ -212,8 +212,9 @@ impl Gateway {
         store.define(&[point("level")]);
         let shelf = Shelf::new(store);
         // An offset that moved by a tenth of a second is not written down anew. One that a clock
-        // claims is, even where the server says otherwise.
-        let floor = self.durable_floor - 1 - self.misled_us() / SECOND;
+        // claims is, even where the server says otherwise. And a floor stood on what a crystal made of
+        // an offset, until the server was heard again.
+        let floor = self.durable_floor - 1 - (self.misled_us() + self.drifted_us()) / SECOND;
         self.life = Some(Life { shelf, clock, epoch: opening.epoch, encoder: Encoder::new(), floor });
         self.look(dice);
     }

@@ -194,8 +194,9 @@ impl Gateway {
                 continue;
             }
             let truth = &self.boots[boot];
-            let within =
-                if truth.deceived { slack } else { TOLERANCE + truth.drifted_us() + truth.misled_us };
+            // A clock may have lied one way first, and then the other.
+            let misled = 2 * truth.misled_us;
+            let within = if truth.deceived { slack } else { TOLERANCE + truth.drifted_us() + misled };
             for (until, allowed) in
                 [(ends.range(..boot).map(|(_, end)| *end).max(), slack), (ends.get(&boot).copied(), within)]
             {
