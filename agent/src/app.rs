@@ -16,6 +16,7 @@ use std::time::Duration;
 use anyhow::Context;
 use forebay_config::agent::{Agent, Telemetry};
 use forebay_config::field;
+use forebay_config::processing::Rule;
 use forebay_protocols::boot_time::BootTime;
 use forebay_protocols::sync::batch::Epoch;
 use tokio::net::TcpListener;
@@ -106,8 +107,19 @@ async fn build(
 ) -> anyhow::Result<(Supervisor, Seen)> {
     let Telemetry { listen } = config.telemetry;
     // The classes are the buffer's.
-    let Agent { site, gateway, state_dir, buffer, classes: _, uplink, telemetry: _, log: _, links } = config;
-    let window = buffer.durability_window;
+    let Agent {
+        site,
+        gateway,
+        state_dir,
+        buffer,
+        classes: _,
+        processing,
+        uplink,
+        telemetry: _,
+        log: _,
+        links,
+    } = config;
+    let (window, rules) = (buffer.durability_window, Arc::<[Rule]>::from(processing));
     let started = BootTime::now();
     let opening = look(opening).await?;
 
@@ -129,6 +141,7 @@ async fn build(
             handovers: handovers.clone(),
             books: books.clone(),
             silences: silences[index].clone(),
+            rules: rules.clone(),
             status,
             stop: ending.stop_links.clone(),
             goodbye: ending.close_links.clone(),
@@ -283,6 +296,7 @@ struct DeskPlan {
     handovers: mpsc::Sender<Handover>,
     books: Books,
     silences: Silences,
+    rules: Arc<[Rule]>,
     status: watch::Sender<LinkStatus>,
     stop: CancellationToken,
     goodbye: CancellationToken,
@@ -301,6 +315,7 @@ fn spawn_link(supervisor: &mut Supervisor, fitter: Arc<Fitter>, link: field::Lin
                 handovers: plan.handovers.clone(),
                 books: plan.books.clone(),
                 silences: plan.silences.clone(),
+                rules: plan.rules.clone(),
                 status: plan.status.clone(),
                 backoff: pauses.clone(),
                 stop: plan.stop.clone(),

@@ -96,12 +96,13 @@ impl Books {
         entries.appended += counts.appended;
     }
 
-    /// A link took `produced` readings from the field; processing left out `filtered` of them.
+    /// A link took `produced` readings from the field; processing left out `filtered` of them, or of
+    /// those that it took in hand earlier.
     pub fn harvested(&self, produced: u64, filtered: u64) {
         let mut entries = self.entries();
         entries.produced += produced;
         entries.filtered += filtered;
-        entries.in_hand += produced.saturating_sub(filtered);
+        entries.in_hand = (entries.in_hand + produced).saturating_sub(filtered);
     }
 
     /// `count` readings in hand will not be appended after all.

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use forebay_config::processing::Rule;
 use forebay_protocols::boot_time::BootTime;
 use forebay_protocols::field::source::{DeviceNews, Harvest, LinkFault, Receipt, Sample, Source};
 use forebay_protocols::reading::{Clock, Fault, Point, Quality, Stamp};
@@ -24,7 +25,7 @@ use crate::backoff::{Backoff, Waited, wait};
 use crate::batcher::Handover;
 use crate::gaps::Silences;
 use crate::ledger::Books;
-use crate::processing::{Processed, process};
+use crate::processing::{Processed, Processing};
 
 /// A connection that lives this long ends an episode of faults. Shorter ones are flapping.
 pub const SETTLED_AFTER: Duration = Duration::from_secs(5);
@@ -102,6 +103,8 @@ pub struct Desk {
     pub books: Books,
     /// Who answers, and since when not.
     pub silences: Silences,
+    /// What is done with readings before they are kept.
+    pub rules: Arc<[Rule]>,
     /// Seen by telemetry, systemd and the server.
     pub status: watch::Sender<LinkStatus>,
     /// Pauses between attempts.
@@ -113,8 +116,9 @@ pub struct Desk {
 }
 
 /// What the task remembers from one connection to the next.
-#[derive(Default)]
 struct Course {
+    /// What it has in hand too.
+    processing: Processing,
     /// Points already handed over to the batcher.
     points_told: usize,
     /// Every point has got its bad reading since the last sample.
@@ -134,7 +138,7 @@ enum End {
 impl<S: Source> Link<S> {
     /// Runs until `stop`, whatever the link does.
     pub async fn run(mut self) {
-        let mut course = Course::default();
+        let mut course = Course::new(&self.desk);
         // Nobody is known yet, unless a life of this task before this one fell.
         self.desk.silences.link_lost();
         self.desk.list_devices(&self.source);
@@ -155,12 +159,15 @@ impl<S: Source> Link<S> {
                 break;
             }
         }
-        self.farewell().await;
+        self.farewell(course).await;
     }
 
     /// Hangs up, which makes the batcher write at once, and closes when it has confirmed.
-    async fn farewell(self) {
-        let Self { mut source, desk: Desk { name, handovers, status, goodbye, .. } } = self;
+    async fn farewell(self, mut course: Course) {
+        let Self { mut source, desk } = self;
+        let held = course.processing.release(None);
+        desk.pass_on(held, None, &mut course).await;
+        let Desk { name, handovers, status, goodbye, .. } = desk;
         drop(handovers);
         goodbye.cancelled().await;
         if timeout(CLOSE_WITHIN, source.close()).await.is_err() {
@@ -175,20 +182,27 @@ impl<S: Source> Link<S> {
         let mut settled = false;
         loop {
             let harvest = {
-                let mut next = std::pin::pin!(self.source.next());
+                let Self { source, desk } = &mut *self;
+                let mut next = std::pin::pin!(source.next());
+                let stop = desk.stop.clone();
                 loop {
+                    let wake = course.wake().into_iter().chain((!settled).then_some(settles)).min();
                     // Dropping `next` is safe here: what follows a stop is `close`.
-                    let stop = &self.desk.stop;
-                    if settled {
-                        break stop.run_until_cancelled(next.as_mut()).await;
+                    let waited = match wake {
+                        Some(at) => stop.run_until_cancelled(timeout_at(at, next.as_mut())).await,
+                        None => stop.run_until_cancelled(next.as_mut()).await.map(Ok),
+                    };
+                    let Some(waited) = waited else { break None };
+                    if let Ok(harvest) = waited {
+                        break Some(harvest);
                     }
-                    match stop.run_until_cancelled(timeout_at(settles, next.as_mut())).await {
-                        Some(Err(_)) => {
-                            settled = true;
-                            self.desk.settled(course);
-                        }
-                        Some(Ok(harvest)) => break Some(harvest),
-                        None => break None,
+                    if !settled && Instant::now() >= settles {
+                        settled = true;
+                        desk.settled(course);
+                    }
+                    let due = course.processing.release(Some(BootTime::now()));
+                    if !desk.pass_on(due, None, course).await {
+                        return End::BatcherGone;
                     }
                 }
             };
@@ -220,21 +234,11 @@ impl<S: Source> Link<S> {
     }
 
     async fn deliver(&mut self, samples: Vec<Sample>, receipt: Option<Receipt>, course: &mut Course) -> bool {
-        let known = self.source.points();
-        let Processed { samples, produced, filtered, misplaced } = process(samples, known.len());
-        if misplaced > 0 {
-            error!(link = %self.desk.name, misplaced, "The driver gave readings of no known point. They are discarded; please report this.");
-            self.desk.status.send_modify(|status| status.discarded += misplaced);
-        }
-        let first_slot = course.points_told;
-        let points: Vec<_> = known.iter().skip(first_slot).cloned().map(Arc::new).collect();
-        course.points_told = known.len();
-        if !points.is_empty() {
+        let processed = course.processing.take(samples, self.source.points(), BootTime::now());
+        if course.processing.points().len() > course.points_told {
             self.desk.list_devices(&self.source);
         }
-        self.desk.books.harvested(produced, filtered);
-        let handover = Handover { link: self.desk.index, points, first_slot, samples, receipt };
-        self.desk.handovers.send(handover).await.is_ok()
+        self.desk.pass_on(processed, receipt, course).await
     }
 
     /// After a fault: marks the hole, says so once, and waits.
@@ -252,6 +256,10 @@ impl<S: Source> Link<S> {
         self.desk.faulted(&fault, course);
         if !course.holes_marked {
             course.holes_marked = true;
+            let held = course.processing.release(None);
+            if !self.desk.pass_on(held, None, course).await {
+                return Waited::Stopped;
+            }
             let holes = holes(self.source.points().len());
             if !holes.is_empty() && !self.deliver(holes, None, course).await {
                 return Waited::Stopped;
@@ -261,7 +269,39 @@ impl<S: Source> Link<S> {
     }
 }
 
+impl Course {
+    fn new(desk: &Desk) -> Self {
+        let processing = Processing::new(desk.rules.clone());
+        Self { processing, points_told: 0, holes_marked: false, fault_logged: false }
+    }
+
+    /// When something that is held back is due.
+    fn wake(&self) -> Option<Instant> {
+        self.processing.due().map(|due| Instant::now() + due.since(BootTime::now()))
+    }
+}
+
 impl Desk {
+    /// Counts, and hands over to the batcher. False if there is nobody left to take it.
+    async fn pass_on(&self, processed: Processed, receipt: Option<Receipt>, course: &mut Course) -> bool {
+        let Processed { samples, produced, filtered, misplaced } = processed;
+        if misplaced > 0 {
+            error!(link = %self.name, misplaced, "The driver gave readings of no known point. They are discarded; please report this.");
+            self.status.send_modify(|status| status.discarded += misplaced);
+        }
+        self.books.harvested(produced, filtered);
+        let first_slot = course.points_told;
+        let points = course.processing.points()[first_slot..].to_vec();
+        course.points_told += points.len();
+        if samples.is_empty() && points.is_empty() {
+            // Nothing in it needs the disk.
+            receipt.into_iter().for_each(Receipt::confirm);
+            return true;
+        }
+        let handover = Handover { link: self.index, points, first_slot, samples, receipt };
+        self.handovers.send(handover).await.is_ok()
+    }
+
     fn list_devices(&self, source: &impl Source) {
         let now = BootTime::now();
         source.points().iter().for_each(|point| self.silences.expect(&point.device, now));

@@ -1,50 +1,170 @@
-//! What happens to samples between the driver and the batcher. Pure.
+//! What happens to samples between the driver and the batcher (DESIGN, 5). Pure.
 //!
-//! Scale and offset are the drivers' (they know the raw type). For now every sample passes;
-//! whatever is left out one day is counted here, so that the ledger closes.
+//! Scale and offset are the drivers' (they know the raw type). Here readings become windows
+//! (`window`), are rounded, and those that say nothing new are left out (`filter`), by the first rule
+//! of `[processing.NAME]` that names their point. What is left out is counted, so that the ledger
+//! closes. A reading with bad quality is never part of a window and is news whenever the quality is.
+//!
+//! What a window or a `min_interval` holds back is in memory: it is in hand, not kept yet.
 
+mod filter;
+mod window;
+
+use std::sync::Arc;
+
+use forebay_config::processing::{Keep, Rule};
+use forebay_protocols::boot_time::BootTime;
 use forebay_protocols::field::source::Sample;
+use forebay_protocols::reading::{DataType, Point};
+
+use self::filter::Screen;
+use self::window::Span;
 
 /// Samples that go on, and how many do not.
 #[derive(Debug, Default, PartialEq)]
 pub struct Processed {
-    /// What the batcher gets.
+    /// What the batcher gets, by slots of [`Processing::points`].
     pub samples: Vec<Sample>,
-    /// Taken from the field, before processing.
+    /// Taken from the field, and made of what was: a window may give more readings than it took.
     pub produced: u64,
-    /// Left out on purpose.
+    /// Left out on purpose; some of them were taken in hand earlier.
     pub filtered: u64,
     /// Of a point the source does not have: a fault of the driver, never of the plant.
     pub misplaced: u64,
 }
 
-/// Passes what one harvest brought. `points` is how many points the source has by now.
-pub fn process(mut samples: Vec<Sample>, points: usize) -> Processed {
-    let arrived = samples.len();
-    samples.retain(|sample| sample.slot < points);
-    let produced = samples.len() as u64;
-    Processed { misplaced: arrived as u64 - produced, produced, filtered: 0, samples }
+/// The readings of one link on their way.
+#[derive(Debug)]
+pub struct Processing {
+    rules: Arc<[Rule]>,
+    /// By the source's slots.
+    courses: Vec<Course>,
+    points: Vec<Arc<Point>>,
+    /// Nothing that is held back is due before.
+    due: Option<BootTime>,
+}
+
+/// What becomes of one point's readings.
+#[derive(Debug)]
+struct Course {
+    /// The first of its own among [`Processing::points`].
+    first: usize,
+    span: Option<Span>,
+    /// One for each of its points.
+    screens: Vec<Screen>,
+}
+
+impl Processing {
+    /// For a link that has told nothing yet.
+    pub fn new(rules: Arc<[Rule]>) -> Self {
+        Self { rules, courses: Vec::new(), points: Vec::new(), due: None }
+    }
+
+    /// What readings are handed over of. Only ever grows.
+    pub fn points(&self) -> &[Arc<Point>] {
+        &self.points
+    }
+
+    /// When something that is held back goes on though nothing arrives.
+    pub fn due(&self) -> Option<BootTime> {
+        self.due
+    }
+
+    /// Takes what one harvest brought; `known` are the points of the source by now.
+    pub fn take(&mut self, samples: Vec<Sample>, known: &[Point], now: BootTime) -> Processed {
+        for point in known.iter().skip(self.courses.len()) {
+            self.meet(point);
+        }
+        let mut out = Processed { samples: Vec::with_capacity(samples.len()), ..Processed::default() };
+        for sample in samples {
+            let Some(course) = self.courses.get_mut(sample.slot) else {
+                out.misplaced += 1;
+                continue;
+            };
+            out.produced += 1;
+            let due = course.take(sample, now, &mut out);
+            self.due = [self.due, due].into_iter().flatten().min();
+        }
+        out
+    }
+
+    /// What is due by now; with `None` everything that is held back.
+    pub fn release(&mut self, now: Option<BootTime>) -> Processed {
+        let mut out = Processed::default();
+        if self.due.is_none_or(|due| now.is_some_and(|now| now < due)) {
+            return out;
+        }
+        self.due = self.courses.iter_mut().filter_map(|course| course.release(now, &mut out)).min();
+        out
+    }
+
+    fn meet(&mut self, point: &Point) {
+        let rule = self.rules.iter().find(|rule| rule.holds(&point.device, &point.name));
+        let first = self.points.len();
+        let window = rule.and_then(|rule| rule.window.as_ref());
+        let kept = window.map(|window| window.keep.as_slice()).unwrap_or_default();
+        match kept {
+            [] => self.points.push(Arc::new(point.clone())),
+            [one] => self.points.push(Arc::new(of_window(point, *one, point.name.clone()))),
+            several => self.points.extend(several.iter().map(|kind| {
+                Arc::new(of_window(point, *kind, format!("{}.{}", point.name, kind.word()).into()))
+            })),
+        }
+        self.courses.push(Course {
+            first,
+            span: window.map(Span::new),
+            screens: (first..self.points.len()).map(|_| Screen::new(rule)).collect(),
+        });
+    }
+}
+
+impl Course {
+    /// Says when what is now held back is due.
+    fn take(&mut self, mut sample: Sample, now: BootTime, out: &mut Processed) -> Option<BootTime> {
+        let Some(span) = &mut self.span else {
+            sample.slot = self.first;
+            return self.screens.first_mut().and_then(|screen| screen.offer(sample, now, out));
+        };
+        let closed = span.take(sample, now, self.screens.len(), out);
+        let due = span.due();
+        self.screen(closed, now, out).into_iter().chain(due).min()
+    }
+
+    fn release(&mut self, now: Option<BootTime>, out: &mut Processed) -> Option<BootTime> {
+        let at = now.unwrap_or(BootTime(i64::MAX));
+        let mut due = None;
+        if let Some(span) = &mut self.span {
+            let closed = span.close_if_due(at, self.screens.len(), out);
+            due = span.due();
+            let held = self.screen(closed, at, out);
+            due = [due, held].into_iter().flatten().min();
+        }
+        let held = self.screens.iter_mut().filter_map(|screen| screen.release(at, out)).min();
+        [due, held].into_iter().flatten().min()
+    }
+
+    /// Sets of readings, one for each point of the course, in order.
+    fn screen(&mut self, sets: Vec<Sample>, now: BootTime, out: &mut Processed) -> Option<BootTime> {
+        let each = self.screens.len();
+        let mut due = None;
+        for (place, mut sample) in sets.into_iter().enumerate() {
+            let nth = place % each;
+            sample.slot = self.first + nth;
+            due = self.screens[nth].offer(sample, now, out).into_iter().chain(due).min();
+        }
+        due
+    }
+}
+
+/// The point that takes what is kept of a window.
+fn of_window(point: &Point, kind: Keep, name: Arc<str>) -> Point {
+    let (data_type, unit) = match (kind, point.data_type) {
+        (Keep::Count, _) => (DataType::Integer, "".into()),
+        (Keep::Mean, DataType::Integer | DataType::Boolean) => (DataType::Float, point.unit.clone()),
+        (_, data_type) => (data_type, point.unit.clone()),
+    };
+    Point { name, data_type, unit, ..point.clone() }
 }
 
 #[cfg(test)]
-mod tests {
-    use forebay_protocols::reading::{Quality, Stamp, Value};
-
-    use super::*;
-
-    fn sample(slot: usize) -> Sample {
-        Sample { slot, stamp: Stamp::device(1), value: Some(Value::Integer(1)), quality: Quality::Good }
-    }
-
-    #[test]
-    fn every_sample_passes_and_is_counted() {
-        let processed = process(vec![sample(0), sample(1), sample(0)], 2);
-        assert_eq!((processed.samples.len(), processed.produced, processed.filtered), (3, 3, 0));
-    }
-
-    #[test]
-    fn a_sample_of_no_point_is_no_reading() {
-        let processed = process(vec![sample(0), sample(2)], 2);
-        assert_eq!((processed.samples, processed.produced, processed.misplaced), (vec![sample(0)], 1, 1));
-    }
-}
+mod tests;

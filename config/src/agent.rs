@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::classes::Class;
 use crate::field::Link;
+use crate::processing::Rule;
 use crate::units::{ByteSize, Name, Secret};
 
 /// Everything `forebay-agent` may be told.
@@ -21,6 +22,8 @@ pub struct Agent {
     pub buffer: Buffer,
     /// `[class.NAME]`: points with a rule of their own for a full buffer, in the order of the file.
     pub classes: Vec<Class>,
+    /// `[processing.NAME]`: what is done with readings before they are kept, in the order of the file.
+    pub processing: Vec<Rule>,
     /// `[uplink]`. Where to and with which certificate is learnt by `forebay-agent join`.
     pub uplink: Uplink,
     /// `[telemetry]`.

@@ -9,5 +9,6 @@ pub mod agent;
 pub mod classes;
 pub mod field;
 pub mod load;
+pub mod processing;
 pub mod server;
 pub mod units;

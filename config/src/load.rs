@@ -9,6 +9,7 @@ mod link;
 mod modbus;
 mod mqtt;
 mod opcua;
+mod processing;
 mod sections;
 mod table;
 mod uplink;

@@ -100,6 +100,7 @@ mod tests {
             state_dir: "/nowhere".into(),
             buffer: Buffer::default(),
             classes: Vec::new(),
+            processing: Vec::new(),
             uplink: Uplink::default(),
             telemetry: Telemetry::default(),
             log: Log::default(),

@@ -1,5 +1,9 @@
 use forebay_protocols::reading::{DataType, Point, PointKind, Value};
 
+use forebay_config::classes::Pattern;
+use forebay_config::processing::Filter;
+use forebay_config::units::Name;
+
 use super::*;
 use crate::gaps::Lasting;
 
@@ -62,6 +66,10 @@ struct Bench {
 }
 
 fn bench(points: &[&str], max_pause: Duration) -> Bench {
+    ruled_bench(points, max_pause, [].into())
+}
+
+fn ruled_bench(points: &[&str], max_pause: Duration, rules: Arc<[Rule]>) -> Bench {
     let (script, steps) = mpsc::unbounded_channel();
     let (deed, deeds) = mpsc::unbounded_channel();
     let (sender, handovers) = mpsc::channel(64);
@@ -76,6 +84,7 @@ fn bench(points: &[&str], max_pause: Duration) -> Bench {
         handovers: sender,
         books: books.clone(),
         silences: silences.clone(),
+        rules,
         status,
         backoff: Backoff::new(Duration::from_millis(1), max_pause).unwrap(),
         stop: stop.clone(),
@@ -314,4 +323,24 @@ async fn a_stop_says_goodbye_wherever_the_link_is() {
         }
         assert_eq!(bench.status.borrow().state, LinkState::Stopped);
     }
+}
+
+#[tokio::test]
+async fn what_a_window_holds_goes_on_when_it_is_over_though_nothing_arrives_and_before_a_hole() {
+    let rule = Rule {
+        name: Name::new("calm").unwrap(),
+        points: vec![Pattern::new("*/flow").unwrap()],
+        round: None,
+        filter: Filter { changes: None, min_interval: Some(Duration::from_millis(50)) },
+        window: None,
+    };
+    let mut bench = ruled_bench(&["flow"], SOON, [rule].into());
+    bench.play([Step::Connect(Ok(())), bring(&[(0, 1)]), bring(&[(0, 2)]), bring(&[(0, 3)])]);
+    assert_eq!(bench.values().await, [(0, Some(1))]);
+    assert_eq!(bench.values().await, [(0, Some(3))], "the last of those that came too fast");
+    bench.play([bring(&[(0, 4)]), Step::Bring(Err(lost()))]);
+    assert_eq!(bench.values().await, [(0, Some(4))]);
+    assert_eq!(bench.values().await, [(0, None)]);
+    let ledger = bench.books.ledger(Default::default);
+    assert_eq!((ledger.produced, ledger.filtered, ledger.in_hand), (5, 1, 4));
 }

@@ -91,6 +91,7 @@ async fn a_broker_hears_that_its_message_is_durable_before_our_goodbye() {
         handovers,
         books: books.clone(),
         silences: Silences::default(),
+        rules: [].into(),
         status,
         backoff: Backoff::new(AGES, AGES).unwrap(),
         stop: ending.stop_links.clone(),

@@ -86,7 +86,7 @@ fn point(name: Option<crate::units::Name>, t: &Table<'_>, sampling: Duration) ->
 }
 
 /// `0.5` in the node's own unit, or `"2%"` of its range.
-fn deadband(item: &Item<'_>) -> Result<Deadband, Complaint> {
+pub(super) fn deadband(item: &Item<'_>) -> Result<Deadband, Complaint> {
     let hint = "write 0.5 for the node's own unit, or \"2%\" of its range";
     let positive = |number: f64| {
         let good = number.is_finite() && number > 0.0;

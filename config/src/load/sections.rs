@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
 use super::field::{all, checked_name};
 use super::findings::{Book, Complaint};
-use super::link;
-use super::table::{File, Table, wrong_type};
+use super::table::{File, Table};
 use super::words::{byte_size, duration, host_port, integer, loopback, name, one_of, path, secret, socket};
+use super::{link, processing};
 use crate::agent::{Agent, Buffer, Log, LogFormat, LogLevel, Telemetry, Uplink, WhenFull};
-use crate::classes::{Class, Pattern};
+use crate::classes::Class;
 use crate::server::{Server, Store, Sync, Web};
 use crate::units::{ByteSize, Name};
 
@@ -48,6 +48,8 @@ pub(super) fn agent(files: &[File], book: &Book) -> Option<Agent> {
     let buffer = section(&roots, "buffer").map_or_else(Buffer::default, |t| buffer(&t));
     let classes =
         section(&roots, "class").map_or_else(|| Some(Vec::new()), |t| classes(&t, buffer.when_full));
+    let processing =
+        section(&roots, "processing").map_or_else(|| Some(Vec::new()), |t| processing::rules(&t));
     let uplink = section(&roots, "uplink").map_or_else(Uplink::default, |t| super::uplink::uplink(&t));
     let telemetry = section(&roots, "telemetry").map_or_else(Telemetry::default, |t| telemetry(&t));
     let log = section(&roots, "log").map_or_else(Log::default, |t| log(&t));
@@ -86,6 +88,7 @@ pub(super) fn agent(files: &[File], book: &Book) -> Option<Agent> {
         state_dir,
         buffer,
         classes: classes?,
+        processing: processing?,
         uplink,
         telemetry,
         log,
@@ -180,16 +183,7 @@ fn classes(t: &Table<'_>, usual: WhenFull) -> Option<Vec<Class>> {
     all(t.named_tables().into_iter().map(|(name, t)| {
         let name = checked_name(name, &t);
         let when_full = when_full(&t, usual);
-        let points = t.required("points", "points = [\"pump/fault\", \"*/alarm_*\"]", |item| {
-            let hint = "a list of \"device/point\", in which * stands for any letters";
-            let list = item.value.as_array().ok_or_else(|| wrong_type(item.value, "a list", hint))?;
-            let one = |value: &Spanned<DeValue<'_>>| {
-                let text =
-                    value.get_ref().as_str().ok_or_else(|| wrong_type(value.get_ref(), "a string", hint))?;
-                Pattern::new(text).map_err(|why| Complaint::new(why, hint))
-            };
-            list.iter().map(one).collect::<Result<Vec<_>, _>>()
-        });
+        let points = t.required("points", "points = [\"pump/fault\", \"*/alarm_*\"]", processing::patterns);
         t.finish();
         Some(Class { name: name?, when_full, points: points? })
     }))
