@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use forebay_config::agent::{Agent, Telemetry};
+use forebay_config::agent::{Agent, Proxy, Telemetry};
 use forebay_config::field;
 use forebay_config::processing::Rule;
 use forebay_protocols::boot_time::BootTime;
@@ -198,6 +198,7 @@ async fn build(
         }
     };
     supervisor.batcher(batcher);
+    attend_certificate(&mut supervisor, &fitter, uplink.proxy.clone(), ending.give_up.clone());
     let uplink = {
         let (seen, clock, board) = (seen.clone(), clock.clone(), board.clone());
         let (finish, give_up) = (ending.finish_uplink.clone(), ending.give_up.clone());
@@ -274,6 +275,19 @@ fn attend_gaps(supervisor: &mut Supervisor, recorder: Recorder, seen: Seen, stop
     supervisor.attendant("gaps", async move {
         let Some(open) = open_unless(seen, &stop).await else { return Ok(()) };
         Ok(recorder.run(&open.buffer, gaps::LOOK_EVERY, &stop).await?)
+    });
+}
+
+fn attend_certificate(
+    supervisor: &mut Supervisor,
+    fitter: &Fitter,
+    proxy: Option<Proxy>,
+    stop: CancellationToken,
+) {
+    let renewal = fitter.renewal(proxy);
+    supervisor.attendant("certificate", async move {
+        renewal.run(stop).await;
+        Ok(())
     });
 }
 

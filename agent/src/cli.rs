@@ -54,6 +54,8 @@ enum Command {
         #[command(flatten)]
         config: ConfigPath,
     },
+    /// Renew this gateway's certificate now. A running agent does so by itself when two thirds of its time are over.
+    Renew(ConfigPath),
     /// Look into the buffer. Changes nothing, needs no network, and an agent may run meanwhile.
     #[command(subcommand)]
     Buffer(buffer::Command),
@@ -97,6 +99,7 @@ pub fn run_cli(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Join { string, config: ConfigPath { config } } => {
             with_config(&config, |config| run::join(&config, &string))
         }
+        Command::Renew(ConfigPath { config }) => with_config(&config, run::renew),
         Command::Buffer(command) => buffer::run(&command),
         Command::Probe(command) => probe::run(command),
         Command::Version => say(&format!("forebay-agent {VERSION}")),

@@ -3,8 +3,9 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use forebay_config::agent::Agent;
+use forebay_config::agent::{Agent, Proxy};
 use forebay_config::field::{self, Protocol};
 use forebay_config::units::Name;
 use forebay_protocols::field::modbus::ModbusSource;
@@ -20,6 +21,10 @@ use crate::clock::Clock;
 use crate::link::{Desk, Link};
 use crate::uplink::Introduction;
 use crate::uplink::line::Peer;
+use crate::uplink::renewal::Renewal;
+
+/// A fleet that is switched on together looks at its certificates over so long.
+const RENEWAL_SPREAD: Duration = Duration::from_secs(60);
 
 /// Reads and judges the configuration. The error is every finding, for people.
 pub fn configuration(path: &Path) -> Result<Agent, String> {
@@ -78,6 +83,13 @@ impl Fitter {
             name: format!("Forebay {site}/{gateway}"),
             uri: format!("urn:forebay:{site}:{gateway}"),
         }
+    }
+
+    /// What keeps this gateway's certificate fresh.
+    pub fn renewal(&self, proxy: Option<Proxy>) -> Renewal {
+        let Self { site, gateway, state_dir, clock } = self;
+        let (folder, name) = (identity_folder(state_dir), format!("{site}/{gateway}"));
+        Renewal { folder, name, clock: clock.clone(), proxy, spread: RENEWAL_SPREAD }
     }
 
     /// Reads the identity kept on this gateway, each time it is called.

@@ -3,9 +3,11 @@
 //!
 //! `state` decides what goes next, `pace` how much at once, `budget` what it may cost; `parcel` reads
 //! and packs, `flight` carries one request over a `line`, `delivery` makes them meet; `bulletin` says
-//! when to report, `lost` what a server has forgotten. This file waits for an identity. Not joined is
+//! when to report, `lost` what a server has forgotten; `admission` and `renewal` get
+//! certificates. This file waits for an identity. Not joined is
 //! no fault: the uplink looks for an identity every few seconds and the buffer fills meanwhile.
 
+pub mod admission;
 pub mod body;
 pub mod budget;
 pub mod bulletin;
@@ -13,6 +15,7 @@ pub mod line;
 pub mod lost;
 pub mod meter;
 pub mod parcel;
+pub mod renewal;
 pub mod state;
 
 mod delivery;

@@ -16,8 +16,9 @@ use forebay_protocols::boot_time::wall_micros;
 use forebay_protocols::sync::join::{JoinString, JoinStringError};
 use forebay_protocols::sync::problem::{Kind, Problem};
 use forebay_protocols::sync::tls::{self, FreshKey, Identity, IdentityError};
-use forebay_protocols::sync::wire::{JoinAnswer, JoinRequest};
-use rustls_pki_types::CertificateDer;
+use forebay_protocols::sync::wire::JoinRequest;
+
+use crate::uplink::admission::{self, Refusal};
 
 pub use checklist::{Checklist, Mark, Step};
 
@@ -174,20 +175,18 @@ async fn steps(list: &mut Checklist, applicant: Applicant<'_>, text: &str) -> Re
         csr: csr.into(),
         version: env!("CARGO_PKG_VERSION").into(),
     };
-    let answer = call::ask(stream, &server, request).await.map_err(|error| match error {
-        call::Refusal::Problem(problem)
+    let answer = admission::ask(stream, &server, "/v1/join", request).await.map_err(|error| match error {
+        Refusal::Problem(problem)
             if matches!(problem.kind, Kind::UnknownToken | Kind::ExpiredToken | Kind::UsedToken) =>
         {
             JoinError::Token(problem)
         }
-        call::Refusal::Problem(problem) => {
-            JoinError::Refused { server: server.clone(), why: problem.to_string() }
-        }
-        call::Refusal::Words(why) => JoinError::Refused { server: server.clone(), why },
+        Refusal::Problem(problem) => JoinError::Refused { server: server.clone(), why: problem.to_string() },
+        Refusal::Words(why) => JoinError::Refused { server: server.clone(), why },
     })?;
     let behind = answer.server_time_us.saturating_sub(wall_micros());
     let agent = answer.agent.clone();
-    let identity = identity(&server, &join, answer, key)
+    let identity = admission::certified(&server, join.ca_pin, answer, key)
         .map_err(|why| JoinError::Refused { server: server.clone(), why })?;
     list.pass(format!("as {agent}"));
 
@@ -215,19 +214,6 @@ fn prepare(folder: &Path) -> Result<bool, IdentityError> {
         .map_err(|source| IdentityError::File { doing: "write to", path: folder.to_owned(), source })?;
     // A damaged one is no reason to stop: it is about to be replaced.
     Ok(!matches!(Identity::load(folder), Ok(None)))
-}
-
-/// The answer as an identity, checked: nothing is kept that would not work.
-fn identity(server: &str, join: &JoinString, answer: JoinAnswer, key: FreshKey) -> Result<Identity, String> {
-    let mut chain: Vec<CertificateDer<'static>> =
-        answer.chain.into_iter().map(|der| CertificateDer::from(der.to_vec())).collect();
-    let ca = chain.pop().filter(|ca| tls::fingerprint(ca) == join.ca_pin);
-    let ca = ca.ok_or("its answer does not end with its CA certificate")?;
-    let identity = Identity { server: server.to_owned(), ca, chain, key: key.into_der() };
-    // rustls checks here that the certificate is one and belongs to our key.
-    tls::client_config(&identity, tls::EARLIEST_TIME)
-        .map_err(|error| format!("its answer holds no certificate for our key: {error}"))?;
-    Ok(identity)
 }
 
 #[cfg(test)]

@@ -7,7 +7,9 @@ use forebay_config::agent::Agent;
 use tokio::runtime::{Builder, Runtime};
 use tracing::error;
 
-use super::{FAILED, complain, join};
+use super::{FAILED, complain, join, say};
+use crate::clock::Clock;
+use crate::fittings::Fitter;
 use crate::supervisor::{Ending, Verdict};
 use crate::{app, log};
 
@@ -57,6 +59,31 @@ pub fn join(config: &Agent, string: &str) -> ExitCode {
         }
         Err(error) => {
             complain(&format!("cannot start: {error}"));
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+/// Renews the certificate.
+pub fn renew(config: Agent) -> ExitCode {
+    let Agent { site, gateway, state_dir, uplink, .. } = config;
+    let clock = Clock::open(&state_dir);
+    let renewal = Fitter { site, gateway, state_dir, clock }.renewal(uplink.proxy);
+    let renewing = async {
+        let identity =
+            renewal.identity().await?.ok_or("this gateway has not joined; run `forebay-agent join`")?;
+        renewal.renew(identity).await
+    };
+    let renewed =
+        runtime().map_err(|error| format!("cannot start: {error}")).and_then(|it| it.block_on(renewing));
+    match renewed {
+        Ok(identity) => {
+            let until = identity.validity().and_then(|(_, until)| jiff::Timestamp::from_second(until).ok());
+            let until = until.map_or_else(String::new, |until| format!(", valid until {until}"));
+            say(&format!("The certificate for {} is renewed{until}.", identity.server))
+        }
+        Err(words) => {
+            complain(&words);
             ExitCode::from(FAILED)
         }
     }

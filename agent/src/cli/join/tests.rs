@@ -22,6 +22,9 @@ use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::AbortOnDropHandle;
 
+use forebay_protocols::sync::wire::JoinAnswer;
+use rustls_pki_types::CertificateDer;
+
 use super::*;
 
 /// What the server answers.
