@@ -182,7 +182,9 @@ impl Endpoint {
                     }
                 })
             }
-            Self::Serial { line, pause } => Ok(Transport::rtu(Box::new(line.open()?), timing(line, *pause))),
+            Self::Serial { line, pause } => {
+                Ok(Transport::rtu(Box::new(line.open()?), timing(line, *pause)).with_fine_silence())
+            }
         }
     }
 
