@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use forebay_config::field::Link;
 use forebay_protocols::field::modbus::{ModbusSource, learnt};
+use forebay_protocols::field::occupancy::Occupancy;
 use forebay_protocols::field::source::{Harvest, LinkFault, Source};
 use forebay_protocols::reading::Point;
 use forebay_protocols::sync::tls::{private_folder, replace};
@@ -103,6 +104,10 @@ impl Source for Keeper {
         // Before the wait for a harvest and not after it: dropping this future must cost none.
         self.keep().await;
         self.source.next().await
+    }
+
+    fn occupancy(&self) -> Option<Occupancy> {
+        self.source.occupancy()
     }
 
     async fn close(&mut self) {

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_protocols::boot_time::BootTime;
+use forebay_protocols::field::occupancy::Occupancy;
 use forebay_protocols::field::source::{DeviceNews, Harvest, LinkFault, Receipt, Sample, Source};
 use forebay_protocols::reading::{Clock, Fault, Point, Quality, Stamp};
 use tokio::sync::{mpsc, watch};
@@ -62,6 +63,8 @@ pub struct LinkStatus {
     pub heard: bool,
     /// Messages and frames that gave no reading.
     pub discarded: u64,
+    /// How busy the line is, if the protocol knows.
+    pub occupancy: Option<Occupancy>,
 }
 
 impl LinkStatus {
@@ -138,6 +141,7 @@ impl<S: Source> Link<S> {
         // Nobody is known yet, unless a life of this task before this one fell.
         self.desk.silences.link_lost();
         self.desk.list_devices(&self.source);
+        self.desk.status.send_modify(|status| status.occupancy = self.source.occupancy());
         let stop = self.desk.stop.clone();
         loop {
             let connected = stop.run_until_cancelled(self.source.connect()).await;

@@ -3,6 +3,7 @@
 mod fine_timer;
 pub mod modbus;
 pub mod mqtt;
+pub mod occupancy;
 pub mod opcua;
 mod points;
 mod scaling;

@@ -30,6 +30,7 @@ use self::frame::Query;
 use self::planner::{Cost, Learnt, Limits, Wanted};
 use self::registers::Format;
 use self::transport::{LineTiming, Transport};
+use super::occupancy::Occupancy;
 use super::serial::Line;
 use super::source::{Harvest, LinkFault, Source};
 use crate::reading::Point;
@@ -150,6 +151,10 @@ impl Source for ModbusSource {
 
     async fn close(&mut self) {
         self.bus.detach();
+    }
+
+    fn occupancy(&self) -> Option<Occupancy> {
+        Some(self.bus.occupancy())
     }
 }
 

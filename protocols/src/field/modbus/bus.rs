@@ -31,6 +31,7 @@ use super::frame::{Query, Reply};
 use super::planner::{self, Cost, Limits, Plan, Request};
 use super::registers::Format;
 use super::transport::{StreamLost, Transport};
+use crate::field::occupancy::Occupancy;
 use crate::field::source::{DeviceNews, Harvest, LinkFault, Sample};
 use crate::reading::{Fault, Quality, Stamp};
 
@@ -98,6 +99,7 @@ pub struct Bus {
     flights: Vec<Flight>,
     company: Company,
     lessons: u64,
+    occupancy: Occupancy,
 }
 
 /// A request under way.
@@ -186,15 +188,22 @@ impl Bus {
             flights: Vec::new(),
             company: Company { suspect: None, single_until: None, next_single: SINGLE_AT_FIRST },
             lessons: 0,
+            occupancy: Occupancy::default(),
         };
         (0..bus.wholes.len()).for_each(|whole| bus.restore(whole));
         bus
     }
 
+    /// How busy the bus is. It is in use from a query, with the silence before it, until its answer or
+    /// the timeout.
+    pub fn occupancy(&self) -> Occupancy {
+        self.occupancy.clone()
+    }
+
     /// Takes a fresh connection. Everything is due at once; silent units stay in their pause.
     pub fn attach(&mut self, transport: Transport) {
         let now = Instant::now();
-        self.flights.clear();
+        self.detach();
         (0..self.wholes.len()).for_each(|whole| self.rejoin(whole));
         self.jobs.iter_mut().for_each(|job| job.due = now);
         self.connection = Some(Connection { transport, is_greeted: false, silences: 0 });
@@ -203,6 +212,7 @@ impl Bus {
     /// Lets go of the connection.
     pub fn detach(&mut self) {
         self.flights.clear();
+        self.occupancy.end();
         self.connection = None;
     }
 
@@ -234,7 +244,10 @@ impl Bus {
             return Err(self.lost("it was not connected"));
         };
         let query = query(&self.units, &self.jobs[number]);
-        match connection.transport.exchange(query, self.settings.timeout).await {
+        self.occupancy.begin();
+        let exchanged = connection.transport.exchange(query, self.settings.timeout).await;
+        self.occupancy.end();
+        match exchanged {
             Ok(reply) => {
                 let discarded = connection.transport.take_discarded();
                 let mut harvest = self.settle(number, reply);
@@ -249,9 +262,8 @@ impl Bus {
         if self.flights.iter().any(|flight| flight.is_in_company) {
             self.ask_singly();
         }
-        self.flights.clear();
+        self.detach();
         self.company.suspect = None;
-        self.connection = None;
         LinkFault::Lost { peer: self.settings.peer.clone(), why: why.into() }
     }
 
