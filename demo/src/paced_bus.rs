@@ -40,6 +40,8 @@ pub struct PacedBus {
 pub struct Tally {
     /// Queries answered.
     pub exchanges: u64,
+    /// Queries that nobody answered.
+    pub unanswered: u64,
     /// Registers given.
     pub registers: u64,
     /// What the exchanges needed of the line at least.
@@ -120,7 +122,10 @@ impl Line {
             let Some(answer) = self.answer(query) else {
                 wait_until(ended);
                 free_at = Some(ended + self.silence);
-                self.count(|tally| tally.too_soon += u64::from(too_soon));
+                self.count(|tally| {
+                    tally.unanswered += 1;
+                    tally.too_soon += u64::from(too_soon);
+                });
                 continue;
             };
             let mut at = ended + self.silence;
@@ -210,7 +215,7 @@ mod tests {
         let silent = tokio::time::timeout(Duration::from_millis(100), port.read_u8()).await;
         assert!(silent.is_err(), "unit 7 is dead");
         let tally = bus.tally();
-        assert_eq!((tally.exchanges, tally.registers), (2, 20));
+        assert_eq!((tally.exchanges, tally.unanswered, tally.registers), (2, 1, 20));
         assert!(tally.too_soon >= 1, "the second query came at once");
         assert_eq!(
             tally.line_time.as_micros(),
