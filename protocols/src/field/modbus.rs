@@ -1,6 +1,6 @@
 //! Modbus over TCP, over a tty, and RTU frames over TCP: the four read functions as a [`Source`].
 //!
-//! `registers` turns words into values and `planner` points into requests, both pure. `frame` is
+//! `registers` (with `rollover`) turns words into values and `planner` points into requests, both pure. `frame` is
 //! the wire, `transport` one exchange on it, `breaker` one unit's patience, and `bus` the schedule
 //! that owns them all; `learnt` is what outlives a restart, and `look` a person's view of a unit,
 //! outside any schedule. What stands here is the configuration's way into that, and connecting.
@@ -12,6 +12,7 @@ pub mod learnt;
 pub mod look;
 pub mod planner;
 pub mod registers;
+pub mod rollover;
 #[cfg(test)]
 mod scripted;
 pub mod transport;

@@ -321,12 +321,12 @@ impl Bus {
         match reply {
             Reply::Words(words) => {
                 let stamp = Stamp::now();
-                let sample = |part: &planner::Part| {
+                let mut sample = |part: &planner::Part| {
                     let words = words.get(usize::from(part.start)..).unwrap_or_default();
                     let (value, quality) = self.formats[part.slot].value(words);
                     Sample { slot: part.slot, stamp, value, quality }
                 };
-                let samples = parts.iter().map(sample).collect();
+                let samples = parts.iter().map(&mut sample).collect();
                 let news = self.answered(number);
                 self.judged(number, true);
                 self.refuted(number);
