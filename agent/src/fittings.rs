@@ -8,7 +8,6 @@ use std::time::Duration;
 use forebay_config::agent::{Agent, Proxy};
 use forebay_config::field::{self, Protocol};
 use forebay_config::units::Name;
-use forebay_protocols::field::modbus::ModbusSource;
 use forebay_protocols::field::mqtt::MqttSource;
 use forebay_protocols::field::opcua::{Application, OpcUaSource};
 use forebay_protocols::reading::Reading;
@@ -18,6 +17,7 @@ use forebay_protocols::sync::tls::{self, Identity};
 use crate::batcher::Encode;
 use crate::cli::join::identity_folder;
 use crate::clock::Clock;
+use crate::learnt::Keeper;
 use crate::link::{Desk, Link};
 use crate::uplink::Introduction;
 use crate::uplink::line::Peer;
@@ -55,7 +55,8 @@ impl Fitter {
         // Boxed: a driver's future is large, and it lives as long as the agent.
         match &link.protocol {
             Protocol::ModbusTcp(_) | Protocol::ModbusRtu(_) => {
-                let source = ModbusSource::new(link).ok_or("its protocol is not Modbus")?;
+                let keeper = Keeper::open(link.clone(), &self.state_dir).await;
+                let source = keeper.ok_or("its protocol is not Modbus")?;
                 Box::pin(Link { source, desk }.run()).await;
             }
             Protocol::OpcUa(_) => {

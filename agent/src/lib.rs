@@ -2,7 +2,7 @@
 //!
 //! `app` is where everything meets. A reading goes `link` → `processing` → `batcher` → `buffer` →
 //! `uplink`; `supervisor` owns the tasks, `ledger` knows where every reading is, `gaps` where none
-//! was taken, `clock` what time it is, and `status`, `telemetry`, `systemd` and `log` let others see.
+//! was taken, `clock` what time it is, `learnt` what Modbus units taught, and `status`, `telemetry`, `systemd` and `log` let others see.
 
 pub mod app;
 pub mod backoff;
@@ -12,6 +12,7 @@ pub mod cli;
 pub mod clock;
 pub mod fittings;
 pub mod gaps;
+pub mod learnt;
 pub mod ledger;
 pub mod link;
 pub mod log;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use forebay_config::processing::Rule;
 use forebay_protocols::boot_time::BootTime;
+use forebay_protocols::field::occupancy::Occupancy;
 use forebay_protocols::field::source::{DeviceNews, Harvest, LinkFault, Receipt, Sample, Source};
 use forebay_protocols::reading::{Clock, Fault, Point, Quality, Stamp};
 use tokio::sync::{mpsc, watch};
@@ -63,6 +64,8 @@ pub struct LinkStatus {
     pub heard: bool,
     /// Messages and frames that gave no reading.
     pub discarded: u64,
+    /// How busy the line is, if the protocol knows.
+    pub occupancy: Option<Occupancy>,
 }
 
 impl LinkStatus {
@@ -142,6 +145,7 @@ impl<S: Source> Link<S> {
         // Nobody is known yet, unless a life of this task before this one fell.
         self.desk.silences.link_lost();
         self.desk.list_devices(&self.source);
+        self.desk.status.send_modify(|status| status.occupancy = self.source.occupancy());
         let stop = self.desk.stop.clone();
         loop {
             let connected = stop.run_until_cancelled(self.source.connect()).await;

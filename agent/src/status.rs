@@ -124,8 +124,21 @@ pub struct LinkShown {
     pub connections: u64,
     /// Messages and frames that gave no reading.
     pub discarded: u64,
+    /// The line, where the protocol knows how busy it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bus: Option<BusShown>,
     /// Its devices.
     pub devices: Vec<DeviceShown>,
+}
+
+/// A line in a [`Snapshot`]: in use from a query, with the silence before it, until its answer or the
+/// timeout.
+#[derive(Clone, Debug, Serialize)]
+pub struct BusShown {
+    /// The share of about the last minute in which it was in use, 0 to 1.
+    pub utilisation: f64,
+    /// Seconds in which it was in use since the start of the link.
+    pub busy_s: f64,
 }
 
 /// A device in a [`Snapshot`].
@@ -279,6 +292,10 @@ impl LinkShown {
             attempts: status.attempts,
             connections: status.connections,
             discarded: status.discarded,
+            bus: status.occupancy.as_ref().map(|line| BusShown {
+                utilisation: (line.share() * 1e4).round() / 1e4,
+                busy_s: (line.busy().as_secs_f64() * 1e3).round() / 1e3,
+            }),
             devices: devices.collect(),
         }
     }

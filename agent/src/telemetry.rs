@@ -39,6 +39,8 @@ const BUFFER_WRITABLE: &str = "forebay_agent_buffer_writable";
 const LINK_UP: &str = "forebay_agent_link_up";
 const LINK_CONNECTIONS: &str = "forebay_agent_link_connections_total";
 const LINK_DISCARDED: &str = "forebay_agent_link_discarded_total";
+const BUS_UTILISATION: &str = "forebay_agent_bus_utilisation_ratio";
+const BUS_BUSY: &str = "forebay_agent_bus_busy_seconds_total";
 const DEVICE_ANSWERS: &str = "forebay_agent_device_answers";
 const BUFFER_TAIL: &str = "forebay_agent_buffer_tail_bytes";
 const BUFFER_OPEN: &str = "forebay_agent_buffer_open";
@@ -149,6 +151,8 @@ fn recorder() -> PrometheusRecorder {
         describe_gauge!(LINK_UP, "1 while the link is connected.");
         describe_counter!(LINK_CONNECTIONS, "Connections made.");
         describe_counter!(LINK_DISCARDED, "Messages and frames that gave no reading.");
+        describe_gauge!(BUS_UTILISATION, "Share of about the last minute in which a Modbus line was in use.");
+        describe_counter!(BUS_BUSY, "Whole seconds in which a Modbus line was in use.");
         describe_gauge!(DEVICE_ANSWERS, "1 while the device answers.");
         describe_gauge!(UPLINK_UP, "1 while the server takes readings.");
         describe_gauge!(CLOCK_SYNCHRONISED, "1 while the wall clock is trusted.");
@@ -198,6 +202,10 @@ fn record(snapshot: &Snapshot) {
         gauge!(LINK_UP, "link" => link.name.clone()).set(one_if(link.state == "connected"));
         counter!(LINK_CONNECTIONS, "link" => link.name.clone()).absolute(link.connections);
         counter!(LINK_DISCARDED, "link" => link.name.clone()).absolute(link.discarded);
+        if let Some(bus) = &link.bus {
+            gauge!(BUS_UTILISATION, "link" => link.name.clone()).set(bus.utilisation);
+            counter!(BUS_BUSY, "link" => link.name.clone()).absolute(bus.busy_s as u64);
+        }
         for device in &link.devices {
             let labels = [("link", link.name.clone()), ("device", device.name.clone())];
             gauge!(DEVICE_ANSWERS, &labels).set(one_if(device.answers));

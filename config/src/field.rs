@@ -1,5 +1,6 @@
 //! Links, devices and points: `[link.NAME]` and what stands below it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -187,6 +188,12 @@ pub struct ModbusPoint {
     pub raw: RawType,
     /// `interval`. Default the device's.
     pub interval: Duration,
+    /// `enum`: words for whole numbers, `{ 0 = "off", 1 = "on" }`; readings are these words. Default
+    /// none.
+    pub labels: BTreeMap<i64, String>,
+    /// `rollover`: a counter that begins again at 0 behind the highest number of its type, and whose
+    /// readings shall go on. Default false.
+    pub rollover: bool,
 }
 
 /// `register`: the four tables of the Modbus data model, read by functions 1 to 4.

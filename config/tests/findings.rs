@@ -25,7 +25,7 @@ fn the_example_of_the_agent_is_accepted_whole() {
 
     let Protocol::ModbusTcp(tcp) = &agent.links[0].protocol else { panic!("boiler is Modbus TCP") };
     let pump = &tcp.bus.devices[0];
-    assert_eq!(pump.points.len(), 7);
+    assert_eq!(pump.points.len(), 9);
     assert_eq!(pump.points[2].raw, RawType::Float32);
     assert_eq!(pump.points[3].meta.kind, PointKind::Counter);
     assert_eq!(pump.points[3].interval, Duration::from_secs(10));
@@ -427,45 +427,50 @@ fn deadbands_are_numbers_or_percents_of_the_range() {
     }
 }
 
-#[test]
-fn rules_of_processing_that_cannot_be_meant_are_told_with_the_way_out() {
-    let text = r#"
-[agent]
-site = "north"
-gateway = "boiler-house"
-[processing.idle]
-points = ["*/*"]
-[processing.silent]
-points = ["pump"]
-max_silence = "1m"
-[processing.twice]
-points = ["*/*"]
-on_change = false
-deadband = "3%"
-round = 0
-[processing.window]
-points = ["*/*"]
-window = "1m"
-min_interval = "1s"
-[processing.keep]
-points = ["*/*"]
-keep = ["mean", "mode"]
-"#;
-    let findings: Vec<String> = refused(text)
-        .into_iter()
-        .map(|finding| finding.to_string().split(" (agent.toml").next().unwrap_or_default().to_owned())
-        .collect();
-    assert_eq!(
-        findings,
-        [
-            "processing.idle: the rule does nothing",
-            "processing.silent.points: \"pump\" is not device/point",
-            "processing.silent.max_silence: nothing is left out that could be silent",
-            "processing.twice.on_change: a `deadband` reports changes only",
-            "processing.twice.round: a step is more than 0",
-            "processing.window.window: nothing is kept of the window",
-            "processing.window.min_interval: a `window` spaces its results already",
-            "processing.keep.keep: \"mode\" is not known here",
-        ]
+/// The one Modbus point `p` with these keys, and what is said of it.
+fn modbus_point(keys: &str) -> Result<forebay_config::field::ModbusPoint, String> {
+    let text = format!(
+        "[agent]\nsite = \"n\"\ngateway = \"g\"\n[link.b.modbus-tcp]\naddress = \"h\"\n\
+         [link.b.device.d]\npoints.p = {{ address = 1, {keys} }}\n"
     );
+    let agent = load::agent_text("agent.toml", &text).map_err(|findings| findings.to_string())?;
+    let Protocol::ModbusTcp(tcp) = &agent.links[0].protocol else {
+        panic!("not Modbus TCP")
+    };
+    Ok(tcp.bus.devices[0].points[0].clone())
+}
+
+#[test]
+fn words_for_numbers_make_a_state_and_need_whole_numbers() {
+    let point = modbus_point("enum = { 0 = \"off\", -1 = \"fault\" }, type = \"int16\"").unwrap();
+    let labels: Vec<_> = point.labels.iter().map(|(number, word)| (*number, word.as_str())).collect();
+    assert_eq!((labels, point.meta.kind), (vec![(-1, "fault"), (0, "off")], PointKind::State));
+    for (keys, words) in [
+        ("enum = { on = \"on\" }", "`on` is not a whole number"),
+        ("enum = { 0 = 1 }", "p.enum: "),
+        ("enum = { 0 = \"\" }", "the word for 0 is empty"),
+        ("enum = { 0 = \"a\", 00 = \"b\" }", "0 stands twice"),
+        ("enum = {}", "0 words; 1 to 256"),
+        ("enum = \"off\"", "enum = { 0 = \"off\", 1 = \"on\" }"),
+        ("enum = { 0 = \"off\" }, type = \"float32\"", "`enum` needs a type of whole numbers"),
+        ("enum = { 0 = \"off\" }, scale = 0.1", "`scale` needs a number"),
+    ] {
+        let said = modbus_point(keys).unwrap_err();
+        assert!(said.contains(words), "{keys}: {said}");
+    }
+}
+
+#[test]
+fn a_rollover_needs_a_counter_of_a_known_width() {
+    let point = modbus_point("rollover = true, scale = 0.1").unwrap();
+    assert_eq!((point.rollover, point.meta.kind), (true, PointKind::Counter));
+    for (keys, words) in [
+        ("rollover = true, type = \"int16\"", "only uint8, uint16, uint32, bcd16 and bcd32"),
+        ("rollover = true, type = \"uint64\"", "begin again at 0"),
+        ("rollover = 1", "rollover = true"),
+        ("rollover = true, enum = { 0 = \"a\" }", "a counter has no words"),
+    ] {
+        let said = modbus_point(keys).unwrap_err();
+        assert!(said.contains(words), "{keys}: {said}");
+    }
 }

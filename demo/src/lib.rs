@@ -4,10 +4,12 @@
 pub mod dice;
 pub mod http;
 pub mod ledger;
+pub mod long_link;
 pub mod lossy_link;
 pub mod modbus;
 pub mod mqtt;
 pub mod opcua;
+pub mod paced_bus;
 pub mod plant;
 pub mod postgres_road;
 pub mod process;

@@ -5,6 +5,7 @@
 mod equipment;
 mod relay;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::future::{Ready, ready};
 use std::io;
@@ -262,7 +263,8 @@ fn device(equipment: Equipment, unit_id: u8, interval: Duration) -> Option<Modbu
     let point = |place: Place| {
         let Place { name, register, address, raw, unit, kind, scale, shows: _ } = place;
         let meta = PointMeta { name: Name::new(name).ok()?, unit: unit.into(), kind, scale, offset: None };
-        Some(ModbusPoint { meta, register, address, raw, interval })
+        let (labels, rollover) = (BTreeMap::new(), false);
+        Some(ModbusPoint { meta, register, address, raw, interval, labels, rollover })
     };
     Some(ModbusDevice {
         name: Name::new(&format!("{}-{unit_id}", equipment.word())).ok()?,

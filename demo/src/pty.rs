@@ -27,16 +27,7 @@ pub struct Pty {
 impl Pty {
     /// A new pair. To be called within a runtime.
     pub fn open() -> io::Result<Self> {
-        let wire = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
-        rustix::pty::grantpt(&wire)?;
-        rustix::pty::unlockpt(&wire)?;
-        let name = rustix::pty::ptsname(&wire, Vec::new())?;
-        let path = PathBuf::from(OsStr::from_bytes(name.to_bytes()));
-        let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let keeper = rustix::fs::open(&path, flags, Mode::empty())?;
-        let mut settings = tcgetattr(&keeper)?;
-        settings.make_raw();
-        tcsetattr(&keeper, OptionalActions::Now, &settings)?;
+        let Pair { wire, path, keeper } = pair()?;
         rustix::fs::fcntl_setfl(&wire, rustix::fs::fcntl_getfl(&wire)? | OFlags::NONBLOCK)?;
         #[expect(
             deprecated,
@@ -50,6 +41,31 @@ impl Pty {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// A pseudo terminal in raw mode.
+pub(crate) struct Pair {
+    /// The wire's end.
+    pub wire: OwnedFd,
+    /// The driver's end.
+    pub path: PathBuf,
+    /// While it is open the wire does not break when the last program closes the path.
+    pub keeper: OwnedFd,
+}
+
+/// A new pair whose calls block.
+pub(crate) fn pair() -> io::Result<Pair> {
+    let wire = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    rustix::pty::grantpt(&wire)?;
+    rustix::pty::unlockpt(&wire)?;
+    let name = rustix::pty::ptsname(&wire, Vec::new())?;
+    let path = PathBuf::from(OsStr::from_bytes(name.to_bytes()));
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let keeper = rustix::fs::open(&path, flags, Mode::empty())?;
+    let mut settings = tcgetattr(&keeper)?;
+    settings.make_raw();
+    tcsetattr(&keeper, OptionalActions::Now, &settings)?;
+    Ok(Pair { wire, path, keeper })
 }
 
 impl AsyncRead for Pty {

@@ -37,6 +37,11 @@ impl LoadDevice {
         Ok(Self { address, asked, serving })
     }
 
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Requests answered so far.
     pub fn asked(&self) -> u64 {
         *self.asked.borrow()

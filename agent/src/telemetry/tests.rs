@@ -167,3 +167,23 @@ async fn a_silent_visitor_does_not_block_the_next() {
     stop.cancel();
     serving.await.unwrap();
 }
+
+#[test]
+fn a_bus_tells_how_busy_it_is_and_other_links_say_nothing_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (window, _, link) = window(dir.path());
+    assert!(!get(&window, "/metrics").1.contains("forebay_agent_bus_utilisation_ratio{"));
+    let line = forebay_protocols::field::occupancy::Occupancy::default();
+    link.send_modify(|status| status.occupancy = Some(line.clone()));
+    line.begin();
+    std::thread::sleep(Duration::from_millis(20));
+    let (_, text) = get(&window, "/metrics");
+    let value = |name: &str| -> f64 {
+        let line = text.lines().find(|line| line.starts_with(&format!("{name}{{link=\"hall\"}}"))).unwrap();
+        line.rsplit(' ').next().unwrap().parse().unwrap()
+    };
+    let share = value("forebay_agent_bus_utilisation_ratio");
+    assert!(share > 0.5 && share <= 1.0, "{text}");
+    assert_eq!(value("forebay_agent_bus_busy_seconds_total"), 0.0);
+    assert!(get(&window, "/status").1.contains("\"bus\":{\"utilisation\":"));
+}

@@ -1,5 +1,7 @@
 //! `[link.NAME.modbus-tcp]`, `[link.NAME.modbus-rtu]` and their devices.
 
+mod meaning;
+
 use std::time::Duration;
 
 use super::field::{Inherited, all, devices, interval, meta, points};
@@ -140,14 +142,26 @@ fn point(
         t.complain(Complaint::new(words, "raise `max_registers` of the device"));
     }
     let pace = interval(t, "interval", pace);
+    let labels = meaning::labels(t, raw);
+    let rollover = meaning::rollover(t, raw);
     let (kind, numeric) = match raw {
+        _ if !labels.is_empty() => (PointKind::State, false),
         Some(RawType::Bool | RawType::Bit(_)) => (PointKind::State, false),
         Some(RawType::String { .. }) => (PointKind::State, false),
+        _ if rollover => (PointKind::Counter, true),
         _ => (PointKind::Gauge, true),
     };
     let meta = meta(name, t, kind, numeric);
     t.finish();
-    Some(ModbusPoint { meta: meta?, register, address: address?, raw: raw?, interval: pace })
+    Some(ModbusPoint {
+        meta: meta?,
+        register,
+        address: address?,
+        raw: raw?,
+        interval: pace,
+        labels,
+        rollover,
+    })
 }
 
 /// `register` and `address`. The table is known even where the address is not.

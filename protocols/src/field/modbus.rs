@@ -1,15 +1,18 @@
 //! Modbus over TCP, over a tty, and RTU frames over TCP: the four read functions as a [`Source`].
 //!
-//! `registers` turns words into values and `planner` points into requests, both pure. `frame` is
+//! `registers` (with `rollover`) turns words into values and `planner` points into requests, both pure. `frame` is
 //! the wire, `transport` one exchange on it, `breaker` one unit's patience, and `bus` the schedule
-//! that owns them all; `look` is a person's view of a unit, outside any schedule. What stands here is the configuration's way into that, and connecting.
+//! that owns them all; `learnt` is what outlives a restart, and `look` a person's view of a unit,
+//! outside any schedule. What stands here is the configuration's way into that, and connecting.
 
 pub mod breaker;
 pub mod bus;
 pub mod frame;
+pub mod learnt;
 pub mod look;
 pub mod planner;
 pub mod registers;
+pub mod rollover;
 #[cfg(test)]
 mod scripted;
 pub mod transport;
@@ -28,6 +31,7 @@ use self::frame::Query;
 use self::planner::{Cost, Learnt, Limits, Wanted};
 use self::registers::Format;
 use self::transport::{LineTiming, Transport};
+use super::occupancy::Occupancy;
 use super::serial::Line;
 use super::source::{Harvest, LinkFault, Source};
 use crate::reading::Point;
@@ -40,8 +44,8 @@ pub struct ModbusSource {
     points: Vec<Point>,
     endpoint: Endpoint,
     timeout: Duration,
-    /// What each device was known for at the start, in the bus's order.
-    known: Vec<(Arc<str>, Learnt)>,
+    /// The most registers each device was known to give at the start, in the bus's order.
+    known: Vec<(Arc<str>, Option<u16>)>,
     bus: Bus,
 }
 
@@ -59,7 +63,7 @@ impl ModbusSource {
     }
 
     /// As [`ModbusSource::new`], with what [`ModbusSource::learnt`] said in an earlier life, by
-    /// device. It is not put to the test again: forget it when the device has changed.
+    /// device. A hole that is given after all is forgotten; a limit is not put to the test again.
     pub fn with_learnt(link: &Link, known: &BTreeMap<Arc<str>, Learnt>) -> Option<Self> {
         let (endpoint, config) = Endpoint::of(link)?;
         let settings = Settings {
@@ -77,8 +81,11 @@ impl ModbusSource {
         };
         let (points, bus) = equip(settings, config, known);
         let devices = config.devices.iter().map(|device| device.name.to_arc());
-        let known =
-            devices.map(|name| (name.clone(), known.get(&name).cloned().unwrap_or_default())).collect();
+        let most = |name: Arc<str>| {
+            let most = known.get(&name).and_then(|learnt| learnt.max_registers);
+            (name, most)
+        };
+        let known = devices.map(most).collect();
         Some(Self { points, endpoint, timeout: link.timeout, known, bus })
     }
 
@@ -86,14 +93,19 @@ impl ModbusSource {
     /// the most registers it gives. Devices of which nothing is known are left out.
     pub fn learnt(&self) -> BTreeMap<Arc<str>, Learnt> {
         let mut all = BTreeMap::new();
-        for (number, (name, known)) in self.known.iter().enumerate() {
-            let mut learnt = known.clone();
+        for (number, (name, max_registers)) in self.known.iter().enumerate() {
+            let mut learnt = Learnt { max_registers: *max_registers, holes: Vec::new() };
             learnt.add(&self.bus.learnt(number));
             if !learnt.is_empty() {
                 all.insert(name.clone(), learnt);
             }
         }
         all
+    }
+
+    /// Grows whenever [`ModbusSource::learnt`] may say something else than before.
+    pub fn lessons(&self) -> u64 {
+        self.bus.lessons()
     }
 
     /// Says so if the plan cannot fit on a serial line even when every unit answers at once, and
@@ -141,6 +153,10 @@ impl Source for ModbusSource {
     async fn close(&mut self) {
         self.bus.detach();
     }
+
+    fn occupancy(&self) -> Option<Occupancy> {
+        Some(self.bus.occupancy())
+    }
 }
 
 impl Endpoint {
@@ -172,7 +188,9 @@ impl Endpoint {
                     }
                 })
             }
-            Self::Serial { line, pause } => Ok(Transport::rtu(Box::new(line.open()?), timing(line, *pause))),
+            Self::Serial { line, pause } => {
+                Ok(Transport::rtu(Box::new(line.open()?), timing(line, *pause)).with_fine_silence())
+            }
         }
     }
 

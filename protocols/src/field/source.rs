@@ -10,6 +10,7 @@
 use std::fmt;
 use std::future::Future;
 
+use super::occupancy::Occupancy;
 use crate::reading::{Point, Quality, Stamp, Value};
 
 /// A connection to field equipment, or one serial bus. Owned by one task.
@@ -28,6 +29,11 @@ pub trait Source: Send + 'static {
 
     /// Says goodbye to the peer where the protocol knows a goodbye. Ends within seconds.
     fn close(&mut self) -> impl Future<Output = ()> + Send;
+
+    /// How busy the line is, where asking is what it is for.
+    fn occupancy(&self) -> Option<Occupancy> {
+        None
+    }
 }
 
 /// What one call of [`Source::next`] brought.

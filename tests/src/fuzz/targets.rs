@@ -111,7 +111,7 @@ fn judge(query: &Query, pdu: &[u8], formats: &[Format]) -> bool {
     assert_eq!(words.len(), usize::from(query.count), "as many as asked for");
     for format in formats {
         for start in 0..words.len() {
-            let _ = format.value(&words[start..]);
+            let _ = format.clone().value(&words[start..]);
         }
     }
     true

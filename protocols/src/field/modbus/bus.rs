@@ -16,17 +16,22 @@
 //!   asked one at a time for a while that doubles.
 
 mod company;
+mod cuts;
+mod load;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
+use self::cuts::Whole;
+pub use self::load::UnitLoad;
 use super::breaker::Breaker;
 use super::frame::{Query, Reply};
-use super::planner::{self, Cost, Learnt, Limits, Plan, Request};
+use super::planner::{self, Cost, Limits, Plan, Request};
 use super::registers::Format;
-use super::transport::{LineTiming, StreamLost, Transport};
+use super::transport::{StreamLost, Transport};
+use crate::field::occupancy::Occupancy;
 use crate::field::source::{DeviceNews, Harvest, LinkFault, Sample};
 use crate::reading::{Fault, Quality, Stamp};
 
@@ -42,9 +47,6 @@ mod exception {
 
 /// A shorter interval would let one unit own the bus.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(1);
-
-/// How long a cut request stays cut.
-const CUT_KEPT: Duration = Duration::from_secs(3_600);
 
 /// How long a link that fails with several requests under way is first asked one at a time.
 const SINGLE_AT_FIRST: Duration = Duration::from_secs(60);
@@ -79,19 +81,6 @@ pub struct Settings {
     pub lost_in_silence: bool,
 }
 
-/// What one unit needs of a line.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct UnitLoad {
-    /// Its unit id.
-    pub unit: u8,
-    /// The part of all time its requests need.
-    pub share: f64,
-    /// What of `share` goes into silences and what surrounds the values.
-    pub overhead: f64,
-    /// Requests a second.
-    pub requests: f64,
-}
-
 /// See the module.
 pub struct Bus {
     settings: Settings,
@@ -109,6 +98,8 @@ pub struct Bus {
     /// What is under way, the longest first. Empty where one request at a time is asked.
     flights: Vec<Flight>,
     company: Company,
+    lessons: u64,
+    occupancy: Occupancy,
 }
 
 /// A request under way.
@@ -148,25 +139,6 @@ struct Unit {
     turn: u64,
 }
 
-/// A request as planned.
-struct Whole {
-    unit: usize,
-    request: Request,
-    cut: Option<Cut>,
-}
-
-/// How a whole was taken apart.
-struct Cut {
-    at: Instant,
-    /// The device refused an address, and not a number.
-    by_address: bool,
-    /// What it taught; `None` until each piece was given or refused.
-    learnt: Option<Learnt>,
-    /// What will take the place of the pieces when none of them is under way any more. Until then
-    /// no further piece is asked, or that moment might never come.
-    joined: Vec<Request>,
-}
-
 /// A request as it is asked: a whole, or a part of one.
 struct Job {
     /// Never given twice: the breaker remembers it.
@@ -201,7 +173,7 @@ impl Bus {
             unit_of_member.push(at);
             limits.push(member.limits);
         }
-        let whole = |request: Request| Whole { unit: unit_of_member[request.device], request, cut: None };
+        let whole = |request: Request| Whole::new(unit_of_member[request.device], request);
         let mut bus = Self {
             settings,
             units,
@@ -215,46 +187,23 @@ impl Bus {
             connection: None,
             flights: Vec::new(),
             company: Company { suspect: None, single_until: None, next_single: SINGLE_AT_FIRST },
+            lessons: 0,
+            occupancy: Occupancy::default(),
         };
         (0..bus.wholes.len()).for_each(|whole| bus.restore(whole));
         bus
     }
 
-    /// What was learnt of a device, by its number, and still holds.
-    pub fn learnt(&self, device: usize) -> Learnt {
-        let own = self.wholes.iter().filter(|whole| whole.request.device == device);
-        let mut all = Learnt::default();
-        own.filter_map(|whole| whole.cut.as_ref()?.learnt.as_ref()).for_each(|learnt| all.add(learnt));
-        all
-    }
-
-    /// What the requests of each unit need at best on a line with this timing, if it answers the
-    /// moment it may; the heaviest unit first. Above 1.0 in all, deadlines will be missed.
-    pub fn line_loads(&self, line: LineTiming) -> Vec<UnitLoad> {
-        let mut loads: Vec<UnitLoad> =
-            self.units.iter().map(|unit| UnitLoad { unit: unit.id, ..UnitLoad::default() }).collect();
-        for job in &self.jobs {
-            let Some(load) = loads.get_mut(job.unit) else { continue };
-            let query = query(&self.units, job);
-            let nothing = Query { count: 0, ..query };
-            let time = |query: Query| {
-                let characters = query.to_rtu().len() + query.rtu_answer_length();
-                // One silence before the query and one before the answer.
-                (line.silence * 2 + line.character * characters as u32).as_secs_f64()
-            };
-            let a_second = 1.0 / job.request.interval.max(SHORTEST_INTERVAL).as_secs_f64();
-            load.share += time(query) * a_second;
-            load.overhead += time(nothing) * a_second;
-            load.requests += a_second;
-        }
-        loads.sort_by(|a, b| b.share.total_cmp(&a.share));
-        loads
+    /// How busy the bus is. It is in use from a query, with the silence before it, until its answer or
+    /// the timeout.
+    pub fn occupancy(&self) -> Occupancy {
+        self.occupancy.clone()
     }
 
     /// Takes a fresh connection. Everything is due at once; silent units stay in their pause.
     pub fn attach(&mut self, transport: Transport) {
         let now = Instant::now();
-        self.flights.clear();
+        self.detach();
         (0..self.wholes.len()).for_each(|whole| self.rejoin(whole));
         self.jobs.iter_mut().for_each(|job| job.due = now);
         self.connection = Some(Connection { transport, is_greeted: false, silences: 0 });
@@ -263,6 +212,7 @@ impl Bus {
     /// Lets go of the connection.
     pub fn detach(&mut self) {
         self.flights.clear();
+        self.occupancy.end();
         self.connection = None;
     }
 
@@ -294,7 +244,10 @@ impl Bus {
             return Err(self.lost("it was not connected"));
         };
         let query = query(&self.units, &self.jobs[number]);
-        match connection.transport.exchange(query, self.settings.timeout).await {
+        self.occupancy.begin();
+        let exchanged = connection.transport.exchange(query, self.settings.timeout).await;
+        self.occupancy.end();
+        match exchanged {
             Ok(reply) => {
                 let discarded = connection.transport.take_discarded();
                 let mut harvest = self.settle(number, reply);
@@ -309,9 +262,8 @@ impl Bus {
         if self.flights.iter().any(|flight| flight.is_in_company) {
             self.ask_singly();
         }
-        self.flights.clear();
+        self.detach();
         self.company.suspect = None;
-        self.connection = None;
         LinkFault::Lost { peer: self.settings.peer.clone(), why: why.into() }
     }
 
@@ -369,14 +321,15 @@ impl Bus {
         match reply {
             Reply::Words(words) => {
                 let stamp = Stamp::now();
-                let sample = |part: &planner::Part| {
+                let mut sample = |part: &planner::Part| {
                     let words = words.get(usize::from(part.start)..).unwrap_or_default();
                     let (value, quality) = self.formats[part.slot].value(words);
                     Sample { slot: part.slot, stamp, value, quality }
                 };
-                let samples = parts.iter().map(sample).collect();
+                let samples = parts.iter().map(&mut sample).collect();
                 let news = self.answered(number);
                 self.judged(number, true);
+                self.refuted(number);
                 Harvest { samples, news, ..Harvest::default() }
             }
             Reply::Exception(code @ (exception::GATEWAY_PATH | exception::GATEWAY_TARGET)) => {
@@ -446,96 +399,6 @@ impl Bus {
             news: unit.news(false, words(unit.id)),
             ..Harvest::default()
         }
-    }
-
-    /// Takes a refused request apart; its parts are due at once. False if it is a single span.
-    fn split(&mut self, number: usize, by_address: bool) -> bool {
-        let Some(smaller) = self.jobs[number].request.split() else { return false };
-        let Job { whole, .. } = self.jobs.swap_remove(number);
-        self.wholes[whole].cut.get_or_insert_with(|| Cut {
-            at: Instant::now(),
-            by_address,
-            learnt: None,
-            joined: Vec::new(),
-        });
-        smaller.into_iter().for_each(|request| self.add_job(whole, request, Instant::now()));
-        true
-    }
-
-    /// A request was given or refused for good. When that is known of all pieces of a whole, their
-    /// fate is learnt from and they are joined as far as that allows.
-    fn judged(&mut self, number: usize, is_given: bool) {
-        let job = &mut self.jobs[number];
-        let was_given = job.is_given.replace(is_given);
-        let number = job.whole;
-        let whole = &mut self.wholes[number];
-        let Some(cut @ Cut { learnt: None, .. }) = &mut whole.cut else { return };
-        if was_given.is_some_and(|was| was != is_given) {
-            // It refuses now this and now that. Nothing follows from it.
-            cut.learnt = Some(Learnt::default());
-            return;
-        }
-        let of_whole = || self.jobs.iter().filter(|job| job.whole == number);
-        let Some(pieces) =
-            of_whole().map(|job| Some((&job.request, job.is_given?))).collect::<Option<Vec<_>>>()
-        else {
-            return;
-        };
-        if pieces.iter().all(|(_, is_given)| !is_given) {
-            return;
-        }
-        let learnt = planner::learn(&pieces, cut.by_address);
-        let asked = pieces.len();
-        let joined = match self.limits.get(whole.request.device) {
-            Some(limits) if !learnt.is_empty() => {
-                whole.request.replanned(self.settings.cost, &limits.narrowed(&learnt))
-            }
-            _ => Vec::new(),
-        };
-        cut.learnt = Some(learnt);
-        if joined.len() < asked {
-            cut.joined = joined;
-        }
-        self.rejoin(number);
-    }
-
-    /// Puts joined requests in the place of the pieces they were learnt from, unless one of these
-    /// is under way and must find its job when it lands.
-    fn rejoin(&mut self, number: usize) {
-        let is_awaited = self.jobs.iter().any(|job| job.whole == number && self.is_under_way(job));
-        let Some(cut) = self.wholes[number].cut.as_mut().filter(|cut| !is_awaited && !cut.joined.is_empty())
-        else {
-            return;
-        };
-        let joined = std::mem::take(&mut cut.joined);
-        let of_whole = self.jobs.iter().filter(|job| job.whole == number);
-        let due = of_whole.map(|job| job.due).min().unwrap_or_else(Instant::now);
-        self.jobs.retain(|job| job.whole != number);
-        joined.into_iter().for_each(|request| self.add_job(number, request, due));
-    }
-
-    /// Puts wholes cut long ago in the place of their parts, unless a part is being waited for.
-    fn restore_old_cuts(&mut self, now: Instant) {
-        for number in 0..self.wholes.len() {
-            let Whole { unit, cut, .. } = &self.wholes[number];
-            let is_old = cut.as_ref().is_some_and(|cut| now.saturating_duration_since(cut.at) >= CUT_KEPT);
-            let is_awaited = self.jobs.iter().any(|job| job.whole == number && self.is_under_way(job));
-            if is_old && !is_awaited && !self.units[*unit].breaker.is_silent() {
-                self.restore(number);
-            }
-        }
-    }
-
-    fn restore(&mut self, whole: usize) {
-        self.jobs.retain(|job| job.whole != whole);
-        self.wholes[whole].cut = None;
-        self.add_job(whole, self.wholes[whole].request.clone(), Instant::now());
-    }
-
-    fn add_job(&mut self, whole: usize, request: Request, due: Instant) {
-        let (id, unit) = (self.next_id, self.wholes[whole].unit);
-        self.next_id += 1;
-        self.jobs.push(Job { id, whole, unit, request, due, is_given: None });
     }
 
     fn unit(&mut self, job: usize) -> &mut Unit {

@@ -535,3 +535,23 @@ proptest! {
 
 #[path = "bus_company_tests.rs"]
 mod company;
+
+#[tokio::test(start_paused = true)]
+async fn a_bus_is_busy_while_it_waits_for_an_answer_alone_or_in_company() {
+    for in_flight in [1, 4] {
+        let devices = vec![device(1, &[10, 20], SECOND)];
+        let late = SECOND / 5;
+        let mut rig = Rig::with_in_flight(in_flight, Framing::Tcp, devices, move |asked| {
+            vec![(late, asked.addresses())]
+        });
+        rig.run(SECOND * 60).await.unwrap();
+        // One after the other, or both at once.
+        let expected = if in_flight == 1 { 0.4 } else { 0.2 };
+        let share = rig.bus.occupancy().share();
+        assert!((share - expected).abs() < 0.02, "{in_flight} in flight: {share}");
+        rig.bus.detach();
+        let busy = rig.bus.occupancy().busy();
+        tokio::time::sleep(SECOND * 5).await;
+        assert_eq!(rig.bus.occupancy().busy(), busy, "a line that is not there is not in use");
+    }
+}

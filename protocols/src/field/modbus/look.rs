@@ -8,12 +8,9 @@ use forebay_config::field::{Link, Register};
 
 use super::Endpoint;
 use super::frame::{Query, Reply};
+use super::planner::{BITS_PER_REGISTER, MOST_REGISTERS};
 use super::transport::Transport;
 use crate::field::source::LinkFault;
-
-/// The most registers an answer can hold (Modbus Application Protocol V1.1b3, 6.3), and bits (6.1).
-const MOST_REGISTERS: u16 = 125;
-const MOST_BITS: u16 = 2_000;
 
 /// A connection for somebody who looks.
 pub struct Looker {
@@ -91,7 +88,7 @@ impl Looker {
     /// the single addresses that it refuses are known.
     pub async fn range(&mut self, unit: u8, table: Register, range: Range<u32>) -> Result<Seen, LookError> {
         let is_bits = matches!(table, Register::Coil | Register::Discrete);
-        let most = u32::from(if is_bits { MOST_BITS } else { MOST_REGISTERS });
+        let most = MOST_REGISTERS * if is_bits { BITS_PER_REGISTER } else { 1 };
         let mut seen = Seen::default();
         let mut waiting: Vec<Range<u32>> = Vec::new();
         let mut from = range.start;

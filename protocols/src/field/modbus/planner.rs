@@ -22,9 +22,9 @@ use forebay_config::field::Register;
 /// Addresses go from 0 to 65535 (Modbus Application Protocol V1.1b3, 4.4).
 const ADDRESSES: u32 = 65_536;
 /// The most registers an answer can hold (6.3).
-const MOST_REGISTERS: u32 = 125;
+pub const MOST_REGISTERS: u32 = 125;
 /// Bits an answer holds per register it could hold: 2000 for 125 (6.1).
-const BITS_PER_REGISTER: u32 = 16;
+pub const BITS_PER_REGISTER: u32 = 16;
 
 /// A point to be planned.
 #[derive(Clone, Debug, PartialEq, Eq)]

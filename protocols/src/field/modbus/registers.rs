@@ -1,18 +1,23 @@
 //! Registers to values. Pure: words in, value and quality out, for every type, byte order and
 //! scaling an operator may write.
 //!
-//! Three decisions stand here, because devices disagree and somebody has to choose:
+//! Four decisions stand here, because devices disagree and somebody has to choose:
 //! - A byte order is about numbers of 16 bits and more. `bit`, `bool`, `int8` and `uint8` look at
 //!   the register as it came. Text runs through its registers in ascending order and only the two
 //!   bytes of each register may be swapped: a device with `CDAB` floats still writes its name
 //!   forwards.
 //! - Text ends at its first NUL (PostgreSQL could not store one) and loses the spaces at its end.
 //!   Bytes that are no UTF-8 are read as Latin-1, which old devices mean by `°` and `ä`.
+//! - A number that an `enum` has no word for is given as its digits, in doubt: out of range.
 //! - An unscaled `uint64` is an integer. Above `i64::MAX` it is given as the nearest float, in
 //!   doubt: out of range.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use forebay_config::field::{ByteOrder, ModbusPoint, RawType, Register};
 
+use super::rollover::Rollover;
 use crate::field::scaling::Scaling;
 use crate::reading::{DataType, Doubt, Fault, Quality, Value};
 
@@ -22,6 +27,9 @@ pub struct Format {
     raw: RawType,
     order: ByteOrder,
     scaling: Option<Scaling>,
+    /// Empty where numbers stay numbers.
+    labels: BTreeMap<i64, Arc<str>>,
+    rollover: Option<Rollover>,
 }
 
 /// A number as the registers hold it.
@@ -40,7 +48,10 @@ impl Format {
             Register::Coil | Register::Discrete => RawType::Bool,
             Register::Input | Register::Holding => point.raw,
         };
-        Self { raw, order, scaling: Scaling::new(point.meta.scale, point.meta.offset) }
+        let labels = point.labels.iter().map(|(number, word)| (*number, word.as_str().into())).collect();
+        let scaling = Scaling::new(point.meta.scale, point.meta.offset);
+        let rollover = if point.rollover { Rollover::of(raw) } else { None };
+        Self { raw, order, scaling, labels, rollover }
     }
 
     /// Registers the value takes; one for a coil or discrete input.
@@ -57,6 +68,7 @@ impl Format {
     /// What the values are. Scaled integers are floats.
     pub fn data_type(&self) -> DataType {
         match self.raw {
+            _ if !self.labels.is_empty() => DataType::Text,
             RawType::Bool | RawType::Bit(_) => DataType::Boolean,
             RawType::String { .. } => DataType::Text,
             RawType::Float16 | RawType::Float32 | RawType::Float64 => DataType::Float,
@@ -66,15 +78,37 @@ impl Format {
     }
 
     /// The value in `words`, which begin at the point's address. A coil is a word of 0 or 1.
-    /// Too few words are no value: [`Fault::WrongType`].
-    pub fn value(&self, words: &[u16]) -> (Option<Value>, Quality) {
+    /// Too few words are no value: [`Fault::WrongType`]. Of a counter with a rollover, each reading
+    /// goes on from the one before.
+    pub fn value(&mut self, words: &[u16]) -> (Option<Value>, Quality) {
         match self.decode(words) {
-            Some((value, quality)) => (Some(value), quality),
+            Some((value, quality)) => {
+                let (value, quality) = self.labelled(value, quality);
+                (Some(value), quality)
+            }
             None => (None, Quality::Bad(Fault::WrongType)),
         }
     }
 
-    fn decode(&self, words: &[u16]) -> Option<(Value, Quality)> {
+    fn labelled(&self, value: Value, quality: Quality) -> (Value, Quality) {
+        if self.labels.is_empty() {
+            return (value, quality);
+        }
+        let number = match value {
+            Value::Integer(number) => Some(number),
+            Value::Boolean(is_on) => Some(is_on.into()),
+            Value::Float(_) | Value::Text(_) => None,
+        };
+        match number.and_then(|number| self.labels.get(&number)) {
+            Some(word) => (Value::Text(word.clone()), quality),
+            None => {
+                let digits = number.map_or(value.to_string(), |number| number.to_string());
+                (Value::Text(digits.into()), Quality::Uncertain(Doubt::OutOfRange))
+            }
+        }
+    }
+
+    fn decode(&mut self, words: &[u16]) -> Option<(Value, Quality)> {
         let first = *words.first()?;
         let low = first.to_be_bytes()[1];
         let order = self.order;
@@ -101,6 +135,10 @@ impl Format {
             RawType::Float64 => Number::Float(f64::from_be_bytes(bytes(words, order)?)),
             RawType::Bcd16 => Number::Unsigned(decimal(&bytes::<2>(words, order)?)?),
             RawType::Bcd32 => Number::Unsigned(decimal(&bytes::<4>(words, order)?)?),
+        };
+        let number = match (&mut self.rollover, number) {
+            (Some(rollover), Number::Unsigned(shown)) => Number::Unsigned(rollover.count(shown)),
+            (_, number) => number,
         };
         Some(self.finish(number))
     }
@@ -186,15 +224,15 @@ mod tests {
     const ORDERS: [ByteOrder; 4] = [ByteOrder::Abcd, ByteOrder::Dcba, ByteOrder::Badc, ByteOrder::Cdab];
 
     fn format(raw: RawType, order: ByteOrder) -> Format {
-        Format { raw, order, scaling: None }
+        Format { raw, order, scaling: None, labels: BTreeMap::new(), rollover: None }
     }
 
     fn scaled(raw: RawType, scale: Option<f64>, offset: Option<f64>) -> Format {
-        Format { raw, order: ByteOrder::Abcd, scaling: Scaling::new(scale, offset) }
+        Format { scaling: Scaling::new(scale, offset), ..format(raw, ByteOrder::Abcd) }
     }
 
     fn value(format: &Format, words: &[u16]) -> Value {
-        let (value, quality) = format.value(words);
+        let (value, quality) = format.clone().value(words);
         assert_eq!(quality, Quality::Good);
         value.unwrap()
     }
@@ -347,5 +385,30 @@ mod tests {
         let two = format(RawType::String { registers: 2 }, ByteOrder::Abcd);
         assert_eq!(value(&two, &[0xc2b0, 0x4320]), Value::Text("°C".into()));
         assert_eq!(value(&two, &[0xb043, 0x2020]), Value::Text("°C".into()));
+    }
+
+    #[test]
+    fn numbers_with_words_are_these_words_and_others_are_their_digits_in_doubt() {
+        let words = |raw| Format {
+            labels: BTreeMap::from([(0, "off".into()), (1, "on".into()), (-2, "fault".into())]),
+            ..format(raw, ByteOrder::Abcd)
+        };
+        assert_eq!(words(RawType::Int16).data_type(), DataType::Text);
+        assert_eq!(value(&words(RawType::Int16), &[1]), Value::Text("on".into()));
+        assert_eq!(value(&words(RawType::Int16), &[0xfffe]), Value::Text("fault".into()));
+        assert_eq!(value(&words(RawType::Bit(3)), &[8]), Value::Text("on".into()));
+        assert_eq!(value(&words(RawType::Bool), &[0]), Value::Text("off".into()));
+        let doubt = |digits: &str| (Some(Value::Text(digits.into())), Quality::Uncertain(Doubt::OutOfRange));
+        assert_eq!(words(RawType::Uint16).value(&[7]), doubt("7"));
+        assert_eq!(words(RawType::Uint64).value(&[0xffff; 4]), doubt("18446744073709552000"));
+        assert_eq!(words(RawType::Uint32).value(&[7]), (None, Quality::Bad(Fault::WrongType)));
+    }
+
+    #[test]
+    fn a_counter_goes_on_behind_its_highest_number_before_it_is_scaled() {
+        let mut counter =
+            Format { rollover: Rollover::of(RawType::Uint16), ..scaled(RawType::Uint16, Some(0.1), None) };
+        let shown = [65_530, 65_535, 4, 4, 10].map(|raw| counter.value(&[raw]).0);
+        assert_eq!(shown, [6_553.0, 6_553.5, 6_554.0, 6_554.0, 6_554.6].map(|v| Some(Value::Float(v))));
     }
 }

@@ -1,5 +1,6 @@
 //! Peers that follow a script, and small configurations, for the tests of this room.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -146,6 +147,8 @@ pub fn word_at(address: u16, interval: Duration) -> ModbusPoint {
         address,
         raw: RawType::Uint16,
         interval,
+        labels: BTreeMap::new(),
+        rollover: false,
     }
 }
 

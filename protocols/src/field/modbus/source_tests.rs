@@ -1,23 +1,33 @@
 use forebay_config::field::{Mqtt, PointKind as ConfiguredKind};
 use tokio::net::TcpListener;
 
-use super::scripted::{Heard, device, now, serve, tcp_link};
+use super::planner::Hole;
+use super::scripted::{Asked, Heard, Script, device, now, serve, tcp_link};
 use super::*;
 use crate::reading::{DataType, PointKind, Quality, Value};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// A source whose TCP peer answers rightly on every connection, and what the peer heard.
-async fn source_with_peer(framing: Framing) -> (ModbusSource, Heard, tokio::task::JoinHandle<()>) {
+/// The address of a TCP peer that answers as `script` says on every connection, and what it heard.
+async fn peer(
+    framing: Framing,
+    script: impl Fn(Asked) -> Script + Send + Sync + 'static,
+) -> (String, Heard, tokio::task::JoinHandle<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let heard = Heard::default();
     let log = heard.clone();
     let peer = tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            serve(stream, framing, log.clone(), |asked| now(asked.addresses())).await;
+            serve(stream, framing, log.clone(), &script).await;
         }
     });
+    (address, heard, peer)
+}
+
+/// A source whose peer answers rightly, and what the peer heard.
+async fn source_with_peer(framing: Framing) -> (ModbusSource, Heard, tokio::task::JoinHandle<()>) {
+    let (address, heard, peer) = peer(framing, |asked| now(asked.addresses())).await;
     let link = tcp_link(&address, framing, SECOND * 5, vec![device(3, &[7, 8], SECOND / 100)]);
     (ModbusSource::new(&link).unwrap(), heard, peer)
 }
@@ -158,19 +168,11 @@ fn a_link_of_another_protocol_is_none_of_ours() {
 
 #[tokio::test]
 async fn what_was_learnt_in_one_life_saves_the_refusals_of_the_next() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
-    let heard = Heard::default();
-    let log = heard.clone();
-    let peer = tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            serve(stream, Framing::Tcp, log.clone(), |asked| {
-                let forbidden = (asked.address..asked.address + asked.count).contains(&12);
-                now(if forbidden { asked.exception(2) } else { asked.addresses() })
-            })
-            .await;
-        }
-    });
+    let (address, heard, peer) = peer(Framing::Tcp, |asked| {
+        let forbidden = (asked.address..asked.address + asked.count).contains(&12);
+        now(if forbidden { asked.exception(2) } else { asked.addresses() })
+    })
+    .await;
     let link =
         tcp_link(&address, Framing::Tcp, SECOND * 5, vec![device(3, &[10, 11, 12, 13], SECOND * 3_600)]);
     let mut first = ModbusSource::new(&link).unwrap();
@@ -189,5 +191,22 @@ async fn what_was_learnt_in_one_life_saves_the_refusals_of_the_next() {
     }
     let spans: Vec<_> = heard.all()[before..].iter().map(|a| (a.address, a.count)).collect();
     assert_eq!(spans, [(10, 2), (12, 1), (13, 1)]);
+    peer.abort();
+}
+
+#[tokio::test]
+async fn a_hole_that_is_given_after_all_is_forgotten() {
+    let (address, _, peer) = peer(Framing::Tcp, |asked| now(asked.addresses())).await;
+    let link = tcp_link(&address, Framing::Tcp, SECOND * 5, vec![device(3, &[10, 11, 12], SECOND * 3_600)]);
+    let hole = |at| Hole { table: Register::Holding, first: at, last: at };
+    let known = Learnt { max_registers: Some(50), holes: vec![hole(12), hole(700)] };
+    let mut source = ModbusSource::with_learnt(&link, &BTreeMap::from([("unit3".into(), known)])).unwrap();
+    source.connect().await.unwrap();
+    let before = source.lessons();
+    source.next().await.unwrap();
+    source.next().await.unwrap();
+    assert_eq!(source.lessons(), before + 1);
+    let left = Learnt { max_registers: Some(50), holes: vec![hole(700)] };
+    assert_eq!(source.learnt(), BTreeMap::from([("unit3".into(), left)]), "nobody asked for 700");
     peer.abort();
 }

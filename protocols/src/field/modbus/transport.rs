@@ -3,8 +3,9 @@
 //! The client side of the framing is our own. A general client hands every frame to whoever waits;
 //! what we need is the opposite, that a frame nobody waits for reaches nobody:
 //! - MBAP: only a frame with the transaction id of a query that is waited for is an answer, and of
-//!   that query alone; all others are counted and skipped, and a framing error ends the connection. Some gateways answer with unit
-//!   id 0 or 255; as the transaction id has already named the exchange, those are accepted.
+//!   that query alone; all others are counted and skipped, and a framing error ends the connection.
+//!   Some gateways answer with unit id 0 or 255; as the transaction id has already named the exchange,
+//!   those are accepted.
 //! - RTU has no transaction id, so a late reply looks like ours. Before each query the line must
 //!   have been silent for the inter-frame time, and whatever is heard meanwhile is thrown away.
 //!   Checksum, unit, function and number of values must be right. The bus does the rest by leaving
@@ -20,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout_at};
 
 use super::frame::{self, Query, Reply};
+use crate::field::fine_timer::FineTimer;
 
 /// What a transport runs over: a TCP connection, a tty, a test's pipe.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -27,6 +29,10 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 /// The most bytes kept while searching for an RTU frame; two of the longest.
 const SEARCHED: usize = 512;
+
+/// The shortest listening before a query, on a line that was silent for long: the port is asked at
+/// least once whether that is so.
+const SHORTEST_LOOK: Duration = Duration::from_micros(200);
 
 /// The rules of a line with RTU frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +49,10 @@ pub struct Transport {
     framing: Framing,
     received: BytesMut,
     discarded: u64,
+    /// When bytes were last read. The line has been silent since, or longer.
+    heard: Instant,
+    /// Where the runtime's timer is too coarse.
+    timer: Option<FineTimer>,
 }
 
 enum Framing {
@@ -66,7 +76,21 @@ impl Transport {
     }
 
     fn new(stream: Box<dyn Stream>, framing: Framing) -> Self {
-        Self { stream, framing, received: BytesMut::with_capacity(SEARCHED), discarded: 0 }
+        Self {
+            stream,
+            framing,
+            received: BytesMut::with_capacity(SEARCHED),
+            discarded: 0,
+            heard: Instant::now(),
+            timer: None,
+        }
+    }
+
+    /// Keeps silences to some ten microseconds, where the kernel has a timer for it. Of a line whose
+    /// frames last milliseconds, the runtime's timer would leave a tenth unused.
+    pub fn with_fine_silence(mut self) -> Self {
+        self.timer = FineTimer::new().ok();
+        self
     }
 
     /// Frames and runs of stray bytes that answered nothing, since the last call.
@@ -170,8 +194,12 @@ impl Transport {
         let give_up = Instant::now() + silence + patience;
         let mut stray = !self.received.is_empty();
         self.received.clear();
-        while self.read_until(Instant::now() + silence).await? {
+        // What came before we look may have come at any time since. Until the shortest look has
+        // passed, nobody has asked the port.
+        let mut quiet = silence.saturating_sub(self.heard.elapsed()).max(SHORTEST_LOOK.min(silence));
+        while self.hears_within(quiet).await? {
             stray = true;
+            quiet = silence;
             self.received.clear();
             if Instant::now() >= give_up {
                 self.discarded += 1;
@@ -182,17 +210,42 @@ impl Transport {
         Ok(true)
     }
 
+    /// Reads once. False when nothing came within `time`.
+    async fn hears_within(&mut self, time: Duration) -> Result<bool, StreamLost> {
+        let Some(timer) = self.timer.take() else { return self.read_until(Instant::now() + time).await };
+        let heard = tokio::select! {
+            biased;
+            // Reading is cancel-safe: what was not read stays in the port.
+            heard = self.read() => Some(heard),
+            waited = timer.wait(time) => match waited {
+                Ok(()) => None,
+                Err(_) => return self.read_until(Instant::now() + time).await,
+            }
+        };
+        self.timer = Some(timer);
+        heard.map_or(Ok(false), |heard| heard.map(|()| true))
+    }
+
     /// Reads once. False when `deadline` came first.
     async fn read_until(&mut self, deadline: Instant) -> Result<bool, StreamLost> {
         // A peer that never stops talking would keep every read ready and its timer unheard.
         if Instant::now() >= deadline {
             return Ok(false);
         }
-        match timeout_at(deadline, self.stream.read_buf(&mut self.received)).await {
+        match timeout_at(deadline, self.read()).await {
             Err(_) => Ok(false),
-            Ok(Ok(0)) => Err(StreamLost(self.end_in_words().into())),
-            Ok(Ok(_)) => Ok(true),
-            Ok(Err(why)) => Err(StreamLost(why.to_string())),
+            Ok(read) => read.map(|()| true),
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), StreamLost> {
+        match self.stream.read_buf(&mut self.received).await {
+            Ok(0) => Err(StreamLost(self.end_in_words().into())),
+            Ok(_) => {
+                self.heard = Instant::now();
+                Ok(())
+            }
+            Err(why) => Err(StreamLost(why.to_string())),
         }
     }
 

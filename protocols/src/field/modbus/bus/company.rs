@@ -54,6 +54,9 @@ impl Bus {
             };
             if let Some((at, reply)) = ended {
                 let flight = self.flights.remove(at);
+                if self.flights.is_empty() {
+                    self.occupancy.end();
+                }
                 let mut harvest = self.land(&flight, reply);
                 harvest.discarded += discarded;
                 return Ok(harvest);
@@ -107,6 +110,7 @@ impl Bus {
         let Some(connection) = &mut self.connection else {
             return Err(self.lost("it was not connected"));
         };
+        self.occupancy.begin();
         let transaction = match connection.transport.send(query, timeout).await {
             Ok(transaction) => transaction,
             Err(StreamLost(why)) => return Err(self.lost(&why)),

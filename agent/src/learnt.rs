@@ -1,0 +1,122 @@
+//! Keeps over restarts what Modbus links learnt of their units: addresses they refuse and the most
+//! registers they give. One small file a link, in `learnt/` below the state directory.
+//!
+//! - It is written, durably and whole, when something new was learnt, and at no other time.
+//! - Reading devices never waits for the disk, and nothing depends on the file: one that is missing or
+//!   no good costs the refusals it would have saved.
+//! - Deleting it forgets. So does a change of the device's settings in the configuration.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use forebay_config::field::Link;
+use forebay_protocols::field::modbus::{ModbusSource, learnt};
+use forebay_protocols::field::occupancy::Occupancy;
+use forebay_protocols::field::source::{Harvest, LinkFault, Source};
+use forebay_protocols::reading::Point;
+use forebay_protocols::sync::tls::{private_folder, replace};
+use tokio::task::{JoinHandle, spawn_blocking};
+use tracing::warn;
+
+/// A Modbus source that keeps what it learns.
+pub struct Keeper {
+    source: ModbusSource,
+    link: Link,
+    file: PathBuf,
+    /// What the file says as far as is known; `None`: nothing that would be of use.
+    text: Option<String>,
+    /// Of the source, when it was last looked at; `None`: the file must be written in any case.
+    lessons: Option<u64>,
+    writing: Option<JoinHandle<io::Result<()>>>,
+    /// That the file cannot be written was said.
+    is_complained: bool,
+}
+
+impl Keeper {
+    /// The source of a link with what earlier lives learnt; `None` if the link does not speak Modbus.
+    pub async fn open(link: Link, state_dir: &Path) -> Option<Self> {
+        let file = state_dir.join("learnt").join(format!("{}.json", link.name));
+        let found = tokio::fs::read_to_string(&file).await;
+        let judged = match &found {
+            Ok(text) => learnt::from_text(&link, text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Default::default()),
+            Err(error) => Err(error.to_string()),
+        };
+        let is_good = judged.is_ok();
+        let known = judged.unwrap_or_else(|why| {
+            warn!(link = %link.name, file = %file.display(), "What was learnt of the link's devices cannot be read and is forgotten: {why}. It is learnt anew.");
+            Default::default()
+        });
+        let source = ModbusSource::with_learnt(&link, &known)?;
+        let lessons = is_good.then(|| source.lessons());
+        let text = found.ok().filter(|_| is_good);
+        Some(Self { source, link, file, text, lessons, writing: None, is_complained: false })
+    }
+
+    /// Starts writing what is new, unless an earlier write is still under way.
+    async fn keep(&mut self) {
+        if self.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
+            return;
+        }
+        self.finish().await;
+        let lessons = Some(self.source.lessons());
+        if std::mem::replace(&mut self.lessons, lessons) == lessons {
+            return;
+        }
+        let text = learnt::to_text(&self.link, &self.source.learnt());
+        // A request that was tried again and refused again taught nothing.
+        if self.text.as_ref() == Some(&text) {
+            return;
+        }
+        self.text = Some(text.clone());
+        let file = self.file.clone();
+        self.writing = Some(spawn_blocking(move || {
+            private_folder(file.parent().unwrap_or(Path::new(".")))?;
+            replace(&file, text.as_bytes(), 0o600)
+        }));
+    }
+
+    /// Waits for the write that is under way.
+    async fn finish(&mut self) {
+        // Not taken before it has ended: whoever drops this future drops no handle.
+        let Some(writing) = &mut self.writing else { return };
+        let written = writing.await.unwrap_or_else(|fall| Err(io::Error::other(fall)));
+        self.writing = None;
+        if let Err(error) = written {
+            self.text = None;
+            if !std::mem::replace(&mut self.is_complained, true) {
+                warn!(link = %self.link.name, file = %self.file.display(), "What was learnt of the link's devices cannot be kept: {error}. After a restart it is learnt anew.");
+            }
+        }
+    }
+}
+
+impl Source for Keeper {
+    fn points(&self) -> &[Point] {
+        self.source.points()
+    }
+
+    async fn connect(&mut self) -> Result<(), LinkFault> {
+        self.source.connect().await
+    }
+
+    async fn next(&mut self) -> Result<Harvest, LinkFault> {
+        // Before the wait for a harvest and not after it: dropping this future must cost none.
+        self.keep().await;
+        self.source.next().await
+    }
+
+    fn occupancy(&self) -> Option<Occupancy> {
+        self.source.occupancy()
+    }
+
+    async fn close(&mut self) {
+        self.source.close().await;
+        self.finish().await;
+        self.keep().await;
+        self.finish().await;
+    }
+}
+
+#[cfg(test)]
+mod tests;
