@@ -3,8 +3,6 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may stop where it stands")]
 
-mod mosquitto;
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +19,7 @@ use rustls::pki_types::UnixTime;
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use tokio::time::timeout;
 
-use self::mosquitto::{Authority, Mosquitto, Security};
+use forebay_tests::mosquitto::{Authority, Mosquitto, Security};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const VERSIONS: [MqttVersion; 2] = [MqttVersion::V311, MqttVersion::V5];

@@ -1,6 +1,8 @@
 //! A Mosquitto broker and its publisher, run from the machine's packages (`mosquitto`,
 //! `mosquitto-clients`) in a folder of its own. Stops with the test.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may stop where it stands")]
+
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -23,7 +25,12 @@ pub enum Security<'a> {
     /// Everybody.
     None,
     /// One user; the publisher must be it too.
-    Password { user: &'a str, password: &'a str },
+    Password {
+        /// Its name.
+        user: &'a str,
+        /// Its password.
+        password: &'a str,
+    },
     /// TLS, and certificates of this authority. The publisher has a plain port of its own.
     Certificates(&'a Authority),
 }
@@ -44,6 +51,7 @@ struct Running {
 }
 
 impl Mosquitto {
+    /// Starts a broker; it listens when this returns.
     pub async fn start(security: Security<'_>) -> Self {
         // A free port may be taken before Mosquitto has it; then another one is tried.
         for _ in 0..5 {
@@ -193,6 +201,8 @@ pub struct Authority {
 }
 
 impl Authority {
+    /// A new one.
+    #[expect(clippy::new_without_default, reason = "it makes a key and files")]
     pub fn new() -> Self {
         let mut params = CertificateParams::new(vec![]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
