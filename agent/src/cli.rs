@@ -4,6 +4,7 @@
 //! 10 to 16 why joining failed ([`join::JoinError::exit_code`]);
 //! of `buffer`: 1 damaged parts were found, 2 the buffer cannot be read;
 //! of `read`: 1 some point could not be read, 2 there is no such point;
+//! of `serial`: 1 a configured port is missing or may not be opened;
 //! 78 the configuration was refused (`EX_CONFIG` of sysexits.h).
 
 pub mod join;
@@ -13,6 +14,7 @@ mod check;
 mod probe;
 mod read;
 mod run;
+mod serial;
 mod table;
 
 use std::ffi::OsString;
@@ -68,6 +70,9 @@ enum Command {
     /// Read the configured points now, from the devices themselves, and show them.
     #[command(after_help = read::HELP)]
     Read(read::Read),
+    /// Show the serial ports: lasting names, drivers, who uses them, who may.
+    #[command(after_help = serial::HELP)]
+    Serial(serial::Serial),
     /// Print the version.
     Version,
 }
@@ -108,6 +113,7 @@ pub fn run_cli(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Buffer(command) => buffer::run(&command),
         Command::Probe(command) => probe::run(command),
         Command::Read(read) => with_config(&read.config.config, |config| read::run(&read, config)),
+        Command::Serial(serial) => serial::run(&serial),
         Command::Version => say(&format!("forebay-agent {VERSION}")),
     }
 }
