@@ -35,6 +35,7 @@ mod client;
 mod dialect;
 #[cfg(test)]
 mod faults;
+pub mod look;
 mod payload;
 mod points;
 mod template;
@@ -112,9 +113,8 @@ impl MqttSource {
         let asked = topics.filters().zip(&mqtt.topics);
         let filters: Vec<Filter> =
             asked.map(|(path, topic)| Filter { path: path.into(), at_least_once: topic.qos > 0 }).collect();
-        let scheme = if mqtt.broker.tls { "mqtts" } else { "mqtt" };
         Ok(Self {
-            peer: format!("{scheme}://{}:{}", mqtt.broker.host, mqtt.broker.port).into(),
+            peer: peer(mqtt),
             terms: terms(link, mqtt, filters.iter().any(|filter| filter.at_least_once)),
             trust: Trust::new(mqtt, tls_clock),
             filters,
@@ -185,6 +185,12 @@ impl Source for MqttSource {
             connection.close().await;
         }
     }
+}
+
+/// The broker as configured.
+fn peer(mqtt: &Mqtt) -> Arc<str> {
+    let scheme = if mqtt.broker.tls { "mqtts" } else { "mqtt" };
+    format!("{scheme}://{}:{}", mqtt.broker.host, mqtt.broker.port).into()
 }
 
 fn terms(link: &Link, mqtt: &Mqtt, persistent: bool) -> Terms {
