@@ -21,7 +21,8 @@
 //! **Nothing is lost at QoS 1.** The session outlives the connection, and the broker is told to
 //! forget a message only by the receipt, that is, when its readings are durable. What was not
 //! acknowledged comes again: at least once, so a crash can double a reading. A link whose topics
-//! are all QoS 0 keeps no session; what arrives at QoS 0 faster than it is taken is discarded.
+//! are all QoS 0 keeps no session. How much a broker keeps while nobody takes it is its setting
+//! (Mosquitto: `max_queued_messages`, 1,000 unless set), and what it drops there no client learns of; what arrives at QoS 0 faster than it is taken is discarded.
 //!
 //! **Throughput at QoS 1** is the messages a broker sends ahead of our word per durability window.
 //! MQTT 5 lets us say how many: 8,192. An MQTT 3.1.1 broker decides (Mosquitto by
