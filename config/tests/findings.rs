@@ -426,3 +426,24 @@ fn deadbands_are_numbers_or_percents_of_the_range() {
         assert!(findings.len() == 1 && findings[0].message.contains(word), "{keys}: {findings:?}");
     }
 }
+
+#[test]
+fn a_shared_subscription_names_its_group_and_a_topic() {
+    let text = |topic: &str| {
+        format!(
+            "[agent]\nsite = \"a\"\ngateway = \"b\"\n[link.hall.mqtt]\nbroker = \"mqtt://h\"\n\
+             [[link.hall.topic]]\ntopic = \"{topic}\"\n"
+        )
+    };
+    load::agent_text("t.toml", &text("$share/gateways/plant/{device}/{point}"))
+        .expect("a shared subscription");
+    for topic in [
+        "$share/gateways",
+        "$share//{device}/{point}",
+        "$share/{device}/{point}",
+        "$share/+/{device}/{point}",
+    ] {
+        let found = load::agent_text("t.toml", &text(topic)).expect_err(topic).to_string();
+        assert!(found.contains("$share/GROUP/TOPIC") && found.contains("t.toml:7:9"), "{topic}: {found}");
+    }
+}

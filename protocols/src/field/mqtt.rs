@@ -12,6 +12,10 @@
 //! (not JSON, empty, too large, of no topic of ours, beyond the bound on points) is counted as
 //! discarded, and acknowledged like any other.
 //!
+//! **Groups.** `$share/GROUP/FILTER` spreads messages over the agents of a group, each message to one of
+//! them, with MQTT 3.1.1 too where the broker knows it. No retained messages come. A member that is away
+//! may go on getting its share, to be sent when it is back (Mosquitto does that).
+//!
 //! **Time.** A reading is stamped when its message arrives, unless `timestamp` points to the
 //! device's own time and that can be read. A retained message without such a time is
 //! *uncertain: last known value*, because it may be of any age. Retained messages come after
