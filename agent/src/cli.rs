@@ -16,6 +16,7 @@ mod read;
 mod run;
 mod serial;
 mod table;
+mod tail;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -73,6 +74,9 @@ enum Command {
     /// Show the serial ports: lasting names, drivers, who uses them, who may.
     #[command(after_help = serial::HELP)]
     Serial(serial::Serial),
+    /// Show what the agent that runs reads, as it reads it.
+    #[command(after_help = tail::HELP)]
+    Tail(tail::Tail),
     /// Print the version.
     Version,
 }
@@ -114,6 +118,7 @@ pub fn run_cli(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Probe(command) => probe::run(command),
         Command::Read(read) => with_config(&read.config.config, |config| read::run(&read, config)),
         Command::Serial(serial) => serial::run(&serial),
+        Command::Tail(tail) => with_config(&tail.config.config, |config| tail::run(&tail, &config)),
         Command::Version => say(&format!("forebay-agent {VERSION}")),
     }
 }

@@ -14,6 +14,7 @@ pub mod fittings;
 pub mod gaps;
 pub mod ledger;
 pub mod link;
+pub mod live;
 pub mod log;
 pub mod processing;
 pub mod status;

@@ -24,6 +24,7 @@ use crate::backoff::{Backoff, Waited, wait};
 use crate::batcher::Handover;
 use crate::gaps::Silences;
 use crate::ledger::Books;
+use crate::live::Window;
 use crate::processing::{Processed, process};
 
 /// A connection that lives this long ends an episode of faults. Shorter ones are flapping.
@@ -104,6 +105,8 @@ pub struct Desk {
     pub silences: Silences,
     /// Seen by telemetry, systemd and the server.
     pub status: watch::Sender<LinkStatus>,
+    /// Where what is read is shown to whoever watches.
+    pub window: Window,
     /// Pauses between attempts.
     pub backoff: Backoff,
     /// Cancelled when the agent ends: nothing more is taken from the field.
@@ -232,6 +235,7 @@ impl<S: Source> Link<S> {
         if !points.is_empty() {
             self.desk.list_devices(&self.source);
         }
+        self.desk.window.show(&self.desk.name, known, &samples);
         self.desk.books.harvested(produced, filtered);
         let handover = Handover { link: self.desk.index, points, first_slot, samples, receipt };
         self.desk.handovers.send(handover).await.is_ok()

@@ -77,6 +77,7 @@ fn bench(points: &[&str], max_pause: Duration) -> Bench {
         books: books.clone(),
         silences: silences.clone(),
         status,
+        window: Window::default(),
         backoff: Backoff::new(Duration::from_millis(1), max_pause).unwrap(),
         stop: stop.clone(),
         goodbye: goodbye.clone(),

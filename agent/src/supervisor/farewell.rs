@@ -92,6 +92,7 @@ async fn a_broker_hears_that_its_message_is_durable_before_our_goodbye() {
         books: books.clone(),
         silences: Silences::default(),
         status,
+        window: Default::default(),
         backoff: Backoff::new(AGES, AGES).unwrap(),
         stop: ending.stop_links.clone(),
         goodbye: ending.close_links.clone(),

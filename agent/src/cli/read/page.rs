@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use forebay_protocols::boot_time::BootTime;
 use forebay_protocols::field::source::Sample;
-use forebay_protocols::reading::{Clock, Doubt, Point, Quality, Stamp, Value};
+use forebay_protocols::reading::{Clock, Doubt, Point, Quality, Stamp};
 use serde_json::{Value as Json, json};
 
 use super::once::Answer;
 use crate::cli::buffer::words::stamp;
 use crate::cli::table::{Side, age, harmless, table, value};
+use crate::live::value_json;
 
 /// What all links gave.
 pub struct Page<'p> {
@@ -106,12 +107,7 @@ impl Page<'_> {
     }
 
     fn reading(&self, answer: &Answer, point: &Point, said: Option<&Sample>) -> Json {
-        let value = said.and_then(|sample| sample.value.as_ref()).map(|value| match value {
-            Value::Float(number) => json!(number),
-            Value::Integer(number) => json!(number),
-            Value::Boolean(bit) => json!(bit),
-            Value::Text(text) => json!(&**text),
-        });
+        let value = said.and_then(|sample| sample.value.as_ref()).map(value_json);
         json!({
             "link": &*answer.link,
             "device": &*point.device,
@@ -148,7 +144,7 @@ impl Page<'_> {
 mod tests {
     use std::sync::Arc;
 
-    use forebay_protocols::reading::{DataType, Fault, PointKind};
+    use forebay_protocols::reading::{DataType, Fault, PointKind, Value};
 
     use super::*;
 
