@@ -34,6 +34,7 @@ use crate::fittings::{self, Fitter};
 use crate::gaps::{self, Recorder, Silences, Tally};
 use crate::ledger::Books;
 use crate::link::{Desk, LinkState, LinkStatus};
+use crate::live::{self, Window};
 use crate::status::{Board, VERSION};
 use crate::supervisor::{Birth, Ending, Grace, Supervisor, Verdict};
 use crate::systemd::{self, Progress};
@@ -128,6 +129,9 @@ async fn build(
     let (handovers, to_batcher) = mpsc::channel::<Handover>(HANDOVERS);
     let (open, seen) = watch::channel::<Option<OpenBuffer>>(None);
     let (uplink_status, uplink_seen) = watch::channel(UplinkStatus::default());
+    let window_of_links = Window::default();
+    // The buffer was looked at: no other agent works in this folder.
+    let door = live::Door::open(&state_dir);
     let fitter = Arc::new(Fitter { site, gateway, state_dir, clock: clock.clone() });
 
     let mut supervisor = Supervisor::new(ending.clone());
@@ -143,6 +147,7 @@ async fn build(
             silences: silences[index].clone(),
             rules: rules.clone(),
             status,
+            window: window_of_links.clone(),
             stop: ending.stop_links.clone(),
             goodbye: ending.close_links.clone(),
         };
@@ -219,6 +224,16 @@ async fn build(
         }
     };
     supervisor.uplink(uplink);
+    match door {
+        Ok(door) => {
+            let (clock, stop) = (clock.clone(), ending.give_up.clone());
+            supervisor.attendant("live", async move {
+                live::serve(door, window_of_links, clock, stop).await;
+                Ok(())
+            });
+        }
+        Err(error) => warn!("`forebay-agent tail` will find nobody: {error}. Readings flow all the same."),
+    }
     attend_gaps(&mut supervisor, recorder, seen.clone(), ending.stop_links.clone());
     attend_clock(&mut supervisor, clock, seen.clone(), ending.give_up.clone());
     if let Some(address) = listen {
@@ -312,6 +327,7 @@ struct DeskPlan {
     silences: Silences,
     rules: Arc<[Rule]>,
     status: watch::Sender<LinkStatus>,
+    window: Window,
     stop: CancellationToken,
     goodbye: CancellationToken,
 }
@@ -331,6 +347,7 @@ fn spawn_link(supervisor: &mut Supervisor, fitter: Arc<Fitter>, link: field::Lin
                 silences: plan.silences.clone(),
                 rules: plan.rules.clone(),
                 status: plan.status.clone(),
+                window: plan.window.clone(),
                 backoff: pauses.clone(),
                 stop: plan.stop.clone(),
                 goodbye: plan.goodbye.clone(),

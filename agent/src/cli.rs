@@ -3,6 +3,8 @@
 //! Exit codes: 0 done; 1 it failed, and said why; 2 the command line was not understood;
 //! 10 to 16 why joining failed ([`join::JoinError::exit_code`]);
 //! of `buffer`: 1 damaged parts were found, 2 the buffer cannot be read;
+//! of `read`: 1 some point could not be read, 2 there is no such point;
+//! of `serial`: 1 a configured port is missing or may not be opened;
 //! 78 the configuration was refused (`EX_CONFIG` of sysexits.h).
 
 pub mod join;
@@ -10,11 +12,17 @@ pub mod join;
 mod buffer;
 mod check;
 mod probe;
+mod read;
 mod run;
+mod serial;
+mod table;
+mod tail;
 
 use std::ffi::OsString;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use forebay_config::agent::Agent;
@@ -62,6 +70,15 @@ enum Command {
     /// Look at field devices before configuring them. Never writes to a device.
     #[command(subcommand)]
     Probe(probe::Command),
+    /// Read the configured points now, from the devices themselves, and show them.
+    #[command(after_help = read::HELP)]
+    Read(read::Read),
+    /// Show the serial ports: lasting names, drivers, who uses them, who may.
+    #[command(after_help = serial::HELP)]
+    Serial(serial::Serial),
+    /// Show what the agent that runs reads, as it reads it.
+    #[command(after_help = tail::HELP)]
+    Tail(tail::Tail),
     /// Print the version.
     Version,
 }
@@ -102,6 +119,9 @@ pub fn run_cli(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Renew(ConfigPath { config }) => with_config(&config, run::renew),
         Command::Buffer(command) => buffer::run(&command),
         Command::Probe(command) => probe::run(command),
+        Command::Read(read) => with_config(&read.config.config, |config| read::run(&read, config)),
+        Command::Serial(serial) => serial::run(&serial),
+        Command::Tail(tail) => with_config(&tail.config.config, |config| tail::run(&tail, &config)),
         Command::Version => say(&format!("forebay-agent {VERSION}")),
     }
 }
@@ -121,6 +141,23 @@ fn with_config(path: &Path, work: impl FnOnce(Agent) -> ExitCode) -> ExitCode {
 fn say(words: &str) -> ExitCode {
     println!("{words}");
     ExitCode::SUCCESS
+}
+
+/// To standard output, as it stands. A reader that has seen enough went away: that is no failure.
+fn print(text: &str) -> Option<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    let why = out.write_all(text.as_bytes()).and_then(|()| out.flush()).err()?;
+    if why.kind() == std::io::ErrorKind::BrokenPipe {
+        return Some(ExitCode::SUCCESS);
+    }
+    complain(&format!("cannot print: {why}"));
+    Some(ExitCode::from(FAILED))
+}
+
+/// "10s", "300ms" on the command line.
+fn span(text: &str) -> Result<Duration, String> {
+    forebay_config::load::parse_duration(text)
+        .ok_or_else(|| "write a number and a unit: 300ms, 10s, 5m".into())
 }
 
 /// To standard error.

@@ -9,8 +9,10 @@ use forebay_config::agent::{Agent, Proxy};
 use forebay_config::field::{self, Protocol};
 use forebay_config::units::Name;
 use forebay_protocols::field::mqtt::MqttSource;
+use forebay_protocols::field::occupancy::Occupancy;
 use forebay_protocols::field::opcua::{Application, OpcUaSource};
-use forebay_protocols::reading::Reading;
+use forebay_protocols::field::source::{Harvest, LinkFault, Source};
+use forebay_protocols::reading::{Point, Reading};
 use forebay_protocols::sync::batch::{Encoder, Head};
 use forebay_protocols::sync::tls::{self, Identity};
 
@@ -52,28 +54,34 @@ pub struct Fitter {
 impl Fitter {
     /// Makes the driver of `link` and runs it. An error is a configuration that cannot work.
     pub async fn run_link(&self, link: &field::Link, desk: Desk) -> Result<(), String> {
+        // Nobody waits at the end for a driver that is still being made.
+        let Some(made) = desk.stop.run_until_cancelled(self.driver(link)).await else { return Ok(()) };
         // Boxed: a driver's future is large, and it lives as long as the agent.
+        Box::pin(Link { source: made?, desk }.run()).await;
+        Ok(())
+    }
+
+    /// The driver of `link`, not connected yet. An error is a configuration that cannot work.
+    pub async fn driver(&self, link: &field::Link) -> Result<Driver, String> {
         match &link.protocol {
             Protocol::ModbusTcp(_) | Protocol::ModbusRtu(_) => {
                 let keeper = Keeper::open(link.clone(), &self.state_dir).await;
-                let source = keeper.ok_or("its protocol is not Modbus")?;
-                Box::pin(Link { source, desk }.run()).await;
+                Ok(Driver::Modbus(Box::new(keeper.ok_or("its protocol is not Modbus")?)))
             }
             Protocol::OpcUa(_) => {
                 let (link, application) = (link.clone(), self.application());
-                // Making a key takes seconds on a small gateway. Nobody waits for it at the end.
+                // Making a key takes seconds on a small gateway.
                 let making = tokio::task::spawn_blocking(move || OpcUaSource::new(&link, application));
-                let Some(made) = desk.stop.run_until_cancelled(making).await else { return Ok(()) };
-                let source = made.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-                Box::pin(Link { source, desk }.run()).await;
+                let source =
+                    making.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
+                Ok(Driver::OpcUa(Box::new(source)))
             }
             Protocol::Mqtt(_) => {
                 let clock = Arc::new(self.clock.clone());
                 let source = MqttSource::new(link, clock).map_err(|error| error.to_string())?;
-                Box::pin(Link { source, desk }.run()).await;
+                Ok(Driver::Mqtt(Box::new(source)))
             }
         }
-        Ok(())
     }
 
     /// How we show ourselves to OPC UA servers.
@@ -107,5 +115,68 @@ impl Fitter {
             let certificate = identity.chain.first().map_or(&[][..], |certificate| certificate.as_ref());
             Peer::new(identity.server.clone(), &config, certificate).map(Some)
         })
+    }
+}
+
+/// The driver of a link, whichever it is.
+#[expect(missing_docs, reason = "the words say it")]
+pub enum Driver {
+    Modbus(Box<Keeper>),
+    OpcUa(Box<OpcUaSource>),
+    Mqtt(Box<MqttSource>),
+}
+
+impl Driver {
+    /// For a look beside an agent that may run: what is learnt of devices is its business.
+    pub fn for_a_look(self) -> Self {
+        match self {
+            Self::Modbus(mut keeper) => {
+                keeper.keeps = false;
+                Self::Modbus(keeper)
+            }
+            other => other,
+        }
+    }
+}
+
+impl Source for Driver {
+    fn points(&self) -> &[Point] {
+        match self {
+            Self::Modbus(source) => source.points(),
+            Self::OpcUa(source) => source.points(),
+            Self::Mqtt(source) => source.points(),
+        }
+    }
+
+    async fn connect(&mut self) -> Result<(), LinkFault> {
+        match self {
+            Self::Modbus(source) => source.connect().await,
+            Self::OpcUa(source) => source.connect().await,
+            Self::Mqtt(source) => source.connect().await,
+        }
+    }
+
+    async fn next(&mut self) -> Result<Harvest, LinkFault> {
+        match self {
+            Self::Modbus(source) => source.next().await,
+            Self::OpcUa(source) => source.next().await,
+            Self::Mqtt(source) => source.next().await,
+        }
+    }
+
+    fn occupancy(&self) -> Option<Occupancy> {
+        match self {
+            Self::Modbus(source) => source.occupancy(),
+            Self::OpcUa(source) => source.occupancy(),
+            Self::Mqtt(source) => source.occupancy(),
+        }
+    }
+
+    async fn close(&mut self) {
+        match self {
+            Self::Modbus(source) => source.close().await,
+            Self::OpcUa(source) => source.close().await,
+            Self::Mqtt(source) => source.close().await,
+        }
     }
 }

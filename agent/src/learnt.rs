@@ -28,6 +28,8 @@ pub struct Keeper {
     /// Of the source, when it was last looked at; `None`: the file must be written in any case.
     lessons: Option<u64>,
     writing: Option<JoinHandle<io::Result<()>>>,
+    /// Is anything written?
+    pub keeps: bool,
     /// That the file cannot be written was said.
     is_complained: bool,
 }
@@ -50,12 +52,12 @@ impl Keeper {
         let source = ModbusSource::with_learnt(&link, &known)?;
         let lessons = is_good.then(|| source.lessons());
         let text = found.ok().filter(|_| is_good);
-        Some(Self { source, link, file, text, lessons, writing: None, is_complained: false })
+        Some(Self { source, link, file, text, lessons, writing: None, keeps: true, is_complained: false })
     }
 
-    /// Starts writing what is new, unless an earlier write is still under way.
+    /// Starts writing what is new, unless an earlier write is still under way or nothing is to be kept.
     async fn keep(&mut self) {
-        if self.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
+        if !self.keeps || self.writing.as_ref().is_some_and(|writing| !writing.is_finished()) {
             return;
         }
         self.finish().await;

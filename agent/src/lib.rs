@@ -15,6 +15,7 @@ pub mod gaps;
 pub mod learnt;
 pub mod ledger;
 pub mod link;
+pub mod live;
 pub mod log;
 pub mod processing;
 pub mod status;

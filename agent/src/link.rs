@@ -26,6 +26,7 @@ use crate::backoff::{Backoff, Waited, wait};
 use crate::batcher::Handover;
 use crate::gaps::Silences;
 use crate::ledger::Books;
+use crate::live::Window;
 use crate::processing::{Processed, Processing};
 
 /// A connection that lives this long ends an episode of faults. Shorter ones are flapping.
@@ -110,6 +111,8 @@ pub struct Desk {
     pub rules: Arc<[Rule]>,
     /// Seen by telemetry, systemd and the server.
     pub status: watch::Sender<LinkStatus>,
+    /// Where what is read is shown to whoever watches.
+    pub window: Window,
     /// Pauses between attempts.
     pub backoff: Backoff,
     /// Cancelled when the agent ends: nothing more is taken from the field.
@@ -238,6 +241,7 @@ impl<S: Source> Link<S> {
     }
 
     async fn deliver(&mut self, samples: Vec<Sample>, receipt: Option<Receipt>, course: &mut Course) -> bool {
+        self.desk.window.show(&self.desk.name, self.source.points(), &samples);
         let processed = course.processing.take(samples, self.source.points(), BootTime::now());
         if course.processing.points().len() > course.points_told {
             self.desk.list_devices(&self.source);

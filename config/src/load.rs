@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use findings::Book;
 pub use findings::{Finding, Findings};
 use table::File;
+pub use words::parse_duration;
 
 use crate::{agent, server};
 

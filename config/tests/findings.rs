@@ -474,3 +474,24 @@ fn a_rollover_needs_a_counter_of_a_known_width() {
         assert!(said.contains(words), "{keys}: {said}");
     }
 }
+
+#[test]
+fn a_shared_subscription_names_its_group_and_a_topic() {
+    let text = |topic: &str| {
+        format!(
+            "[agent]\nsite = \"a\"\ngateway = \"b\"\n[link.hall.mqtt]\nbroker = \"mqtt://h\"\n\
+             [[link.hall.topic]]\ntopic = \"{topic}\"\n"
+        )
+    };
+    load::agent_text("t.toml", &text("$share/gateways/plant/{device}/{point}"))
+        .expect("a shared subscription");
+    for topic in [
+        "$share/gateways",
+        "$share//{device}/{point}",
+        "$share/{device}/{point}",
+        "$share/+/{device}/{point}",
+    ] {
+        let found = load::agent_text("t.toml", &text(topic)).expect_err(topic).to_string();
+        assert!(found.contains("$share/GROUP/TOPIC") && found.contains("t.toml:7:9"), "{topic}: {found}");
+    }
+}

@@ -1,11 +1,13 @@
 //! What the system tests share: where the programs are, peers that nobody here wrote, databases of
 //! their own. What is missing fails with the way out; nothing is skipped.
 
+pub mod bench_mqtt;
 pub mod browser;
 pub mod faults;
 pub mod fuzz;
 pub mod lateness;
 pub mod load_device;
+pub mod mosquitto;
 pub mod own_database;
 pub mod several;
 
@@ -198,6 +200,14 @@ pub fn kills(usual: u64) -> Result<u64> {
 /// When the variable holds no number.
 pub fn faults(usual: u64) -> Result<u64> {
     Ok(number("FOREBAY_TEST_FAULTS")?.unwrap_or(usual))
+}
+
+/// How many messages: `FOREBAY_TEST_MESSAGES`, or `usual`.
+///
+/// # Errors
+/// When the variable holds no number.
+pub fn messages(usual: u64) -> Result<u64> {
+    Ok(number("FOREBAY_TEST_MESSAGES")?.unwrap_or(usual))
 }
 
 fn number(variable: &str) -> Result<Option<u64>> {

@@ -250,12 +250,12 @@ async fn what_probe_prints_of_a_device_is_a_configuration_that_check_accepts() -
     let plant = ModbusPlant::start_tcp("127.0.0.1:0".parse()?, &[3]).await?;
     let target = format!("tcp://{}", plant.address().context("a TCP plant has an address")?);
     let agent = &programs()?.agent;
-    let probe = |what: &str, rest: &[&str]| {
-        let words = ["probe", what, &target];
-        let arguments: Vec<&OsStr> = words.iter().chain(rest).map(OsStr::new).collect();
+    let probe = |what: &[&str], rest: &[&str]| {
+        let words = [&["probe", "modbus"], what, &[target.as_str()], rest].concat();
+        let arguments: Vec<&OsStr> = words.iter().map(OsStr::new).collect();
         run(agent, &arguments)
     };
-    let out = probe("modbus", &["--unit", "3", "--count", "40"])?;
+    let out = probe(&[], &["--unit", "3", "--count", "40"])?;
     let (words, told) = (String::from_utf8(out.stdout)?, String::from_utf8(out.stderr)?);
     println!("{told}{words}");
     ensure!(out.status.success());
@@ -266,10 +266,12 @@ async fn what_probe_prints_of_a_device_is_a_configuration_that_check_accepts() -
     fs::write(&config, format!("[agent]\nsite = \"north\"\ngateway = \"gw\"\n# {toml}"))?;
     let checked = run(agent, &["check".as_ref(), "--config".as_ref(), config.as_os_str()])?;
     ensure!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
-    let scanned = probe("modbus-scan", &["--to", "5", "--timeout", "200ms"])?;
+    let scanned = probe(&["scan"], &["--to", "5", "--timeout", "200ms"])?;
     assert_eq!(String::from_utf8(scanned.stdout)?, "3\n");
-    let refused = probe("modbus", &["--count", "0"])?;
+    let refused = probe(&[], &["--count", "0"])?;
     assert_eq!(refused.status.code(), Some(78));
+    let nowhere = run(agent, &["probe".as_ref(), "modbus".as_ref()])?;
+    assert_eq!(nowhere.status.code(), Some(2), "a target is needed");
     plant.shutdown().await;
     Ok(())
 }

@@ -3,8 +3,6 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may stop where it stands")]
 
-mod mosquitto;
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,7 +19,7 @@ use rustls::pki_types::UnixTime;
 use rustls::time_provider::{DefaultTimeProvider, TimeProvider};
 use tokio::time::timeout;
 
-use self::mosquitto::{Authority, Mosquitto, Security};
+use forebay_tests::mosquitto::{Authority, Mosquitto, Security};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const VERSIONS: [MqttVersion; 2] = [MqttVersion::V311, MqttVersion::V5];
@@ -338,4 +336,92 @@ async fn messages_of_a_topic_taken_out_of_the_configuration_do_not_pile_up() {
     broker.publish(&["-t", "plant/pump/flow", "-m", "2"]).await;
     assert_eq!(numbers(&gather(&mut again, 1).await.0), [2.0], "1 was acknowledged although it gave nothing");
     again.close().await;
+}
+
+/// A member of the group `gateways`.
+fn member(port: u16, version: MqttVersion, client: &str) -> MqttSource {
+    let topics = vec![plain("$share/gateways/plant/{device}/{point}")];
+    source(Mqtt { client_id: client.into(), topics, ..link(port, version) })
+}
+
+#[tokio::test]
+async fn two_agents_of_a_group_get_each_message_once() {
+    const MANY: u32 = 100;
+    for version in VERSIONS {
+        let broker = Mosquitto::start(Security::None).await;
+        let mut members = [member(broker.port, version, "one"), member(broker.port, version, "two")];
+        for member in &mut members {
+            member.connect().await.unwrap();
+        }
+        let lines: String = (0..MANY).map(|n| format!("{n}\n")).collect();
+        broker.publish_lines("plant/feed pump/flow", &lines).await;
+        let mut seen = [Vec::new(), Vec::new()];
+        while seen.iter().map(Vec::len).sum::<usize>() < MANY as usize {
+            let [one, two] = &mut members;
+            let (harvest, who) = tokio::select! {
+                harvest = next(one) => (harvest.unwrap(), 0),
+                harvest = next(two) => (harvest.unwrap(), 1),
+            };
+            seen[who].extend(numbers(&harvest.samples));
+            harvest.receipt.into_iter().for_each(Receipt::confirm);
+        }
+        assert!(seen.iter().all(|numbers| !numbers.is_empty()), "{version:?}: both work: {seen:?}");
+        let mut all = seen.concat();
+        all.sort_by(f64::total_cmp);
+        assert_eq!(all, (0..MANY).map(f64::from).collect::<Vec<_>>(), "{version:?}: each once");
+        let point = &members[0].points()[0];
+        assert_eq!(
+            (&*point.device, &*point.name),
+            ("feed_pump", "flow"),
+            "the group is no part of the topic"
+        );
+        for member in &mut members {
+            let more = timeout(Duration::from_millis(100), member.next()).await;
+            assert!(more.is_err(), "{version:?}: nothing comes twice: {more:?}");
+            member.close().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_broker_gave_a_member_that_is_away_comes_when_it_is_back() {
+    for version in VERSIONS {
+        let broker = Mosquitto::start(Security::None).await;
+        let mut members = [member(broker.port, version, "one"), member(broker.port, version, "two")];
+        for member in &mut members {
+            member.connect().await.unwrap();
+        }
+        members[1].close().await;
+        broker.publish_lines("plant/pump/flow", "0\n1\n2\n3\n4\n5\n").await;
+        let mut seen = Vec::new();
+        // What belongs to the other one does not come here, and how much that is the broker decides.
+        while let Ok(harvest) = timeout(Duration::from_millis(500), members[0].next()).await {
+            let harvest = harvest.unwrap();
+            seen.extend(numbers(&harvest.samples));
+            harvest.receipt.into_iter().for_each(Receipt::confirm);
+        }
+        members[1].connect().await.unwrap();
+        if seen.len() < 6 {
+            let (samples, receipts, _) = gather(&mut members[1], 6 - seen.len() as u64).await;
+            seen.extend(numbers(&samples));
+            receipts.into_iter().for_each(Receipt::confirm);
+        }
+        seen.sort_by(f64::total_cmp);
+        assert_eq!(seen, [0.0, 1.0, 2.0, 3.0, 4.0, 5.0], "{version:?}");
+        members[1].close().await;
+    }
+}
+
+#[tokio::test]
+async fn an_mqtt_5_broker_keeps_back_what_is_too_large_and_the_link_goes_on() {
+    let broker = Mosquitto::start(Security::None).await;
+    let mut source = source(link(broker.port, MqttVersion::V5));
+    source.connect().await.unwrap();
+    broker.publish(&["-t", "plant/pump/flow", "-m", "1"]).await;
+    broker.publish(&["-t", "plant/pump/flow", "-m", &" ".repeat(20_000)]).await;
+    broker.publish(&["-t", "plant/pump/flow", "-m", "2"]).await;
+    let (samples, receipts, discarded) = gather(&mut source, 2).await;
+    assert_eq!((numbers(&samples), discarded), (vec![1.0, 2.0], 0));
+    receipts.into_iter().for_each(Receipt::confirm);
+    source.close().await;
 }

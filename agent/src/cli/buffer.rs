@@ -6,7 +6,7 @@
 mod export;
 mod status;
 mod verify;
-mod words;
+pub(super) mod words;
 
 #[cfg(test)]
 mod tests;

@@ -3,6 +3,7 @@
 
 mod guess;
 mod modbus;
+mod mqtt;
 
 use std::process::ExitCode;
 
@@ -11,16 +12,18 @@ use clap::Subcommand;
 /// What to look at.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Read a range of registers and show what its values might be, with ready-made configuration.
+    /// Read a range of registers and show what its values might be, with ready-made configuration;
+    /// or `scan`: which unit ids answer on a link?
+    #[command(subcommand_negates_reqs = true, args_conflicts_with_subcommands = true)]
     Modbus(modbus::Look),
-    /// Which unit ids answer on a Modbus link?
-    ModbusScan(modbus::Scan),
+    /// Listen at a broker: topics, samples, ready-made configuration. Publishes nothing.
+    Mqtt(mqtt::Listen),
 }
 
 /// Does it.
 pub fn run(command: Command) -> ExitCode {
     match command {
-        Command::Modbus(look) => modbus::look(&look),
-        Command::ModbusScan(scan) => modbus::scan(&scan),
+        Command::Modbus(look) => modbus::run(&look),
+        Command::Mqtt(listen) => mqtt::listen(&listen),
     }
 }

@@ -164,7 +164,19 @@ fn topic_filter(item: &Item<'_>) -> Result<String, Complaint> {
             "example: \"plant/{device}/{point}\", \"sensors/+/{device}/state\"",
         )
     };
-    let levels: Vec<&str> = text.split('/').collect();
+    // A shared subscription: its group stands before the filter and never in a topic (MQTT 5, 4.8.2).
+    let filter = match text.strip_prefix("$share/") {
+        None => text.as_str(),
+        Some(rest) => match rest.split_once('/') {
+            Some((group, filter))
+                if !group.is_empty() && !group.contains(['+', '#', '{', '}']) && !filter.is_empty() =>
+            {
+                filter
+            }
+            _ => return Err(bad("a shared subscription is written `$share/GROUP/TOPIC`".into())),
+        },
+    };
+    let levels: Vec<&str> = filter.split('/').collect();
     for (n, level) in levels.iter().enumerate() {
         match *level {
             "+" | "{device}" | "{point}" => {}

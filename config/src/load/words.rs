@@ -188,7 +188,8 @@ pub(super) fn host_port(default_port: u16) -> impl Fn(&Item<'_>) -> Result<Strin
     }
 }
 
-fn parse_duration(text: &str) -> Option<Duration> {
+/// "100ms", "1m30s" as a duration, as everywhere in the configuration.
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let mut rest = text.trim();
     let mut total = Duration::ZERO;
     if rest.is_empty() {

@@ -12,6 +12,10 @@
 //! (not JSON, empty, too large, of no topic of ours, beyond the bound on points) is counted as
 //! discarded, and acknowledged like any other.
 //!
+//! **Groups.** `$share/GROUP/FILTER` spreads messages over the agents of a group, each message to one of
+//! them, with MQTT 3.1.1 too where the broker knows it. No retained messages come. A member that is away
+//! may go on getting its share, to be sent when it is back (Mosquitto does that).
+//!
 //! **Time.** A reading is stamped when its message arrives, unless `timestamp` points to the
 //! device's own time and that can be read. A retained message without such a time is
 //! *uncertain: last known value*, because it may be of any age. Retained messages come after
@@ -21,7 +25,8 @@
 //! **Nothing is lost at QoS 1.** The session outlives the connection, and the broker is told to
 //! forget a message only by the receipt, that is, when its readings are durable. What was not
 //! acknowledged comes again: at least once, so a crash can double a reading. A link whose topics
-//! are all QoS 0 keeps no session; what arrives at QoS 0 faster than it is taken is discarded.
+//! are all QoS 0 keeps no session. How much a broker keeps while nobody takes it is its setting
+//! (Mosquitto: `max_queued_messages`, 1,000 unless set), and what it drops there no client learns of; what arrives at QoS 0 faster than it is taken is discarded.
 //!
 //! **Throughput at QoS 1** is the messages a broker sends ahead of our word per durability window.
 //! MQTT 5 lets us say how many: 8,192. An MQTT 3.1.1 broker decides (Mosquitto by
@@ -35,6 +40,7 @@ mod client;
 mod dialect;
 #[cfg(test)]
 mod faults;
+pub mod look;
 mod payload;
 mod points;
 mod template;
@@ -112,9 +118,8 @@ impl MqttSource {
         let asked = topics.filters().zip(&mqtt.topics);
         let filters: Vec<Filter> =
             asked.map(|(path, topic)| Filter { path: path.into(), at_least_once: topic.qos > 0 }).collect();
-        let scheme = if mqtt.broker.tls { "mqtts" } else { "mqtt" };
         Ok(Self {
-            peer: format!("{scheme}://{}:{}", mqtt.broker.host, mqtt.broker.port).into(),
+            peer: peer(mqtt),
             terms: terms(link, mqtt, filters.iter().any(|filter| filter.at_least_once)),
             trust: Trust::new(mqtt, tls_clock),
             filters,
@@ -185,6 +190,12 @@ impl Source for MqttSource {
             connection.close().await;
         }
     }
+}
+
+/// The broker as configured.
+fn peer(mqtt: &Mqtt) -> Arc<str> {
+    let scheme = if mqtt.broker.tls { "mqtts" } else { "mqtt" };
+    format!("{scheme}://{}:{}", mqtt.broker.host, mqtt.broker.port).into()
 }
 
 fn terms(link: &Link, mqtt: &Mqtt, persistent: bool) -> Terms {

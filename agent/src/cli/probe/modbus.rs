@@ -1,10 +1,12 @@
-//! `probe modbus` and `probe modbus-scan`.
+//! `probe modbus` and `probe modbus scan`.
+
+mod scan;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::process::ExitCode;
 
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use forebay_config::field::{Link, Register};
 use forebay_config::load;
 use forebay_protocols::field::modbus::look::{Looker, Seen, exception};
@@ -19,8 +21,10 @@ const TARGETS: &str =
 
 #[derive(Debug, Args)]
 pub struct Look {
-    #[arg(help = format!("Where: {TARGETS}"))]
-    target: String,
+    #[command(subcommand)]
+    command: Option<Other>,
+    #[arg(required = true, help = format!("Where: {TARGETS}"))]
+    target: Option<String>,
     /// Unit id.
     #[arg(long, default_value_t = 1)]
     unit: u8,
@@ -38,19 +42,11 @@ pub struct Look {
     timeout: String,
 }
 
-#[derive(Debug, Args)]
-pub struct Scan {
-    #[arg(help = format!("Where: {TARGETS}"))]
-    target: String,
-    /// The first unit id to ask.
-    #[arg(long, default_value_t = 1)]
-    from: u8,
-    /// The last.
-    #[arg(long, default_value_t = 247)]
-    to: u8,
-    /// The longest wait for an answer: "1s", "300ms".
-    #[arg(long, default_value = "300ms")]
-    timeout: String,
+/// What else can be looked at.
+#[derive(Debug, Subcommand)]
+enum Other {
+    /// Which unit ids answer? On a tty without `?baud=` and `?parity=` the usual ones are tried.
+    Scan(scan::Scan),
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -81,9 +77,18 @@ impl Table {
     }
 }
 
+/// Does what was asked for.
+pub fn run(asked: &Look) -> ExitCode {
+    match asked {
+        Look { command: Some(Other::Scan(scan)), .. } => scan::scan(scan),
+        Look { target: Some(target), .. } => look(asked, target),
+        Look { .. } => refuse(TARGETS),
+    }
+}
+
 /// Reads and shows.
-pub fn look(look: &Look) -> ExitCode {
-    let Look { target, unit, register, address, count, timeout } = look;
+fn look(look: &Look, target: &str) -> ExitCode {
+    let Look { command: _, target: _, unit, register, address, count, timeout } = look;
     if *count == 0 || *count > 10_000 {
         return refuse(&format!("--count {count}: between 1 and 10000 at once"));
     }
@@ -102,36 +107,6 @@ pub fn look(look: &Look) -> ExitCode {
         let seen =
             looker.range(*unit, register.register(), from..end).await.map_err(|fault| fault.to_string())?;
         Ok(shown(&seen, *register, &link_words, *unit))
-    })
-}
-
-/// Asks each unit id.
-pub fn scan(scan: &Scan) -> ExitCode {
-    let Scan { target, from, to, timeout } = scan;
-    if from > to {
-        return refuse(&format!("--from {from} is beyond --to {to}"));
-    }
-    let link_words = match link_table(target) {
-        Ok(words) => words,
-        Err(why) => return refuse(&why),
-    };
-    with_looker(&link_words, timeout, async |looker| {
-        complain(&format!(
-            "Reads holding register 0 of unit ids {from} to {to} at {}, {timeout} each at the most. \
-             Nothing is written to a device.",
-            looker.peer()
-        ));
-        let mut found = Vec::new();
-        for unit in *from..=*to {
-            if looker.answers(unit).await.map_err(|fault| fault.to_string())? {
-                complain(&format!("unit {unit} answers"));
-                found.push(unit.to_string());
-            }
-        }
-        match found.len() {
-            0 => Err("no unit answers; are the port, baud rate and parity right?".into()),
-            _ => Ok(found.join("\n")),
-        }
     })
 }
 

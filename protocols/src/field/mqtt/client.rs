@@ -9,9 +9,10 @@
 //!   acknowledgements. A broker that knows no such limit fills the inbox; then the connection
 //!   ends, and the broker sends again in the next one what was not acknowledged.
 //!
-//! A publish is acknowledged by its [`Receipt`] and in no other way.
+//! A publish is acknowledged by its [`Receipt`] and in no other way, and only when those before it
+//! are: acknowledgements leave in the order in which the publishes came (MQTT 3.1.1 and 5, 4.6).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -49,8 +50,33 @@ struct Books {
     held: AtomicUsize,
     /// QoS 0 messages that found no room since somebody asked.
     dropped: AtomicU64,
-    /// Packet identifiers of publishes that wait for our word.
-    pending: Mutex<HashSet<u16>>,
+    /// Publishes that wait for our word, or for the word on an earlier one.
+    pending: Mutex<Pending>,
+}
+
+/// See [`Books::pending`].
+#[derive(Default)]
+struct Pending {
+    /// In the order of their arrival.
+    order: VecDeque<Ticket>,
+    /// By packet identifier.
+    words: HashMap<u16, Word>,
+}
+
+/// What is known of a publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    Awaited,
+    Confirmed,
+    /// Its receipt was dropped: it is never acknowledged, and holds up nobody.
+    Withheld,
+}
+
+/// A receipt on its way to be confirmed; dropped before that, its publishes are withheld.
+struct Open {
+    voice: Voice,
+    books: Arc<Books>,
+    tickets: Vec<Ticket>,
 }
 
 impl Connection {
@@ -108,14 +134,8 @@ impl Connection {
         if tickets.is_empty() {
             return None;
         }
-        let (voice, books) = (self.voice.clone(), self.books.clone());
-        Some(Receipt::new(move || {
-            for ticket in tickets {
-                // First forgotten, then said: the broker may use the identifier again at once.
-                books.forget(ticket);
-                voice.acknowledge(ticket);
-            }
-        }))
+        let open = Open { voice: self.voice.clone(), books: self.books.clone(), tickets };
+        Some(Receipt::new(move || open.settle(Word::Confirmed)))
     }
 
     /// QoS 0 messages dropped since the last call.
@@ -134,11 +154,48 @@ impl Connection {
 impl Books {
     /// False: this publish already waits for our word.
     fn note(&self, ticket: Ticket) -> bool {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).insert(ticket.packet_id)
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        if pending.words.contains_key(&ticket.packet_id) {
+            return false;
+        }
+        pending.words.insert(ticket.packet_id, Word::Awaited);
+        pending.order.push_back(ticket);
+        true
     }
 
-    fn forget(&self, ticket: Ticket) {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).remove(&ticket.packet_id);
+    /// Notes the word on `tickets`, and gives to `say` all whose turn it is now, in order.
+    fn settle(&self, tickets: &[Ticket], word: Word, mut say: impl FnMut(Ticket)) {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        for ticket in tickets {
+            pending.words.insert(ticket.packet_id, word);
+        }
+        while let Some(first) = pending.order.front().copied()
+            && let Some(word @ (Word::Confirmed | Word::Withheld)) =
+                pending.words.get(&first.packet_id).copied()
+        {
+            // First forgotten, then said: the broker may use the identifier again at once. Said before
+            // the lock is open again: what another thread confirms comes behind it.
+            pending.order.pop_front();
+            pending.words.remove(&first.packet_id);
+            if word == Word::Confirmed {
+                say(first);
+            }
+        }
+    }
+}
+
+impl Open {
+    fn settle(mut self, word: Word) {
+        let tickets = std::mem::take(&mut self.tickets);
+        self.books.settle(&tickets, word, |ticket| self.voice.acknowledge(ticket));
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if !self.tickets.is_empty() {
+            self.books.settle(&self.tickets, Word::Withheld, |ticket| self.voice.acknowledge(ticket));
+        }
     }
 }
 
@@ -364,9 +421,27 @@ mod tests {
         desk.accept(message(Some(7), 1)).unwrap();
         desk.accept(message(Some(7), 1)).unwrap();
         assert_eq!(inbox.len(), 1);
-        desk.books.forget(inbox.try_recv().unwrap().ticket.unwrap());
+        let ticket = inbox.try_recv().unwrap().ticket.unwrap();
+        let mut said = Vec::new();
+        desk.books.settle(&[ticket], Word::Confirmed, |ticket| said.push(ticket));
+        assert_eq!(said, [ticket]);
         desk.accept(message(Some(7), 1)).unwrap();
         assert_eq!(inbox.len(), 1, "the identifier is used again for another message");
+    }
+
+    #[test]
+    fn what_is_withheld_holds_up_nobody_and_is_never_said() {
+        let books = Books::default();
+        let [one, two, three] = [1, 2, 3].map(|packet_id| Ticket { packet_id, exactly_once: false });
+        let mut said = Vec::new();
+        assert!([one, two, three].iter().all(|ticket| books.note(*ticket)));
+        books.settle(&[three], Word::Confirmed, |ticket| said.push(ticket.packet_id));
+        books.settle(&[one], Word::Withheld, |ticket| said.push(ticket.packet_id));
+        assert_eq!(said, [0; 0], "2 is not known yet");
+        assert!(!books.note(three), "it waits for its turn");
+        books.settle(&[two], Word::Confirmed, |ticket| said.push(ticket.packet_id));
+        assert_eq!(said, [2, 3]);
+        assert!(books.note(one), "the broker may send it again under its number");
     }
 
     #[test]

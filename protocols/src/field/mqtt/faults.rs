@@ -156,6 +156,17 @@ fn publish(packet_id: Option<u16>, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// A 3.1.1 PUBLISH at QoS 1 in the form of `version`, which may have properties, none here.
+fn of(version: MqttVersion, mut bytes: Vec<u8>) -> Vec<u8> {
+    if version == MqttVersion::V5 {
+        // Short packets have one byte of length; the properties stand behind the packet identifier.
+        let behind = 2 + 2 + usize::from(bytes[3]) + 2;
+        bytes.insert(behind, 0);
+        bytes[1] += 1;
+    }
+    bytes
+}
+
 fn remaining_length(mut length: usize) -> Vec<u8> {
     let mut bytes = Vec::new();
     loop {
@@ -333,6 +344,45 @@ async fn thousands_of_acknowledgements_at_once_all_go_out_in_order() {
     for packet_id in 1..=MANY {
         assert_eq!(wire.hear_puback().await, packet_id);
     }
+}
+
+#[tokio::test]
+async fn acknowledgements_leave_in_the_order_of_the_messages_whatever_was_durable_first() {
+    for version in [MqttVersion::V311, MqttVersion::V5] {
+        let peer = Peer::listen().await;
+        let mut source = peer.source(version);
+        let (result, mut wire) = connect(&mut source, peer.welcome(version)).await;
+        result.unwrap();
+        let mut receipts = Vec::new();
+        for packet_id in 1..=3 {
+            wire.say(&of(version, publish(Some(packet_id), b"1"))).await;
+            receipts.push(next(&mut source).await.unwrap().receipt.unwrap());
+        }
+        // As a message of no topic of ours, which needs no disk, overtakes one that waits for it.
+        receipts.remove(1).confirm();
+        receipts.into_iter().for_each(|receipt| receipt.confirm());
+        for packet_id in 1..=3 {
+            assert_eq!(wire.hear_puback().await, packet_id, "{version:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_mqtt_5_broker_is_told_how_many_messages_and_how_large_ones_we_take() {
+    let peer = Peer::listen().await;
+    let mut source = peer.source(MqttVersion::V5);
+    let (_, body) = connect(&mut source, async {
+        let mut wire = peer.accept().await;
+        wire.hear(CONNECT).await
+    })
+    .await;
+    // Name, level, flags, keep-alive: ten bytes; then the properties (MQTT 5, 3.1.2.11).
+    let properties = &body[11..11 + usize::from(body[10])];
+    let has = |wanted: &[u8]| properties.windows(wanted.len()).any(|bytes| bytes == wanted);
+    assert!(has(&[0x21, 0x20, 0x00]), "receive maximum 8,192: {properties:x?}");
+    assert!(has(&[0x27, 0, 0, 0x03, 0xe8]), "maximum packet size 1,000: {properties:x?}");
+    assert!(has(&[0x11, 0xff, 0xff, 0xff, 0xff]), "a session without end: {properties:x?}");
+    assert_eq!(body[7] & 2, 0, "the session goes on");
 }
 
 #[tokio::test]

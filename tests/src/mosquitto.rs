@@ -1,6 +1,8 @@
 //! A Mosquitto broker and its publisher, run from the machine's packages (`mosquitto`,
 //! `mosquitto-clients`) in a folder of its own. Stops with the test.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may stop where it stands")]
+
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -12,7 +14,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -23,7 +25,12 @@ pub enum Security<'a> {
     /// Everybody.
     None,
     /// One user; the publisher must be it too.
-    Password { user: &'a str, password: &'a str },
+    Password {
+        /// Its name.
+        user: &'a str,
+        /// Its password.
+        password: &'a str,
+    },
     /// TLS, and certificates of this authority. The publisher has a plain port of its own.
     Certificates(&'a Authority),
 }
@@ -44,6 +51,7 @@ struct Running {
 }
 
 impl Mosquitto {
+    /// Starts a broker; it listens when this returns.
     pub async fn start(security: Security<'_>) -> Self {
         // A free port may be taken before Mosquitto has it; then another one is tried.
         for _ in 0..5 {
@@ -97,10 +105,57 @@ impl Mosquitto {
         assert!(timeout(PATIENCE, child.wait()).await.expect("mosquitto_pub ends").unwrap().success());
     }
 
+    /// A publisher at QoS 1 that is given its lines bit by bit.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn publisher_of_lines(&self, topic: &str) -> std::io::Result<Publisher> {
+        self.publisher_at("1", topic)
+    }
+
+    /// The same at another quality of service.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn publisher_at(&self, qos: &str, topic: &str) -> std::io::Result<Publisher> {
+        let mut command = self.publisher();
+        command.args(["-q", qos, "-t", topic, "-l"]).stdin(Stdio::piped()).kill_on_drop(true);
+        let mut child = command.spawn()?;
+        let lines = child.stdin.take().ok_or_else(|| std::io::Error::other("its input is piped"))?;
+        Ok(Publisher { child, lines })
+    }
+
     fn publisher(&self) -> Command {
         let mut command = Command::new(program("mosquitto_pub", "FOREBAY_TEST_MOSQUITTO_PUB"));
         command.args(["-h", "127.0.0.1", "-q", "1", "-p"]).arg(self.publisher_port.to_string());
         command
+    }
+}
+
+/// A running `mosquitto_pub`.
+pub struct Publisher {
+    child: Child,
+    lines: ChildStdin,
+}
+
+impl Publisher {
+    /// Publishes each line as a message.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub async fn say(&mut self, lines: &str) -> std::io::Result<()> {
+        self.lines.write_all(lines.as_bytes()).await
+    }
+
+    /// Waits until the broker has all of it.
+    ///
+    /// # Errors
+    /// When it does not end well within a minute.
+    pub async fn finish(self) -> std::io::Result<()> {
+        let Self { mut child, lines } = self;
+        drop(lines);
+        let status = timeout(PATIENCE * 3, child.wait()).await??;
+        if status.success() { Ok(()) } else { Err(std::io::Error::other(format!("mosquitto_pub: {status}"))) }
     }
 }
 
@@ -131,9 +186,11 @@ async fn run(dir: &Path) -> Option<Running> {
 }
 
 fn settings(security: &Security<'_>, dir: &Path, port: u16, other: u16) -> String {
-    // As root it would become a user that cannot read the folder.
+    // As root it would become a user that cannot read the folder. By default it keeps 1,000 messages for
+    // a client that is away, and drops the rest.
     let common = format!(
         "user root\nlog_dest stderr\npersistence true\npersistence_location {}/\nper_listener_settings true\n\
+         max_queued_messages 0\n\
          listener {port} 127.0.0.1\n",
         dir.display()
     );
@@ -193,6 +250,8 @@ pub struct Authority {
 }
 
 impl Authority {
+    /// A new one.
+    #[expect(clippy::new_without_default, reason = "it makes a key and files")]
     pub fn new() -> Self {
         let mut params = CertificateParams::new(vec![]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
