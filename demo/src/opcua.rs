@@ -1,7 +1,7 @@
 //! A simulated OPC UA server: sixty signals of twelve machines that move each second.
 //!
-//! Speaks without security and with Basic256Sha256 (SignAndEncrypt), lets in anybody or the user
-//! `demo` with the password `demo`. What real servers do to a client can be asked of it: another
+//! Speaks without security and with each policy that the standard did not give up, signed or
+//! encrypted too; lets in anybody or the user `demo` with the password `demo`. What real servers do to a client can be asked of it: another
 //! place for its namespace after a restart, a host name that nobody can resolve, few sessions.
 
 mod signals;
@@ -172,11 +172,17 @@ fn builder(options: &PlantOptions, address: SocketAddr, pki_dir: PathBuf) -> Ser
         .subscription_poll_interval_ms(50)
         .discovery_urls(vec!["/".to_owned()])
         .add_user_token(USER.0, ServerUserToken::user_pass(USER.0, USER.1))
-        .add_endpoint("none", ("/", SecurityPolicy::None, MessageSecurityMode::None, &users as &[&str]))
-        .add_endpoint(
-            "secure",
-            ("/", SecurityPolicy::Basic256Sha256, MessageSecurityMode::SignAndEncrypt, &users as &[&str]),
-        );
+        .add_endpoint("none", ("/", SecurityPolicy::None, MessageSecurityMode::None, &users as &[&str]));
+    for policy in [
+        SecurityPolicy::Basic256Sha256,
+        SecurityPolicy::Aes128Sha256RsaOaep,
+        SecurityPolicy::Aes256Sha256RsaPss,
+    ] {
+        for mode in [MessageSecurityMode::Sign, MessageSecurityMode::SignAndEncrypt] {
+            builder =
+                builder.add_endpoint(format!("{policy} {mode:?}"), ("/", policy, mode, &users as &[&str]));
+        }
+    }
     for index in 0..options.namespaces_before {
         builder = builder.with_node_manager(namespace(&format!("urn:forebay:demo:other:{index}")));
     }

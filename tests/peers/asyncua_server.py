@@ -1,10 +1,12 @@
 """An OPC UA server that nobody here wrote (asyncua), for the driver to be tried against.
 
     asyncua_server.py PORT DIR
+    asyncua_server.py certificate DIR
 
-Listens on 127.0.0.1:PORT (0: any free port) without security and with Basic256Sha256, lets in
-anybody and the user `test` with the password `secret`, prints its endpoint when it is ready, and
-ends when its standard input does. DIR takes its key and certificate.
+Listens on 127.0.0.1:PORT (0: any free port) without security and with every policy and mode, lets
+in anybody, the user `test` with the password `secret`, and every user certificate, prints its endpoint when it is ready, and
+ends when its standard input does. DIR takes its key and certificate. The second
+form only makes those two.
 """
 
 import asyncio
@@ -121,9 +123,9 @@ async def main():
     await server.set_application_uri(APPLICATION)
     await server.load_certificate(str(certificate_path))
     await server.load_private_key(str(key_path))
-    server.set_security_policy(
-        [ua.SecurityPolicyType.NoSecurity, ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt]
-    )
+    # The first that encrypts is what passwords without a channel are encrypted by.
+    first = [ua.SecurityPolicyType.NoSecurity, ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt]
+    server.set_security_policy(first + [each for each in ua.SecurityPolicyType if each not in first])
     index = await server.register_namespace(NAMESPACE)
     folder_node = await server.nodes.objects.add_folder(index, "Scalars")
     for name, value, kind in NODES:
@@ -151,4 +153,7 @@ async def main():
             await ticks.write_value(ua.Variant(count, ua.VariantType.UInt32))
 
 
-asyncio.run(main())
+if sys.argv[1] == "certificate":
+    make_certificate(pathlib.Path(sys.argv[2]))
+else:
+    asyncio.run(main())

@@ -9,8 +9,8 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use forebay_config::field::{
-    DataType, Deadband, Link, OpcUa, OpcUaDevice, OpcUaPoint, OpcUaSecurity, PointKind, PointMeta, Protocol,
-    Timestamp,
+    DataType, Deadband, Link, OpcUa, OpcUaDevice, OpcUaMode, OpcUaPoint, OpcUaPolicy, OpcUaSecurity,
+    OpcUaUser, PointKind, PointMeta, Protocol, Timestamp,
 };
 use forebay_config::units::{Name, Secret};
 use forebay_protocols::field::opcua::{Application, OpcUaSource};
@@ -118,7 +118,8 @@ fn link(endpoint: &str, names: &[(&str, DataType)], change: impl FnOnce(&mut Opc
     let mut opcua = OpcUa {
         endpoint: endpoint.to_owned(),
         security: OpcUaSecurity::None,
-        user: None,
+        allow_deprecated: false,
+        user: OpcUaUser::Anonymous,
         server_certificate: None,
         publishing_interval: Duration::from_millis(100),
         sampling_interval: Duration::from_millis(100),
@@ -143,6 +144,14 @@ fn source(link: &Link, keys: &Path) -> OpcUaSource {
         uri: "urn:forebay:test:gateway".into(),
     };
     OpcUaSource::new(link, application).unwrap()
+}
+
+fn secured(policy: OpcUaPolicy, mode: OpcUaMode) -> OpcUaSecurity {
+    OpcUaSecurity::Secured { policy, mode }
+}
+
+fn user(password: &str) -> OpcUaUser {
+    OpcUaUser::Password { name: "test".into(), password: Secret::new(password), in_clear: false }
 }
 
 /// The first sample of each point.
@@ -196,8 +205,8 @@ async fn encrypted_values_go_on_and_a_wrong_password_is_refused() {
     let ticks = [("Ticks", DataType::Integer), ("Array", DataType::Float)];
     let secured = |password: &str| {
         link(&peer.endpoint, &ticks, |opcua| {
-            opcua.security = OpcUaSecurity::Basic256Sha256;
-            opcua.user = Some(("test".into(), Secret::new(password)));
+            opcua.security = secured(OpcUaPolicy::Basic256Sha256, OpcUaMode::SignAndEncrypt);
+            opcua.user = user(password);
         })
     };
     let mut intruder = source(&secured("guess"), keys.path());
@@ -242,4 +251,51 @@ async fn a_deadband_keeps_small_changes_at_the_server() {
     }
     source.close().await;
     assert_eq!(reports[1], 1, "the first value, and no change after it");
+}
+
+#[tokio::test]
+async fn every_policy_and_mode_lets_a_password_and_a_user_certificate_in() {
+    let peer = Peer::start().await;
+    let keys = tempfile::tempdir().unwrap();
+    let ticks = [("Ticks", DataType::Integer)];
+    // A key of somebody, who is not the gateway.
+    let person = tempfile::tempdir().unwrap();
+    let made = Command::new(python())
+        .args([script("asyncua_server.py").as_os_str(), "certificate".as_ref(), person.path().as_os_str()])
+        .status();
+    assert!(timeout(PATIENCE, made).await.unwrap().unwrap().success());
+    let certified = OpcUaUser::Certificate {
+        certificate: person.path().join("server-cert.der"),
+        key: person.path().join("server-key.pem"),
+    };
+    for policy in [
+        OpcUaPolicy::Basic256Sha256,
+        OpcUaPolicy::Aes128Sha256RsaOaep,
+        OpcUaPolicy::Aes256Sha256RsaPss,
+        OpcUaPolicy::Basic256,
+        OpcUaPolicy::Basic128Rsa15,
+    ] {
+        for mode in [OpcUaMode::Sign, OpcUaMode::SignAndEncrypt] {
+            for user in [OpcUaUser::Anonymous, user("secret"), certified.clone()] {
+                let link = link(&peer.endpoint, &ticks, |opcua| {
+                    opcua.security = secured(policy, mode);
+                    opcua.allow_deprecated = policy.is_deprecated();
+                    opcua.user = user.clone();
+                });
+                let mut source = source(&link, keys.path());
+                let connected = source.connect().await;
+                connected.unwrap_or_else(|fault| panic!("{policy:?} {mode:?} {user:?}: {fault}"));
+                let first = first_samples(&mut source).await;
+                assert_eq!(first[0].quality, Quality::Good, "{policy:?} {mode:?} {user:?}");
+                source.close().await;
+            }
+        }
+    }
+    // Without a channel that protects, the token protects itself.
+    for user in [user("secret"), certified] {
+        let link = link(&peer.endpoint, &ticks, |opcua| opcua.user = user.clone());
+        let mut source = source(&link, keys.path());
+        source.connect().await.unwrap_or_else(|fault| panic!("{user:?}: {fault}"));
+        source.close().await;
+    }
 }

@@ -3,12 +3,15 @@
 use std::time::Duration;
 
 use super::field::{
-    Inherited, all, data_type, devices, existing_file, interval, is_numeric, meta, points, user, usual_kind,
+    Inherited, all, data_type, devices, existing_file, interval, is_numeric, meta, points, together, user,
+    usual_kind,
 };
 use super::findings::Complaint;
 use super::table::{Item, Table};
-use super::words::{filled, float, integer, one_of};
-use crate::field::{Deadband, OpcUa, OpcUaDevice, OpcUaPoint, OpcUaSecurity, Timestamp};
+use super::words::{boolean, filled, float, integer, one_of};
+use crate::field::{
+    Deadband, OpcUa, OpcUaDevice, OpcUaMode, OpcUaPoint, OpcUaPolicy, OpcUaSecurity, OpcUaUser, Timestamp,
+};
 
 pub(super) fn opcua(link: &Table<'_>, from: &Inherited) -> Option<OpcUa> {
     let t = link.table("opcua")?;
@@ -22,25 +25,8 @@ pub(super) fn opcua(link: &Table<'_>, from: &Inherited) -> Option<OpcUa> {
             )),
         }
     });
-    let security = t.or(
-        "security_policy",
-        OpcUaSecurity::None,
-        one_of(&[("None", OpcUaSecurity::None), ("Basic256Sha256", OpcUaSecurity::Basic256Sha256)]),
-    );
-    let mode = t.optional(
-        "security_mode",
-        one_of(&[("None", OpcUaSecurity::None), ("SignAndEncrypt", OpcUaSecurity::Basic256Sha256)]),
-    );
-    if mode.is_some_and(|mode| mode != security) {
-        t.complain_of(
-            "security_mode",
-            Complaint::new(
-                "does not go with `security_policy`",
-                "None with None, SignAndEncrypt with Basic256Sha256; the key may be left away",
-            ),
-        );
-    }
-    let user = user(&t);
+    let (security, allow_deprecated) = security(&t);
+    let user = identity(&t);
     let server_certificate = t.optional("server_certificate", existing_file);
     let publishing_interval = interval(&t, "publishing_interval", from.interval);
     let sampling_interval = interval(&t, "sampling_interval", from.interval);
@@ -59,6 +45,7 @@ pub(super) fn opcua(link: &Table<'_>, from: &Inherited) -> Option<OpcUa> {
     Some(OpcUa {
         endpoint: endpoint?,
         security,
+        allow_deprecated,
         user,
         server_certificate,
         publishing_interval,
@@ -67,6 +54,82 @@ pub(super) fn opcua(link: &Table<'_>, from: &Inherited) -> Option<OpcUa> {
         timestamp,
         devices: devices?,
     })
+}
+
+/// `security_policy`, `security_mode` and `allow_deprecated`.
+fn security(t: &Table<'_>) -> (OpcUaSecurity, bool) {
+    let allow_deprecated = t.or("allow_deprecated", false, boolean);
+    let policy = t.or(
+        "security_policy",
+        None,
+        one_of(&[
+            ("None", None),
+            ("Basic256Sha256", Some(OpcUaPolicy::Basic256Sha256)),
+            ("Aes128_Sha256_RsaOaep", Some(OpcUaPolicy::Aes128Sha256RsaOaep)),
+            ("Aes256_Sha256_RsaPss", Some(OpcUaPolicy::Aes256Sha256RsaPss)),
+            ("Basic256", Some(OpcUaPolicy::Basic256)),
+            ("Basic128Rsa15", Some(OpcUaPolicy::Basic128Rsa15)),
+        ]),
+    );
+    let mode = t.optional(
+        "security_mode",
+        one_of(&[
+            ("None", None),
+            ("Sign", Some(OpcUaMode::Sign)),
+            ("SignAndEncrypt", Some(OpcUaMode::SignAndEncrypt)),
+        ]),
+    );
+    if policy.is_some_and(OpcUaPolicy::is_deprecated) && !allow_deprecated {
+        t.complain_of(
+            "security_policy",
+            Complaint::new(
+                "this policy was given up by the standard, because SHA-1 can be forged",
+                "take \"Basic256Sha256\"; if the server has nothing better, say so: `allow_deprecated = true`",
+            ),
+        );
+    }
+    if mode.is_some_and(|mode| mode.is_some() != policy.is_some()) {
+        t.complain_of(
+            "security_mode",
+            Complaint::new(
+                "does not go with `security_policy`",
+                "None with None, Sign or SignAndEncrypt with another one; SignAndEncrypt if left away",
+            ),
+        );
+    }
+    let security = policy.map_or(OpcUaSecurity::None, |policy| OpcUaSecurity::Secured {
+        policy,
+        mode: mode.flatten().unwrap_or(OpcUaMode::SignAndEncrypt),
+    });
+    (security, allow_deprecated)
+}
+
+/// `username` and `password`, or `user_certificate` and `user_key`.
+fn identity(t: &Table<'_>) -> OpcUaUser {
+    let in_clear = t.optional("password_in_clear", boolean);
+    let named = user(t);
+    let certified = together(
+        t,
+        ("user_certificate", t.optional("user_certificate", existing_file)),
+        ("user_key", t.optional("user_key", existing_file)),
+    );
+    if in_clear.is_some() && !t.has("password") {
+        t.complain_of("password_in_clear", Complaint::new("there is no password", "leave it away"));
+    }
+    match (named, certified) {
+        (None, None) => OpcUaUser::Anonymous,
+        (None, Some((certificate, key))) => OpcUaUser::Certificate { certificate, key },
+        (Some((name, password)), None) => {
+            OpcUaUser::Password { name, password, in_clear: in_clear.unwrap_or(false) }
+        }
+        (Some((name, password)), Some(_)) => {
+            t.complain_of(
+                "user_certificate",
+                Complaint::new("does not go with `username`", "a server is told one or the other"),
+            );
+            OpcUaUser::Password { name, password, in_clear: false }
+        }
+    }
 }
 
 fn point(name: Option<crate::units::Name>, t: &Table<'_>, sampling: Duration) -> Option<OpcUaPoint> {

@@ -49,6 +49,11 @@ pub(super) fn name(item: &Item<'_>) -> Result<Name, Complaint> {
     Name::new(&string(item)?).map_err(|why| Complaint::new(why, "example: \"boiler-house\""))
 }
 
+/// `true` or `false`.
+pub(super) fn boolean(item: &Item<'_>) -> Result<bool, Complaint> {
+    item.value.as_bool().ok_or_else(|| wrong_type(item.value, "true or false", "write it without quotes"))
+}
+
 pub(super) fn float(item: &Item<'_>) -> Result<f64, Complaint> {
     let text = match (item.value.as_float(), item.value.as_integer()) {
         (Some(float), _) => float.as_str().to_owned(),

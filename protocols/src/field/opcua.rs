@@ -7,7 +7,8 @@
 //!   and is asked for again from time to time.
 //! - No task and no queue: [`Source::next`] drives the connection. Where nobody calls it, TCP and
 //!   then the server's own queues fill up; what the server drops there it marks, and we count.
-//! - The server's certificate is pinned (`trust`); our password goes to nobody else.
+//! - The server's certificate is pinned (`trust`); our password goes to nobody else, and in clear
+//!   only where the configuration says so (`token`).
 //!
 //! `channel` carries requests, `peer` chooses the endpoint, `session` enters and leaves,
 //! `subscription` keeps notifications in order, `items` asks for nodes; `reports`, `nodes`, `values`
@@ -21,6 +22,7 @@ mod peer;
 mod reports;
 mod session;
 mod subscription;
+mod token;
 mod trust;
 mod values;
 
@@ -40,6 +42,7 @@ use self::peer::Peer;
 use self::reports::gather;
 use self::session::Session;
 use self::subscription::Subscription;
+use self::token::User;
 use self::trust::{Identity, Pin, store};
 use self::values::{Conversion, quality};
 use super::source::{Harvest, LinkFault, Sample, Source};
@@ -77,7 +80,7 @@ pub enum SetupError {
         /// What is wrong with it.
         why: String,
     },
-    /// Our own key or certificate, or the server's pinned one, cannot be used.
+    /// A key or certificate, ours, the user's or the server's pinned one, cannot be used.
     #[error("link.{link}.opcua: {why}")]
     Trust {
         /// The link's name.
@@ -126,14 +129,15 @@ impl OpcUaSource {
             Pin::new(&application, &opcua.endpoint, opcua.server_certificate.as_deref()).map_err(trust)?;
         let identity = match opcua.security {
             OpcUaSecurity::None => None,
-            OpcUaSecurity::Basic256Sha256 => Some(Identity::load_or_make(&application).map_err(trust)?),
+            OpcUaSecurity::Secured { .. } => Some(Identity::load_or_make(&application).map_err(trust)?),
         };
         let peer = Peer {
             url: opcua.endpoint.clone(),
             host,
             port,
             security: opcua.security,
-            user: opcua.user.clone(),
+            allow_deprecated: opcua.allow_deprecated,
+            user: User::load(&opcua.user).map_err(trust)?,
             session_name: format!("{} {}", application.name, link.name),
             limit: link.timeout,
             pin,

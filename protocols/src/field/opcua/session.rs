@@ -78,16 +78,15 @@ impl Session {
         let refused = |why: String| LinkFault::Refused { peer: peer.url.clone(), why };
         let enter = |error: Error| peer.fault(Step::Enter, &error);
         welcome.verify(peer, door).map_err(refused)?;
-        let user_identity_token = peer.token(door, &welcome.answer.server_nonce).map_err(enter)?;
+        let server = &door.endpoint.server_certificate;
+        let (user_identity_token, user_token_signature) =
+            door.token.make(&peer.user, server, &welcome.answer.server_nonce).map_err(enter)?;
         let (policy, _) = peer.wanted();
         let client_signature = match &peer.identity {
-            Some(identity) => create_signature_data(
-                &identity.key,
-                policy,
-                &door.endpoint.server_certificate,
-                &welcome.answer.server_nonce,
-            )
-            .map_err(enter)?,
+            Some(identity) => {
+                create_signature_data(&identity.key, policy, server, &welcome.answer.server_nonce)
+                    .map_err(enter)?
+            }
             None => SignatureData::null(),
         };
         let request = |request_header| ActivateSessionRequest {
@@ -96,7 +95,7 @@ impl Session {
             client_software_certificates: None,
             locale_ids: None,
             user_identity_token,
-            user_token_signature: SignatureData::null(),
+            user_token_signature,
         };
         match self.channel.ask(request, self.limit).await.map_err(enter)? {
             ResponseMessage::ActivateSession(_) => {}

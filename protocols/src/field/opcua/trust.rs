@@ -42,7 +42,7 @@ pub struct TrustError {
 }
 
 impl TrustError {
-    fn new(path: &Path, why: impl ToString) -> Self {
+    pub(super) fn new(path: &Path, why: impl ToString) -> Self {
         Self { path: path.to_owned(), why: why.to_string() }
     }
 }
@@ -138,15 +138,7 @@ impl Pin {
         let configured = match configured {
             None => None,
             Some(path) => {
-                let bytes = fs::read(path).map_err(|why| TrustError::new(path, why))?;
-                let read = if bytes.starts_with(b"-----") {
-                    X509::from_pem(&bytes)
-                } else {
-                    X509::from_der(leaf(&bytes))
-                };
-                let der = read
-                    .and_then(|certificate| certificate.to_der())
-                    .map_err(|_| TrustError::new(path, "neither a DER nor a PEM certificate"))?;
+                let der = read_certificate(path)?.to_der().map_err(|why| TrustError::new(path, why))?;
                 Some((path.to_owned(), der))
             }
         };
@@ -192,6 +184,14 @@ impl Pin {
     pub(super) fn remember(&self, shown: &[u8]) -> Result<(), TrustError> {
         write_once(&self.path, shown)
     }
+}
+
+/// A certificate from a file, DER or PEM.
+pub(super) fn read_certificate(path: &Path) -> Result<X509, TrustError> {
+    let bytes = fs::read(path).map_err(|why| TrustError::new(path, why))?;
+    let read =
+        if bytes.starts_with(b"-----") { X509::from_pem(&bytes) } else { X509::from_der(leaf(&bytes)) };
+    read.map_err(|_| TrustError::new(path, "neither a DER nor a PEM certificate"))
 }
 
 /// The first certificate of a chain as servers send it: DER after DER.
