@@ -6,6 +6,7 @@ pub mod faults;
 pub mod fuzz;
 pub mod lateness;
 pub mod load_device;
+pub mod opcua_server;
 pub mod own_database;
 pub mod several;
 

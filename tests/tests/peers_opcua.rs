@@ -5,7 +5,6 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "in a test file a panic is a failed test")]
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use forebay_config::field::{
@@ -16,11 +15,10 @@ use forebay_config::units::{Name, Secret};
 use forebay_protocols::field::opcua::{Application, OpcUaSource};
 use forebay_protocols::field::source::{LinkFault, Sample, Source};
 use forebay_protocols::reading::{Fault, Quality, Value};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use forebay_tests::opcua_server::{NAMESPACE, OpcUaServer};
+use tokio::process::Command;
 use tokio::time::timeout;
 
-const NAMESPACE: &str = "urn:forebay:test";
 /// Python takes its time to build an address space on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -56,32 +54,18 @@ fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(name)
 }
 
-/// A running asyncua server. Ends with this value: its standard input closes, and it is killed.
+/// A running asyncua server.
 struct Peer {
     endpoint: String,
-    _server: Child,
+    _server: OpcUaServer,
     _keys: tempfile::TempDir,
 }
 
 impl Peer {
     async fn start() -> Self {
         let keys = tempfile::tempdir().unwrap();
-        let mut server = Command::new(python())
-            .arg(script("asyncua_server.py"))
-            .arg("0")
-            .arg(keys.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("start FOREBAY_TEST_PYTHON");
-        let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
-        let endpoint = timeout(PATIENCE, lines.next_line())
-            .await
-            .expect("the asyncua server did not get ready")
-            .unwrap()
-            .expect("the asyncua server ended at once: is asyncua installed there?");
-        Self { endpoint, _server: server, _keys: keys }
+        let server = OpcUaServer::start(0, keys.path(), 0).await.unwrap();
+        Self { endpoint: server.endpoint.clone(), _server: server, _keys: keys }
     }
 
     /// What asyncua's own client reads there.

@@ -273,6 +273,10 @@ impl Source for OpcUaSource {
         outcome
     }
 
+    async fn knock(&mut self) -> bool {
+        self.peer.knock().await
+    }
+
     async fn next(&mut self) -> Result<Harvest, LinkFault> {
         match self.step().await {
             Ok(harvest) => Ok(harvest),

@@ -244,9 +244,10 @@ pub(super) async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
             Ok(socket) => {
                 socket.set_nodelay(true)?;
                 sockopt::set_socket_keepalive(&socket, true)?;
-                sockopt::set_tcp_keepidle(&socket, Duration::from_secs(15))?;
-                sockopt::set_tcp_keepintvl(&socket, Duration::from_secs(5))?;
-                sockopt::set_tcp_keepcnt(&socket, 3)?;
+                // One that lost its power and is back refuses the first of these.
+                sockopt::set_tcp_keepidle(&socket, Duration::from_secs(3))?;
+                sockopt::set_tcp_keepintvl(&socket, Duration::from_secs(3))?;
+                sockopt::set_tcp_keepcnt(&socket, 9)?;
                 return Ok(socket);
             }
             Err(why) => failure = why,

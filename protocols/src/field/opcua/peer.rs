@@ -11,12 +11,16 @@ use opcua::types::{
     ByteString, EndpointDescription, Error, GetEndpointsRequest, MessageSecurityMode, UAString,
 };
 
+use tokio::time::timeout;
+
 use super::channel::{Channel, dial, unexpected};
 use super::faults::{Step, fault};
 use super::token::{Token, User};
 use super::trust::{Application, Identity, Pin, Verdict, leaf};
 use crate::field::source::LinkFault;
 
+/// On the same floor a connection takes milliseconds.
+const KNOCK: Duration = Duration::from_secs(1);
 const BINARY_OVER_TCP: &str = "http://opcfoundation.org/UA-Profile/Transport/uatcp-uasc-uabinary";
 
 /// Everything about a link's server that does not change.
@@ -107,6 +111,11 @@ impl Peer {
         let socket = self.dial().await?;
         let opened = Channel::open(socket, door.endpoint.clone(), self.store.clone()).await;
         opened.map_err(|error| self.fault(Step::Secure, &error))
+    }
+
+    /// Does anybody take connections there? It gets one that is closed at once, without a word.
+    pub(super) async fn knock(&self) -> bool {
+        matches!(timeout(KNOCK, dial(&self.host, self.port)).await, Ok(Ok(_)))
     }
 
     /// The fault of an exchange that ended in `error` while at `step`.

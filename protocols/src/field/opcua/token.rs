@@ -25,7 +25,7 @@ pub(super) type Guard = (SecurityPolicy, MessageSecurityMode);
 pub(super) enum User {
     Anonymous,
     Password { name: String, password: Secret, in_clear: bool },
-    Certificate { certificate: X509, key: PrivateKey },
+    Certificate { certificate: Box<X509>, key: Box<PrivateKey> },
 }
 
 impl User {
@@ -36,9 +36,10 @@ impl User {
             OpcUaUser::Password { name, password, in_clear } => {
                 Self::Password { name: name.clone(), password: password.clone(), in_clear: *in_clear }
             }
-            OpcUaUser::Certificate { certificate, key } => {
-                Self::Certificate { certificate: read_certificate(certificate)?, key: read_key(key)? }
-            }
+            OpcUaUser::Certificate { certificate, key } => Self::Certificate {
+                certificate: Box::new(read_certificate(certificate)?),
+                key: Box::new(read_key(key)?),
+            },
         })
     }
 }
