@@ -8,7 +8,8 @@ use std::time::Duration;
 use crate::units::{ByteSize, Name, Secret};
 
 pub use self::opcua::{
-    Deadband, OpcUa, OpcUaDevice, OpcUaMode, OpcUaPoint, OpcUaPolicy, OpcUaSecurity, OpcUaUser, Timestamp,
+    Deadband, OpcUa, OpcUaDevice, OpcUaMode, OpcUaPoint, OpcUaPolicy, OpcUaReading, OpcUaSecurity, OpcUaUser,
+    Timestamp,
 };
 
 /// `[link.NAME]`: one serial bus or one connection.

@@ -2,7 +2,9 @@
 
 #![expect(clippy::panic, reason = "in a test file a panic is a failed test")]
 
-use forebay_config::field::{Deadband, OpcUa, OpcUaMode, OpcUaPolicy, OpcUaSecurity, OpcUaUser, Protocol};
+use forebay_config::field::{
+    Deadband, OpcUa, OpcUaMode, OpcUaPolicy, OpcUaReading, OpcUaSecurity, OpcUaUser, Protocol,
+};
 use forebay_config::load::{self, Finding, Findings};
 
 /// One OPC UA link with these keys.
@@ -128,4 +130,39 @@ fn a_user_has_a_password_or_a_certificate_and_never_half_of_one() {
         };
         assert!(findings[0].message.contains(word), "{keys}: {findings:?}");
     }
+}
+
+#[test]
+fn a_node_is_an_id_or_a_way_from_the_root() {
+    for node in ["i=2258", "nsu=urn:x;s=a", "/Objects/2:Press/nsu=http://f/a;Flow.Temp", "/3:m&/s/a:b"] {
+        assert_eq!(accepted(&point(&format!("node = {node:?}"))).devices[0].points[0].node, node);
+    }
+    for (node, word) in [
+        ("/", "no name"),
+        ("/Objects//x", "no name"),
+        ("/Objects/2:", "no name"),
+        ("/70000:x", "65535"),
+        ("/nsu=urn:x", "must follow"),
+        ("/x&", "letter behind"),
+        ("Objects/x", "not a node id"),
+    ] {
+        let finding = refused(&point(&format!("node = {node:?}")));
+        assert!(finding.message.contains(word) && finding.message.contains(node), "{node}: {finding}");
+    }
+}
+
+#[test]
+fn polling_takes_no_key_of_subscriptions() {
+    assert_eq!(accepted(&link("mode = \"poll\"")).reading, OpcUaReading::Poll);
+    let publishing_interval = std::time::Duration::from_secs(2);
+    let keys = "mode = \"subscribe\"\npublishing_interval = \"2s\"";
+    assert_eq!(accepted(&link(keys)).reading, OpcUaReading::Subscribe { publishing_interval });
+    for key in ["publishing_interval = \"1s\"", "queue_size = 3"] {
+        let finding = refused(&link(&format!("mode = \"poll\"\n{key}")));
+        assert!(finding.hint.contains("`sampling_interval`"), "{finding}");
+    }
+    let finding = refused(&with("node = \"i=1\", deadband = 1", "mode = \"poll\""));
+    assert!(finding.key.ends_with("deadband"), "{finding}");
+    let finding = refused(&link("mode = \"push\""));
+    assert!(finding.hint.contains("subscribe"), "{finding}");
 }

@@ -1,8 +1,6 @@
 //! An OPC UA server (asyncua, which nobody here wrote) that loses its power and comes back with other
 //! namespace numbers, under a whole agent and server.
 
-#![expect(clippy::print_stdout, reason = "figures are printed")]
-
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};

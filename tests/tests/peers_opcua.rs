@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use forebay_config::field::{
-    DataType, Deadband, Link, OpcUa, OpcUaDevice, OpcUaMode, OpcUaPoint, OpcUaPolicy, OpcUaSecurity,
-    OpcUaUser, PointKind, PointMeta, Protocol, Timestamp,
+    DataType, Deadband, Link, OpcUa, OpcUaDevice, OpcUaMode, OpcUaPoint, OpcUaPolicy, OpcUaReading,
+    OpcUaSecurity, OpcUaUser, PointKind, PointMeta, Protocol, Timestamp,
 };
 use forebay_config::units::{Name, Secret};
 use forebay_protocols::field::opcua::{Application, OpcUaSource};
@@ -105,7 +105,7 @@ fn link(endpoint: &str, names: &[(&str, DataType)], change: impl FnOnce(&mut Opc
         allow_deprecated: false,
         user: OpcUaUser::Anonymous,
         server_certificate: None,
-        publishing_interval: Duration::from_millis(100),
+        reading: OpcUaReading::Subscribe { publishing_interval: Duration::from_millis(100) },
         sampling_interval: Duration::from_millis(100),
         queue_size: 10,
         timestamp: Timestamp::Agent,
@@ -168,15 +168,24 @@ async fn both_clients_read_the_same_of_every_scalar_type() {
     let names = SCALARS.map(|(name, _)| name);
     let theirs = peer.read(&names).await;
 
-    let mut source = source(&link(&peer.endpoint, &SCALARS, |_| {}), keys.path());
-    source.connect().await.unwrap();
-    let samples = first_samples(&mut source).await;
-    source.close().await;
-    for (name, sample) in names.iter().zip(&samples) {
-        let ours = sample.value.as_ref().map_or(serde_json::Value::Null, as_json);
-        assert_eq!(ours, theirs[name], "{name}: {sample:?}");
-        let quality = if *name == "Sick" { Quality::Bad(Fault::DeviceFailure) } else { Quality::Good };
-        assert_eq!(sample.quality, quality, "{name}");
+    let told = link(&peer.endpoint, &SCALARS, |_| {});
+    let read = link(&peer.endpoint, &SCALARS, |opcua| opcua.reading = OpcUaReading::Poll);
+    let by_path = link(&peer.endpoint, &SCALARS, |opcua| {
+        for point in &mut opcua.devices[0].points {
+            point.node = format!("/Objects/nsu={NAMESPACE};Scalars/nsu={NAMESPACE};{}", point.meta.name);
+        }
+    });
+    for link in [told, read, by_path] {
+        let mut source = source(&link, keys.path());
+        source.connect().await.unwrap();
+        let samples = first_samples(&mut source).await;
+        source.close().await;
+        for (name, sample) in names.iter().zip(&samples) {
+            let ours = sample.value.as_ref().map_or(serde_json::Value::Null, as_json);
+            assert_eq!(ours, theirs[name], "{name}: {sample:?}");
+            let quality = if *name == "Sick" { Quality::Bad(Fault::DeviceFailure) } else { Quality::Good };
+            assert_eq!(sample.quality, quality, "{name}");
+        }
     }
     // Guards the guard: had the other client read nothing, all would be equal.
     assert_eq!(theirs["Int64"], "-9007199254740993");

@@ -20,8 +20,8 @@ pub struct OpcUa {
     /// `server_certificate`: DER or PEM file the server must show. Without it the first contact
     /// is trusted and remembered below the state directory.
     pub server_certificate: Option<PathBuf>,
-    /// `publishing_interval`. Default the link's interval.
-    pub publishing_interval: Duration,
+    /// `mode`: `"subscribe"` (default) or `"poll"`.
+    pub reading: OpcUaReading,
     /// `sampling_interval` of nodes that do not say otherwise. Default the link's interval.
     pub sampling_interval: Duration,
     /// `queue_size` per node at the server. Default 10.
@@ -98,6 +98,18 @@ pub enum OpcUaUser {
     },
 }
 
+/// `mode`: how values come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpcUaReading {
+    /// `"subscribe"`: the server samples them and tells what changed.
+    Subscribe {
+        /// `publishing_interval`: how often it tells. Default the link's interval.
+        publishing_interval: Duration,
+    },
+    /// `"poll"`: we read them, each at its `sampling_interval`.
+    Poll,
+}
+
 /// `timestamp`: whose clock stamps the readings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the words say it")]
@@ -120,11 +132,12 @@ pub struct OpcUaDevice {
 pub struct OpcUaPoint {
     /// Name, unit, kind, scale, offset.
     pub meta: PointMeta,
-    /// `node`: `nsu=URI;s=Name`, `ns=2;i=1234`, `i=2258` (OPC UA Part 6, 5.3.1.10).
+    /// `node`: `nsu=URI;s=Name`, `ns=2;i=1234`, `i=2258` (OPC UA Part 6, 5.3.1.10), or the way to it
+    /// from the root: `/Objects/nsu=URI;Press/2:Temperature`.
     pub node: String,
     /// `type`: `"float"` (default), `"integer"`, `"boolean"` or `"text"`.
     pub data_type: DataType,
-    /// `sampling_interval`. Default the link's.
+    /// `sampling_interval`: how often it is sampled, or read. Default the link's.
     pub sampling_interval: Duration,
     /// `deadband`: `0.5` or `"2%"`. Default none: every change is reported.
     pub deadband: Option<Deadband>,

@@ -10,7 +10,8 @@ use super::findings::Complaint;
 use super::table::{Item, Table};
 use super::words::{boolean, filled, float, integer, one_of};
 use crate::field::{
-    Deadband, OpcUa, OpcUaDevice, OpcUaMode, OpcUaPoint, OpcUaPolicy, OpcUaSecurity, OpcUaUser, Timestamp,
+    Deadband, OpcUa, OpcUaDevice, OpcUaMode, OpcUaPoint, OpcUaPolicy, OpcUaReading, OpcUaSecurity, OpcUaUser,
+    Timestamp,
 };
 
 pub(super) fn opcua(link: &Table<'_>, from: &Inherited) -> Option<OpcUa> {
@@ -28,7 +29,20 @@ pub(super) fn opcua(link: &Table<'_>, from: &Inherited) -> Option<OpcUa> {
     let (security, allow_deprecated) = security(&t);
     let user = identity(&t);
     let server_certificate = t.optional("server_certificate", existing_file);
+    let polls = t.or("mode", false, one_of(&[("subscribe", false), ("poll", true)]));
     let publishing_interval = interval(&t, "publishing_interval", from.interval);
+    for key in ["publishing_interval", "queue_size"] {
+        if polls && t.has(key) {
+            t.complain_of(
+                key,
+                Complaint::new(
+                    "is for `mode = \"subscribe\"`",
+                    "leave it away: with \"poll\", `sampling_interval` is how often values are read",
+                ),
+            );
+        }
+    }
+    let reading = if polls { OpcUaReading::Poll } else { OpcUaReading::Subscribe { publishing_interval } };
     let sampling_interval = interval(&t, "sampling_interval", from.interval);
     let queue_size = t.or("queue_size", 10, integer(1..=100_000));
     let timestamp = t.or(
@@ -38,7 +52,7 @@ pub(super) fn opcua(link: &Table<'_>, from: &Inherited) -> Option<OpcUa> {
     );
     t.finish();
     let devices = all(devices(link).into_iter().map(|(name, t)| {
-        let found = all(points(&t).into_iter().map(|(name, t)| point(name, &t, sampling_interval)));
+        let found = all(points(&t).into_iter().map(|(name, t)| point(name, &t, sampling_interval, polls)));
         t.finish();
         Some(OpcUaDevice { name: name?, points: found? })
     }));
@@ -48,7 +62,7 @@ pub(super) fn opcua(link: &Table<'_>, from: &Inherited) -> Option<OpcUa> {
         allow_deprecated,
         user,
         server_certificate,
-        publishing_interval,
+        reading,
         sampling_interval,
         queue_size,
         timestamp,
@@ -132,7 +146,12 @@ fn identity(t: &Table<'_>) -> OpcUaUser {
     }
 }
 
-fn point(name: Option<crate::units::Name>, t: &Table<'_>, sampling: Duration) -> Option<OpcUaPoint> {
+fn point(
+    name: Option<crate::units::Name>,
+    t: &Table<'_>,
+    sampling: Duration,
+    polls: bool,
+) -> Option<OpcUaPoint> {
     let node = t.required("node", "node = \"nsu=urn:factory;s=Press.Temperature\"", node_id);
     let data_type = data_type(t);
     let meta = meta(name, t, usual_kind(data_type), is_numeric(data_type));
@@ -142,6 +161,15 @@ fn point(name: Option<crate::units::Name>, t: &Table<'_>, sampling: Duration) ->
         t.complain_of(
             "deadband",
             Complaint::new("`deadband` needs a number, and this type is none", "leave it away"),
+        );
+    }
+    if deadband.is_some() && polls {
+        t.complain_of(
+            "deadband",
+            Complaint::new(
+                "it is the server that keeps small changes back, and only where it is subscribed to",
+                "leave it away, or take `mode = \"subscribe\"`",
+            ),
         );
     }
     t.finish();
@@ -168,9 +196,18 @@ fn deadband(item: &Item<'_>) -> Result<Deadband, Complaint> {
     positive(percent).map(Deadband::Percent)
 }
 
-/// `nsu=URI;s=Name`, `ns=2;i=1234`, `i=2258` (OPC UA Part 6, 5.3.1.10).
+/// `nsu=URI;s=Name`, `ns=2;i=1234`, `i=2258` (OPC UA Part 6, 5.3.1.10), or a browse path.
 fn node_id(item: &Item<'_>) -> Result<String, Complaint> {
     let text = filled(item)?;
+    if let Some(way) = text.strip_prefix('/') {
+        return match browse_path(way) {
+            Ok(()) => Ok(text),
+            Err(why) => Err(Complaint::new(
+                format!("\"{text}\" is not a browse path: {why}"),
+                "example: \"/Objects/nsu=urn:factory;Press/2:Temperature\"; `&` before a letter that is part of a name",
+            )),
+        };
+    }
     let bad = |why: &str| {
         Complaint::new(
             format!("\"{text}\" is not a node id: {why}"),
@@ -195,5 +232,44 @@ fn node_id(item: &Item<'_>) -> Result<String, Complaint> {
         Some(("i", _)) => Err(bad("`i=` takes a number")),
         Some(("s" | "g" | "b", value)) if !value.is_empty() => Ok(text),
         _ => Err(bad("the identifier is one of i=, s=, g=, b=")),
+    }
+}
+
+/// Steps between `/`: a name, behind `2:` or `nsu=URI;`; `&` takes the meaning from the letter
+/// behind it.
+fn browse_path(mut rest: &str) -> Result<(), &'static str> {
+    loop {
+        if let Some(uri) = rest.strip_prefix("nsu=") {
+            rest = match uri.split_once(';') {
+                Some((uri, name)) if !uri.is_empty() => name,
+                _ => return Err("after `nsu=URI` a `;` and a name must follow"),
+            };
+        } else if let Some((index, name)) = rest.split_once(':')
+            && !index.is_empty()
+            && index.bytes().all(|letter| letter.is_ascii_digit())
+        {
+            if index.parse::<u16>().is_err() {
+                return Err("a namespace index is at most 65535");
+            }
+            rest = name;
+        }
+        let mut letters = rest.char_indices();
+        let mut end = None;
+        while let Some((at, letter)) = letters.next() {
+            match letter {
+                '/' => {
+                    end = Some(at);
+                    break;
+                }
+                '&' if letters.next().is_none() => return Err("`&` takes a letter behind it"),
+                _ => {}
+            }
+        }
+        match end {
+            Some(0) => return Err("a step has no name"),
+            None if rest.is_empty() => return Err("a step has no name"),
+            Some(end) => rest = &rest[end + 1..],
+            None => return Ok(()),
+        }
     }
 }

@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "in a test file a panic is a failed test")]
 
+mod nodes;
+mod poll;
 mod security;
 
 use std::path::{Path, PathBuf};
@@ -9,8 +11,8 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use forebay_config::field::{
-    DataType, Deadband, Link, OpcUa, OpcUaDevice, OpcUaPoint, OpcUaSecurity, OpcUaUser, PointKind, PointMeta,
-    Protocol, Timestamp,
+    DataType, Deadband, Link, OpcUa, OpcUaDevice, OpcUaPoint, OpcUaReading, OpcUaSecurity, OpcUaUser,
+    PointKind, PointMeta, Protocol, Timestamp,
 };
 use forebay_config::units::{Name, Secret};
 use forebay_demo::opcua::{NAMESPACE, OpcUaPlant, PlantOptions};
@@ -72,7 +74,7 @@ fn link(endpoint: &str, change: impl FnOnce(&mut OpcUa)) -> Link {
         allow_deprecated: false,
         user: OpcUaUser::Anonymous,
         server_certificate: None,
-        publishing_interval: Duration::from_millis(100),
+        reading: OpcUaReading::Subscribe { publishing_interval: Duration::from_millis(100) },
         sampling_interval: Duration::from_millis(50),
         queue_size: 10,
         timestamp: Timestamp::Agent,
@@ -298,25 +300,31 @@ impl Relay {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_falls_silent_without_closing_is_noticed() {
-    let plant = plant(|_| {}).await;
-    let relay = Relay::before(&plant).await;
-    let mut link = link(&relay.endpoint, |_| {});
-    link.timeout = Duration::from_secs(5);
-    let mut source = source(&keys("client"), &link);
-    source.connect().await.unwrap();
-    gather(&mut source, is_good).await;
-    relay.stalled.send(true).unwrap();
-    let fault = loop {
-        match timeout(PATIENCE, source.next()).await.expect("the silence was not noticed") {
-            Ok(_) => {}
-            Err(fault) => break fault,
-        }
-    };
-    assert!(matches!(fault, LinkFault::Lost { .. }), "{fault:?}");
-    // And it does not hang in the silence when it tries again.
-    let fault = timeout(PATIENCE, source.connect()).await.unwrap().unwrap_err();
-    assert!(matches!(fault, LinkFault::Unreachable { .. }), "{fault:?}");
-    plant.shutdown().await;
+    for polls in [false, true] {
+        let plant = plant(|_| {}).await;
+        let relay = Relay::before(&plant).await;
+        let mut link = link(&relay.endpoint, |o| {
+            if polls {
+                o.reading = OpcUaReading::Poll;
+            }
+        });
+        link.timeout = Duration::from_secs(5);
+        let mut source = source(&keys("client"), &link);
+        source.connect().await.unwrap();
+        gather(&mut source, is_good).await;
+        relay.stalled.send(true).unwrap();
+        let fault = loop {
+            match timeout(PATIENCE, source.next()).await.expect("the silence was not noticed") {
+                Ok(_) => {}
+                Err(fault) => break fault,
+            }
+        };
+        assert!(matches!(fault, LinkFault::Lost { .. }), "{fault:?}");
+        // And it does not hang in the silence when it tries again.
+        let fault = timeout(PATIENCE, source.connect()).await.unwrap().unwrap_err();
+        assert!(matches!(fault, LinkFault::Unreachable { .. }), "{fault:?}");
+        plant.shutdown().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -30,7 +30,7 @@ use opcua::types::{
 use rustix::net::sockopt;
 use tokio::io::split;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::codec::FramedRead;
 
 /// Of the channel's keys. The library renews them at three quarters.
@@ -169,6 +169,15 @@ impl Channel {
                 Some(answer) = self.posted.next() => return judged(answer),
                 result = drive(&mut self.wire, &mut self.closed) => result?,
             }
+        }
+    }
+
+    /// Keeps the connection until then. Nothing may be posted. Cancel-safe.
+    pub(super) async fn idle(&mut self, until: Instant) -> Result<(), Error> {
+        match timeout_at(until, self.posted()).await {
+            Ok(Err(error)) => Err(error),
+            // An answer that nobody waits for, or none.
+            Ok(Ok(_)) | Err(_) => Ok(()),
         }
     }
 

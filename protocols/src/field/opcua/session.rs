@@ -8,9 +8,10 @@ use std::time::Duration;
 use opcua::core::ResponseMessage;
 use opcua::crypto::{X509, create_signature_data, random, verify_signature_data};
 use opcua::types::{
-    ActivateSessionRequest, ApplicationDescription, ApplicationType, AttributeId, ByteString,
-    CloseSessionRequest, CreateSessionRequest, CreateSessionResponse, DataValue, Error, LocalizedText,
-    NodeId, ReadRequest, ReadValueId, SignatureData, TimestampsToReturn, UAString,
+    ActivateSessionRequest, ApplicationDescription, ApplicationType, AttributeId, BrowsePath,
+    BrowsePathResult, ByteString, CloseSessionRequest, CreateSessionRequest, CreateSessionResponse,
+    DataValue, Error, LocalizedText, NodeId, ReadRequest, ReadValueId, SignatureData, TimestampsToReturn,
+    TranslateBrowsePathsToNodeIdsRequest, UAString,
 };
 use tokio::time::timeout;
 
@@ -109,7 +110,19 @@ impl Session {
         Ok(())
     }
 
-    /// Reads the values of some nodes.
+    /// Where these paths lead.
+    pub(super) async fn translate(&mut self, paths: Vec<BrowsePath>) -> Result<Vec<BrowsePathResult>, Error> {
+        let request = |request_header| TranslateBrowsePathsToNodeIdsRequest {
+            request_header,
+            browse_paths: Some(paths),
+        };
+        match self.channel.ask(request, self.limit).await? {
+            ResponseMessage::TranslateBrowsePathsToNodeIds(answer) => Ok(answer.results.unwrap_or_default()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Reads the values of some nodes, with their source's time.
     pub(super) async fn read(&mut self, nodes: &[NodeId]) -> Result<Vec<DataValue>, Error> {
         let nodes = nodes
             .iter()
@@ -122,7 +135,7 @@ impl Session {
         let request = |request_header| ReadRequest {
             request_header,
             max_age: 0.0,
-            timestamps_to_return: TimestampsToReturn::Neither,
+            timestamps_to_return: TimestampsToReturn::Source,
             nodes_to_read: Some(nodes),
         };
         match self.channel.ask(request, self.limit).await? {
