@@ -3,6 +3,7 @@
 
 mod guess;
 mod modbus;
+mod opcua;
 
 use std::process::ExitCode;
 
@@ -15,6 +16,8 @@ pub enum Command {
     Modbus(modbus::Look),
     /// Which unit ids answer on a Modbus link?
     ModbusScan(modbus::Scan),
+    /// Show the ways into an OPC UA server and what it serves, with ready-made configuration.
+    Opcua(opcua::Look),
 }
 
 /// Does it.
@@ -22,5 +25,6 @@ pub fn run(command: Command) -> ExitCode {
     match command {
         Command::Modbus(look) => modbus::look(&look),
         Command::ModbusScan(scan) => modbus::scan(&scan),
+        Command::Opcua(look) => opcua::look(&look),
     }
 }

@@ -18,6 +18,7 @@
 mod channel;
 mod faults;
 mod items;
+pub mod look;
 mod monitored;
 mod nodes;
 mod paths;
@@ -131,30 +132,8 @@ impl OpcUaSource {
         let Protocol::OpcUa(opcua) = &link.protocol else {
             return Err(SetupError::Protocol { link: name() });
         };
-        let (host, port) = hostname_port_from_url(&opcua.endpoint, STANDARD_PORT)
-            .map_err(|_| SetupError::Endpoint { link: name(), endpoint: opcua.endpoint.clone() })?;
         let (points, items) = points_and_items(link, opcua)?;
-        let trust = |why| SetupError::Trust { link: name(), why };
-        let pin =
-            Pin::new(&application, &opcua.endpoint, opcua.server_certificate.as_deref()).map_err(trust)?;
-        let identity = match opcua.security {
-            OpcUaSecurity::None => None,
-            OpcUaSecurity::Secured { .. } => Some(Identity::load_or_make(&application).map_err(trust)?),
-        };
-        let peer = Peer {
-            url: opcua.endpoint.clone(),
-            host,
-            port,
-            security: opcua.security,
-            allow_deprecated: opcua.allow_deprecated,
-            user: User::load(&opcua.user).map_err(trust)?,
-            session_name: format!("{} {}", application.name, link.name),
-            limit: link.timeout,
-            pin,
-            identity,
-            store: store(&application),
-            application,
-        };
+        let peer = peer_of(link, opcua, application)?;
         Ok(Self {
             peer,
             points,
@@ -327,6 +306,33 @@ impl Source for OpcUaSource {
     async fn close(&mut self) {
         self.let_go().await;
     }
+}
+
+fn peer_of(link: &Link, opcua: &OpcUa, application: Application) -> Result<Peer, SetupError> {
+    let name = || link.name.to_string();
+    let (host, port) = hostname_port_from_url(&opcua.endpoint, STANDARD_PORT)
+        .map_err(|_| SetupError::Endpoint { link: name(), endpoint: opcua.endpoint.clone() })?;
+    let trust = |why| SetupError::Trust { link: name(), why };
+    let pin = Pin::new(&application, &opcua.endpoint, opcua.server_certificate.as_deref()).map_err(trust)?;
+    let identity = match opcua.security {
+        OpcUaSecurity::None => None,
+        OpcUaSecurity::Secured { .. } => Some(Identity::load_or_make(&application).map_err(trust)?),
+    };
+    Ok(Peer {
+        url: opcua.endpoint.clone(),
+        host,
+        port,
+        security: opcua.security,
+        allow_deprecated: opcua.allow_deprecated,
+        user: User::load(&opcua.user).map_err(trust)?,
+        session_name: format!("{} {}", application.name, link.name),
+        limit: link.timeout,
+        pin,
+        remembers: true,
+        identity,
+        store: store(&application),
+        application,
+    })
 }
 
 fn absent(Refusal { slot, status }: Refusal, stamp: Stamp) -> Sample {

@@ -90,6 +90,11 @@ impl Items {
         })
     }
 
+    /// The server's namespaces, by index.
+    pub(super) fn namespaces(&self) -> &[String] {
+        &self.namespaces
+    }
+
     /// Are there items the server was not asked for yet?
     pub(super) fn are_waiting(&self) -> bool {
         !self.waiting.is_empty()

@@ -32,6 +32,14 @@ impl Namespace {
         }
     }
 
+    /// That of an index, by its URI where it has one. The standard's own needs none.
+    pub(super) fn at(index: u16, namespaces: &[String]) -> Self {
+        match namespaces.get(usize::from(index)).filter(|uri| index != 0 && !uri.is_empty()) {
+            Some(uri) => Self::Uri(uri.clone()),
+            None => Self::Index(index),
+        }
+    }
+
     /// Of a URI as configuration writes it: Part 6 escapes `;`, the separator, and `%`.
     pub(super) fn of_uri(text: &str) -> Self {
         Self::Uri(text.replace("%3B", ";").replace("%25", "%"))
@@ -39,6 +47,11 @@ impl Namespace {
 }
 
 impl NodeAddress {
+    /// How to write a node of a server with these namespaces, so that it is found after a restart.
+    pub(super) fn of(node: &NodeId, namespaces: &[String]) -> Self {
+        Self { namespace: Namespace::at(node.namespace, namespaces), identifier: node.identifier.clone() }
+    }
+
     /// Where the node is among `namespaces`, the server's NamespaceArray. `None` where the server
     /// does not know the URI: there is no such node in this session.
     pub fn resolve(&self, namespaces: &[String]) -> Option<NodeId> {

@@ -37,6 +37,19 @@ pub(super) struct BrowsePath {
 }
 
 impl BrowsePath {
+    /// The folder in which servers keep what they serve.
+    pub(super) fn objects() -> Self {
+        Self { steps: vec![(Namespace::Index(0), "Objects".to_owned())] }
+    }
+
+    /// One step further.
+    pub(super) fn then(&self, name: &QualifiedName, namespaces: &[String]) -> Self {
+        let mut steps = self.steps.clone();
+        let namespace = Namespace::at(name.namespace_index, namespaces);
+        steps.push((namespace, name.name.as_ref().to_owned()));
+        Self { steps }
+    }
+
     /// The path in the server's own words. `None` where the server does not know a namespace: then
     /// there is no such node in this session.
     pub(super) fn resolve(&self, namespaces: &[String]) -> Option<ua::BrowsePath> {

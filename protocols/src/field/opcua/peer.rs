@@ -39,6 +39,8 @@ pub(super) struct Peer {
     /// The longest wait for one answer.
     pub limit: Duration,
     pub pin: Pin,
+    /// Is a certificate seen for the first time to be trusted from then on?
+    pub remembers: bool,
     /// Only with a security policy.
     pub identity: Option<Identity>,
     pub store: Arc<RwLock<CertificateStore>>,
@@ -124,7 +126,8 @@ impl Peer {
         fault(&self.url, step, error, ours.as_deref())
     }
 
-    async fn endpoints(&self) -> Result<Vec<EndpointDescription>, LinkFault> {
+    /// What the server offers to everybody who asks.
+    pub(super) async fn endpoints(&self) -> Result<Vec<EndpointDescription>, LinkFault> {
         let plain = EndpointDescription::from((
             self.url.as_str(),
             SecurityPolicy::None.to_uri(),

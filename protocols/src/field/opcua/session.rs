@@ -8,10 +8,11 @@ use std::time::Duration;
 use opcua::core::ResponseMessage;
 use opcua::crypto::{X509, create_signature_data, random, verify_signature_data};
 use opcua::types::{
-    ActivateSessionRequest, ApplicationDescription, ApplicationType, AttributeId, BrowsePath,
-    BrowsePathResult, ByteString, CloseSessionRequest, CreateSessionRequest, CreateSessionResponse,
-    DataValue, Error, LocalizedText, NodeId, ReadRequest, ReadValueId, SignatureData, TimestampsToReturn,
-    TranslateBrowsePathsToNodeIdsRequest, UAString,
+    ActivateSessionRequest, ApplicationDescription, ApplicationType, AttributeId, BrowseDescription,
+    BrowseNextRequest, BrowsePath, BrowsePathResult, BrowseRequest, BrowseResult, ByteString,
+    CloseSessionRequest, CreateSessionRequest, CreateSessionResponse, DataValue, Error, LocalizedText,
+    NodeId, ReadRequest, ReadValueId, SignatureData, TimestampsToReturn,
+    TranslateBrowsePathsToNodeIdsRequest, UAString, ViewDescription,
 };
 use tokio::time::timeout;
 
@@ -102,7 +103,7 @@ impl Session {
             ResponseMessage::ActivateSession(_) => {}
             other => return Err(enter(unexpected(&other))),
         }
-        if door.verdict == Verdict::FirstContact {
+        if door.verdict == Verdict::FirstContact && peer.remembers {
             peer.pin.remember(&door.certificate).map_err(|why| {
                 refused(format!("its certificate cannot be remembered, so it is not trusted: {why}"))
             })?;
@@ -118,6 +119,37 @@ impl Session {
         };
         match self.channel.ask(request, self.limit).await? {
             ResponseMessage::TranslateBrowsePathsToNodeIds(answer) => Ok(answer.results.unwrap_or_default()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// What stands below these nodes, node by node.
+    pub(super) async fn browse(
+        &mut self,
+        nodes: Vec<BrowseDescription>,
+        most_references: u32,
+    ) -> Result<Vec<BrowseResult>, Error> {
+        let request = |request_header| BrowseRequest {
+            request_header,
+            view: ViewDescription::default(),
+            requested_max_references_per_node: most_references,
+            nodes_to_browse: Some(nodes),
+        };
+        match self.channel.ask(request, self.limit).await? {
+            ResponseMessage::Browse(answer) => Ok(answer.results.unwrap_or_default()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// More of what did not fit into an answer.
+    pub(super) async fn browse_on(&mut self, point: ByteString) -> Result<Vec<BrowseResult>, Error> {
+        let request = |request_header| BrowseNextRequest {
+            request_header,
+            release_continuation_points: false,
+            continuation_points: Some(vec![point]),
+        };
+        match self.channel.ask(request, self.limit).await? {
+            ResponseMessage::BrowseNext(answer) => Ok(answer.results.unwrap_or_default()),
             other => Err(unexpected(&other)),
         }
     }

@@ -33,6 +33,26 @@ pub struct Application {
     pub uri: String,
 }
 
+impl Application {
+    /// Named as the certificate in the folder says, if there is one: for somebody who borrows it.
+    pub fn with_uri_of_certificate(mut self) -> Self {
+        let file = CertificateStore::new(&self.pki_dir).own_certificate_path();
+        let uri = fs::read(file).ok().and_then(|der| uri_of(&der));
+        self.uri = uri.unwrap_or(self.uri);
+        self
+    }
+}
+
+/// The URI a certificate is made for.
+fn uri_of(der: &[u8]) -> Option<String> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+    let names = certificate.subject_alternative_name().ok()??;
+    names.value.general_names.iter().find_map(|name| match name {
+        x509_parser::extensions::GeneralName::URI(uri) => Some((*uri).to_owned()),
+        _ => None,
+    })
+}
+
 /// What went wrong with a file of the folder.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {why}", path.display())]
