@@ -9,6 +9,7 @@ pub mod join;
 
 mod buffer;
 mod check;
+mod opcua;
 mod probe;
 mod run;
 
@@ -60,6 +61,9 @@ enum Command {
     /// Look at field devices before configuring them. Never writes to a device.
     #[command(subcommand)]
     Probe(probe::Command),
+    /// Decide which OPC UA servers to believe.
+    #[command(subcommand)]
+    Opcua(opcua::Command),
     /// Print the version.
     Version,
 }
@@ -99,6 +103,7 @@ pub fn run_cli(args: impl Iterator<Item = OsString>) -> ExitCode {
         }
         Command::Buffer(command) => buffer::run(&command),
         Command::Probe(command) => probe::run(command),
+        Command::Opcua(command) => opcua::run(command),
         Command::Version => say(&format!("forebay-agent {VERSION}")),
     }
 }

@@ -70,14 +70,8 @@ impl Fitter {
         Ok(())
     }
 
-    /// How we show ourselves to OPC UA servers.
     fn application(&self) -> Application {
-        let Self { site, gateway, state_dir, clock: _ } = self;
-        Application {
-            pki_dir: state_dir.join("opcua"),
-            name: format!("Forebay {site}/{gateway}"),
-            uri: format!("urn:forebay:{site}:{gateway}"),
-        }
+        opcua_application(&self.site, &self.gateway, &self.state_dir)
     }
 
     /// Reads the identity kept on this gateway, each time it is called.
@@ -94,5 +88,14 @@ impl Fitter {
             let certificate = identity.chain.first().map_or(&[][..], |certificate| certificate.as_ref());
             Peer::new(identity.server.clone(), &config, certificate).map(Some)
         })
+    }
+}
+
+/// How a gateway shows itself to OPC UA servers.
+pub fn opcua_application(site: &Name, gateway: &Name, state_dir: &Path) -> Application {
+    Application {
+        pki_dir: state_dir.join("opcua"),
+        name: format!("Forebay {site}/{gateway}"),
+        uri: format!("urn:forebay:{site}:{gateway}"),
     }
 }

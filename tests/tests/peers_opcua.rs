@@ -105,6 +105,7 @@ fn link(endpoint: &str, names: &[(&str, DataType)], change: impl FnOnce(&mut Opc
         allow_deprecated: false,
         user: OpcUaUser::Anonymous,
         server_certificate: None,
+        trust_first_contact: true,
         reading: OpcUaReading::Subscribe { publishing_interval: Duration::from_millis(100) },
         sampling_interval: Duration::from_millis(100),
         queue_size: 10,

@@ -20,6 +20,8 @@ pub struct OpcUa {
     /// `server_certificate`: DER or PEM file the server must show. Without it the first contact
     /// is trusted and remembered below the state directory.
     pub server_certificate: Option<PathBuf>,
+    /// `trust_first_contact`: false waits for `forebay-agent opcua trust` instead. Default true.
+    pub trust_first_contact: bool,
     /// `mode`: `"subscribe"` (default) or `"poll"`.
     pub reading: OpcUaReading,
     /// `sampling_interval` of nodes that do not say otherwise. Default the link's interval.

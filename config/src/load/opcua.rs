@@ -29,6 +29,7 @@ pub(super) fn opcua(link: &Table<'_>, from: &Inherited) -> Option<OpcUa> {
     let (security, allow_deprecated) = security(&t);
     let user = identity(&t);
     let server_certificate = t.optional("server_certificate", existing_file);
+    let trust_first_contact = t.or("trust_first_contact", true, boolean);
     let polls = t.or("mode", false, one_of(&[("subscribe", false), ("poll", true)]));
     let publishing_interval = interval(&t, "publishing_interval", from.interval);
     for key in ["publishing_interval", "queue_size"] {
@@ -62,6 +63,7 @@ pub(super) fn opcua(link: &Table<'_>, from: &Inherited) -> Option<OpcUa> {
         allow_deprecated,
         user,
         server_certificate,
+        trust_first_contact,
         reading,
         sampling_interval,
         queue_size,

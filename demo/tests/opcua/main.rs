@@ -74,6 +74,7 @@ fn link(endpoint: &str, change: impl FnOnce(&mut OpcUa)) -> Link {
         allow_deprecated: false,
         user: OpcUaUser::Anonymous,
         server_certificate: None,
+        trust_first_contact: true,
         reading: OpcUaReading::Subscribe { publishing_interval: Duration::from_millis(100) },
         sampling_interval: Duration::from_millis(50),
         queue_size: 10,

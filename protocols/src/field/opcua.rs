@@ -29,6 +29,7 @@ mod session;
 mod subscription;
 mod token;
 mod trust;
+mod trusting;
 mod values;
 
 use forebay_config::field::{Link, OpcUa, OpcUaReading, OpcUaSecurity, Protocol, Timestamp};
@@ -38,6 +39,7 @@ use tokio::time::{Instant, timeout};
 
 pub use self::nodes::NodeAddress;
 pub use self::trust::{Application, TrustError};
+pub use self::trusting::{Shown, Trust};
 
 use self::faults::Step;
 use self::items::{Item, Items, Portions, Refusal};
@@ -313,7 +315,14 @@ fn peer_of(link: &Link, opcua: &OpcUa, application: Application) -> Result<Peer,
     let (host, port) = hostname_port_from_url(&opcua.endpoint, STANDARD_PORT)
         .map_err(|_| SetupError::Endpoint { link: name(), endpoint: opcua.endpoint.clone() })?;
     let trust = |why| SetupError::Trust { link: name(), why };
-    let pin = Pin::new(&application, &opcua.endpoint, opcua.server_certificate.as_deref()).map_err(trust)?;
+    let pin = Pin::new(
+        &application,
+        link.name.as_str(),
+        &opcua.endpoint,
+        opcua.trust_first_contact,
+        opcua.server_certificate.as_deref(),
+    )
+    .map_err(trust)?;
     let identity = match opcua.security {
         OpcUaSecurity::None => None,
         OpcUaSecurity::Secured { .. } => Some(Identity::load_or_make(&application).map_err(trust)?),
