@@ -11,6 +11,7 @@ pub mod join;
 
 mod buffer;
 mod check;
+mod opcua;
 mod probe;
 mod read;
 mod run;
@@ -79,6 +80,9 @@ enum Command {
     /// Show what the agent that runs reads, as it reads it.
     #[command(after_help = tail::HELP)]
     Tail(tail::Tail),
+    /// Decide which OPC UA servers to believe.
+    #[command(subcommand)]
+    Opcua(opcua::Command),
     /// Print the version.
     Version,
 }
@@ -122,6 +126,7 @@ pub fn run_cli(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Read(read) => with_config(&read.config.config, |config| read::run(&read, config)),
         Command::Serial(serial) => serial::run(&serial),
         Command::Tail(tail) => with_config(&tail.config.config, |config| tail::run(&tail, &config)),
+        Command::Opcua(command) => opcua::run(command),
         Command::Version => say(&format!("forebay-agent {VERSION}")),
     }
 }

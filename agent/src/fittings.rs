@@ -84,14 +84,8 @@ impl Fitter {
         }
     }
 
-    /// How we show ourselves to OPC UA servers.
     fn application(&self) -> Application {
-        let Self { site, gateway, state_dir, clock: _ } = self;
-        Application {
-            pki_dir: state_dir.join("opcua"),
-            name: format!("Forebay {site}/{gateway}"),
-            uri: format!("urn:forebay:{site}:{gateway}"),
-        }
+        opcua_application(&self.site, &self.gateway, &self.state_dir)
     }
 
     /// What keeps this gateway's certificate fresh.
@@ -164,6 +158,14 @@ impl Source for Driver {
         }
     }
 
+    async fn knock(&mut self) -> bool {
+        match self {
+            Self::Modbus(source) => source.knock().await,
+            Self::OpcUa(source) => source.knock().await,
+            Self::Mqtt(source) => source.knock().await,
+        }
+    }
+
     fn occupancy(&self) -> Option<Occupancy> {
         match self {
             Self::Modbus(source) => source.occupancy(),
@@ -178,5 +180,14 @@ impl Source for Driver {
             Self::OpcUa(source) => source.close().await,
             Self::Mqtt(source) => source.close().await,
         }
+    }
+}
+
+/// How a gateway shows itself to OPC UA servers.
+pub fn opcua_application(site: &Name, gateway: &Name, state_dir: &Path) -> Application {
+    Application {
+        pki_dir: state_dir.join("opcua"),
+        name: format!("Forebay {site}/{gateway}"),
+        uri: format!("urn:forebay:{site}:{gateway}"),
     }
 }

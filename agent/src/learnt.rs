@@ -108,6 +108,10 @@ impl Source for Keeper {
         self.source.next().await
     }
 
+    async fn knock(&mut self) -> bool {
+        self.source.knock().await
+    }
+
     fn occupancy(&self) -> Option<Occupancy> {
         self.source.occupancy()
     }

@@ -1,12 +1,15 @@
 //! One task per link: drives a [`Source`], whatever its protocol, and hands over what it brings.
 //!
-//! - The only owner of reconnecting: jittered, growing pauses; seldom where the peer refuses us.
+//! - The only owner of reconnecting: jittered, growing pauses; seldom where the peer refuses us; at
+//!   once when a peer that was away is seen to be there again.
 //! - When a connection is lost each point gets one bad reading, so that charts show a hole.
 //! - A fault is logged once and counted after that. It is over when a connection has held.
 //! - Notes which device answers: the time in which one does not is a gap.
 //! - Waits for the batcher when the batcher waits for the disk: then devices are read later.
 //! - At the end it hangs up and keeps its connection until the batcher has confirmed what is in
 //!   hand: a broker that does not hear of it would send all of that again.
+
+mod absence;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +25,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::backoff::{Backoff, Waited, wait};
+use self::absence::{Absence, Pause};
+use crate::backoff::{Backoff, Waited};
 use crate::batcher::Handover;
 use crate::gaps::Silences;
 use crate::ledger::Books;
@@ -131,6 +135,8 @@ struct Course {
     holes_marked: bool,
     /// The fault is in the log.
     fault_logged: bool,
+    /// Is the peer there?
+    absence: Absence,
 }
 
 /// Why a connection is over.
@@ -273,14 +279,24 @@ impl<S: Source> Link<S> {
                 return Waited::Stopped;
             }
         }
-        wait(pause, &self.desk.stop).await
+        match course.absence.wait(&mut self.source, pause, &self.desk.stop).await {
+            Pause::Over => Waited::Over,
+            Pause::Stopped => Waited::Stopped,
+            Pause::Returned => {
+                debug!(link = %self.desk.name, "Somebody is there again.");
+                // It may need a moment more until it lets us in.
+                self.desk.backoff.reset();
+                Waited::Over
+            }
+        }
     }
 }
 
 impl Course {
     fn new(desk: &Desk) -> Self {
         let processing = Processing::new(desk.rules.clone());
-        Self { processing, points_told: 0, holes_marked: false, fault_logged: false }
+        let absence = Absence::default();
+        Self { processing, points_told: 0, holes_marked: false, fault_logged: false, absence }
     }
 
     /// When something that is held back is due.

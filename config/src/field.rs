@@ -1,10 +1,17 @@
 //! Links, devices and points: `[link.NAME]` and what stands below it.
 
+mod opcua;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::units::{ByteSize, Name, Secret};
+
+pub use self::opcua::{
+    Deadband, OpcUa, OpcUaDevice, OpcUaMode, OpcUaPoint, OpcUaPolicy, OpcUaReading, OpcUaSecurity, OpcUaUser,
+    Timestamp,
+};
 
 /// `[link.NAME]`: one serial bus or one connection.
 #[derive(Clone, Debug, PartialEq)]
@@ -245,80 +252,6 @@ impl RawType {
             _ => 1,
         }
     }
-}
-
-/// `[link.NAME.opcua]`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct OpcUa {
-    /// `endpoint`: `opc.tcp://host:port/path`. We connect to this address whatever the server advertises.
-    pub endpoint: String,
-    /// `security_policy`: `"None"` (default) or `"Basic256Sha256"` (mode SignAndEncrypt).
-    pub security: OpcUaSecurity,
-    /// `username` and `password`; anonymous without.
-    pub user: Option<(String, Secret)>,
-    /// `server_certificate`: DER or PEM file the server must show. Without it the first contact
-    /// is trusted and remembered below the state directory.
-    pub server_certificate: Option<PathBuf>,
-    /// `publishing_interval`. Default the link's interval.
-    pub publishing_interval: Duration,
-    /// `sampling_interval` of nodes that do not say otherwise. Default the link's interval.
-    pub sampling_interval: Duration,
-    /// `queue_size` per node at the server. Default 10.
-    pub queue_size: u32,
-    /// `timestamp`: `"agent"` (default) or `"source"`.
-    pub timestamp: Timestamp,
-    /// `[link.NAME.device.DEVICE]`.
-    pub devices: Vec<OpcUaDevice>,
-}
-
-/// `security_policy` and `security_mode` together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OpcUaSecurity {
-    /// Neither signed nor encrypted.
-    None,
-    /// Basic256Sha256, SignAndEncrypt.
-    Basic256Sha256,
-}
-
-/// `timestamp`: whose clock stamps the readings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the words say it")]
-pub enum Timestamp {
-    Agent,
-    Source,
-}
-
-/// `[link.NAME.device.DEVICE]` on an OPC UA link: a name for some of the server's nodes.
-#[derive(Clone, Debug, PartialEq)]
-pub struct OpcUaDevice {
-    /// The table's name.
-    pub name: Name,
-    /// `[link.NAME.device.DEVICE.points]`.
-    pub points: Vec<OpcUaPoint>,
-}
-
-/// One entry of `points` on an OPC UA device.
-#[derive(Clone, Debug, PartialEq)]
-pub struct OpcUaPoint {
-    /// Name, unit, kind, scale, offset.
-    pub meta: PointMeta,
-    /// `node`: `nsu=URI;s=Name`, `ns=2;i=1234`, `i=2258` (OPC UA Part 6, 5.3.1.10).
-    pub node: String,
-    /// `type`: `"float"` (default), `"integer"`, `"boolean"` or `"text"`.
-    pub data_type: DataType,
-    /// `sampling_interval`. Default the link's.
-    pub sampling_interval: Duration,
-    /// `deadband`: `0.5` or `"2%"`. Default none: every change is reported.
-    pub deadband: Option<Deadband>,
-}
-
-/// `deadband`: how far a raw value must move before the server reports it (OPC UA Part 4, 7.22.2).
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Deadband {
-    /// In the node's own unit, before `scale`. More than 0.
-    Absolute(f64),
-    /// Percent of the node's EURange: more than 0, at most 100.
-    Percent(f64),
 }
 
 /// `type` of a point whose protocol carries its own types.

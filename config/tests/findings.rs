@@ -395,38 +395,6 @@ fn a_point_belongs_to_the_first_class_that_names_it_and_patterns_are_judged() {
     assert!(words[1].contains("unknown key `when`"), "{words:?}");
 }
 
-#[test]
-fn deadbands_are_numbers_or_percents_of_the_range() {
-    use forebay_config::field::Deadband;
-
-    let with = |keys: &str| {
-        format!(
-            "[agent]\nsite = \"a\"\ngateway = \"b\"\n[link.press.opcua]\nendpoint = \"opc.tcp://plc\"\n\
-             [link.press.device.d.points]\nx = {{ node = \"i=2258\", {keys} }}\n"
-        )
-    };
-    for (keys, deadband) in [
-        ("deadband = 0.5", Deadband::Absolute(0.5)),
-        ("deadband = 2", Deadband::Absolute(2.0)),
-        ("deadband = \"2.5 %\"", Deadband::Percent(2.5)),
-    ] {
-        let agent = load::agent_text("agent.toml", &with(keys)).unwrap_or_else(|e| panic!("{keys}: {e}"));
-        let Protocol::OpcUa(opcua) = &agent.links[0].protocol else { panic!("press is OPC UA") };
-        assert_eq!(opcua.devices[0].points[0].deadband, Some(deadband), "{keys}");
-    }
-    for (keys, word) in [
-        ("deadband = 0", "more than 0"),
-        ("deadband = \"-1%\"", "more than 0"),
-        ("deadband = \"NaN%\"", "more than 0"),
-        ("deadband = \"101%\"", "whole range"),
-        ("deadband = \"2\"", "not a deadband"),
-        ("deadband = 1, type = \"text\"", "needs a number"),
-    ] {
-        let findings = refused(&with(keys));
-        assert!(findings.len() == 1 && findings[0].message.contains(word), "{keys}: {findings:?}");
-    }
-}
-
 /// The one Modbus point `p` with these keys, and what is said of it.
 fn modbus_point(keys: &str) -> Result<forebay_config::field::ModbusPoint, String> {
     let text = format!(
@@ -434,9 +402,7 @@ fn modbus_point(keys: &str) -> Result<forebay_config::field::ModbusPoint, String
          [link.b.device.d]\npoints.p = {{ address = 1, {keys} }}\n"
     );
     let agent = load::agent_text("agent.toml", &text).map_err(|findings| findings.to_string())?;
-    let Protocol::ModbusTcp(tcp) = &agent.links[0].protocol else {
-        panic!("not Modbus TCP")
-    };
+    let Protocol::ModbusTcp(tcp) = &agent.links[0].protocol else { panic!("not Modbus TCP") };
     Ok(tcp.bus.devices[0].points[0].clone())
 }
 

@@ -1,7 +1,7 @@
 //! A simulated OPC UA server: sixty signals of twelve machines that move each second.
 //!
-//! Speaks without security and with Basic256Sha256 (SignAndEncrypt), lets in anybody or the user
-//! `demo` with the password `demo`. What real servers do to a client can be asked of it: another
+//! Speaks without security and with each policy that the standard did not give up, signed or
+//! encrypted too; lets in anybody or the user `demo` with the password `demo`. What real servers do to a client can be asked of it: another
 //! place for its namespace after a restart, a host name that nobody can resolve, few sessions.
 
 mod signals;
@@ -18,7 +18,7 @@ use opcua::server::address_space::VariableBuilder;
 use opcua::server::diagnostics::NamespaceMetadata;
 use opcua::server::node_manager::memory::{SimpleNodeManager, simple_node_manager};
 use opcua::server::{ANONYMOUS_USER_TOKEN_ID, ServerBuilder, ServerHandle, ServerUserToken};
-use opcua::types::{DataValue, MessageSecurityMode, NodeId};
+use opcua::types::{DataValue, MessageSecurityMode, NodeId, QualifiedName};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -43,6 +43,10 @@ pub struct PlantOptions {
     pub advertised_host: Option<String>,
     /// Foreign namespaces before the plant's own: its index moves by as many.
     pub namespaces_before: usize,
+    /// What every node's id begins with: `s=Press.Temp` is `s=PREFIXPress.Temp`. Browse names stay.
+    pub node_prefix: String,
+    /// The most nodes in one request to read; 0, the default, is the library's own limit.
+    pub max_nodes_per_read: usize,
     /// The most sessions at a time. Default 20.
     pub max_sessions: usize,
     /// Time between two updates of the values. Default 1 s.
@@ -56,6 +60,8 @@ impl Default for PlantOptions {
             pki_dir: None,
             advertised_host: None,
             namespaces_before: 0,
+            node_prefix: String::new(),
+            max_nodes_per_read: 0,
             max_sessions: 20,
             tick: Duration::from_secs(1),
         }
@@ -89,14 +95,14 @@ impl OpcUaPlant {
             (None, None) => return Err(anyhow!("no folder for the server's key")),
         };
         let shutdown = CancellationToken::new();
-        let (token, tick) = (shutdown.clone(), options.tick);
+        let (token, tick, prefix) = (shutdown.clone(), options.tick, options.node_prefix.clone());
         // Making an RSA key is no work for a task among others.
         let build = move || builder(&options, address, pki_dir).token(token).build();
         let (server, handle) = tokio::task::spawn_blocking(build)
             .await
             .context("set up the OPC UA server")?
             .map_err(|why| anyhow!("set up the OPC UA server: {why}"))?;
-        let plant = Plant::build(handle)?;
+        let plant = Plant::build(handle, &prefix)?;
 
         let (nodes, namespace) = (plant.nodes.clone(), plant.namespace);
         let mut tasks = JoinSet::new();
@@ -140,7 +146,7 @@ impl OpcUaPlant {
     /// Adds a node `s=name` to the plant's namespace while it runs, as engineers do.
     pub fn add_node(&self, name: &str, value: f64) {
         let node = NodeId::new(self.namespace, name);
-        VariableBuilder::new(&node, name, name)
+        VariableBuilder::new(&node, QualifiedName::new(self.namespace, name), name)
             .data_type(opcua::types::DataTypeId::Double)
             .value(value)
             .organized_by(NodeId::objects_folder_id())
@@ -172,11 +178,20 @@ fn builder(options: &PlantOptions, address: SocketAddr, pki_dir: PathBuf) -> Ser
         .subscription_poll_interval_ms(50)
         .discovery_urls(vec!["/".to_owned()])
         .add_user_token(USER.0, ServerUserToken::user_pass(USER.0, USER.1))
-        .add_endpoint("none", ("/", SecurityPolicy::None, MessageSecurityMode::None, &users as &[&str]))
-        .add_endpoint(
-            "secure",
-            ("/", SecurityPolicy::Basic256Sha256, MessageSecurityMode::SignAndEncrypt, &users as &[&str]),
-        );
+        .add_endpoint("none", ("/", SecurityPolicy::None, MessageSecurityMode::None, &users as &[&str]));
+    for policy in [
+        SecurityPolicy::Basic256Sha256,
+        SecurityPolicy::Aes128Sha256RsaOaep,
+        SecurityPolicy::Aes256Sha256RsaPss,
+    ] {
+        for mode in [MessageSecurityMode::Sign, MessageSecurityMode::SignAndEncrypt] {
+            builder =
+                builder.add_endpoint(format!("{policy} {mode:?}"), ("/", policy, mode, &users as &[&str]));
+        }
+    }
+    if options.max_nodes_per_read > 0 {
+        builder.limits_mut().operational.max_nodes_per_read = options.max_nodes_per_read;
+    }
     for index in 0..options.namespaces_before {
         builder = builder.with_node_manager(namespace(&format!("urn:forebay:demo:other:{index}")));
     }
@@ -197,7 +212,7 @@ struct Plant {
 }
 
 impl Plant {
-    fn build(handle: ServerHandle) -> Result<Self> {
+    fn build(handle: ServerHandle, prefix: &str) -> Result<Self> {
         let namespace = handle.get_namespace_index(NAMESPACE).context("find the plant's namespace")?;
         let nodes = handle
             .node_managers()
@@ -208,12 +223,13 @@ impl Plant {
         let mut space = space.write();
         let seconds = seconds();
         for machine in MACHINES {
-            let folder = NodeId::new(namespace, machine.name);
-            space.add_folder(&folder, machine.name, machine.name, &NodeId::objects_folder_id());
+            let folder = NodeId::new(namespace, format!("{prefix}{}", machine.name));
+            let browse_name = QualifiedName::new(namespace, machine.name);
+            space.add_folder(&folder, browse_name, machine.name, &NodeId::objects_folder_id());
             for (name, signal, _) in machine.signals {
-                let node = NodeId::new(namespace, format!("{}.{name}", machine.name));
+                let node = NodeId::new(namespace, format!("{prefix}{}.{name}", machine.name));
                 let seed = plant.signals.len() as u64;
-                VariableBuilder::new(&node, *name, *name)
+                VariableBuilder::new(&node, QualifiedName::new(namespace, *name), *name)
                     .data_type(signal.data_type())
                     .value(signal.at(seconds, seed))
                     .organized_by(&folder)

@@ -1,10 +1,15 @@
 """An OPC UA server that nobody here wrote (asyncua), for the driver to be tried against.
 
-    asyncua_server.py PORT DIR
+    asyncua_server.py PORT DIR [NAMESPACES]
+    asyncua_server.py certificate DIR
 
-Listens on 127.0.0.1:PORT (0: any free port) without security and with Basic256Sha256, lets in
-anybody and the user `test` with the password `secret`, prints its endpoint when it is ready, and
-ends when its standard input does. DIR takes its key and certificate.
+Listens on 127.0.0.1:PORT (0: any free port) without security and with every policy and mode, lets
+in anybody, the user `test` with the password `secret`, and every user certificate, prints its endpoint when it is ready, and
+ends when its standard input does. DIR takes its key and certificate, and keeps
+them for the next one. NAMESPACES is how many foreign namespaces stand before the one of the nodes,
+whose index moves by as many. The second form only makes key and certificate.
+
+`s=Sessions` is how many sessions there are now, `s=Created` how many there ever were.
 """
 
 import asyncio
@@ -17,6 +22,7 @@ import uuid
 
 from asyncua import Server, ua
 from asyncua.crypto.permission_rules import User, UserRole
+from asyncua.server.internal_session import InternalSession
 from asyncua.server.user_managers import UserManager
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -60,6 +66,9 @@ def free_port():
 
 
 def make_certificate(folder):
+    key_path, certificate_path = folder / "server-key.pem", folder / "server-cert.der"
+    if key_path.exists() and certificate_path.exists():
+        return key_path, certificate_path
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "asyncua for tests")])
     now = datetime.datetime.now(datetime.timezone.utc)
@@ -99,7 +108,6 @@ def make_certificate(folder):
         .sign(key, hashes.SHA256())
     )
     folder.mkdir(parents=True, exist_ok=True)
-    key_path, certificate_path = folder / "server-key.pem", folder / "server-cert.der"
     key_path.write_bytes(
         key.private_bytes(
             serialization.Encoding.PEM,
@@ -121,9 +129,11 @@ async def main():
     await server.set_application_uri(APPLICATION)
     await server.load_certificate(str(certificate_path))
     await server.load_private_key(str(key_path))
-    server.set_security_policy(
-        [ua.SecurityPolicyType.NoSecurity, ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt]
-    )
+    # The first that encrypts is what passwords without a channel are encrypted by.
+    first = [ua.SecurityPolicyType.NoSecurity, ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt]
+    server.set_security_policy(first + [each for each in ua.SecurityPolicyType if each not in first])
+    for other in range(int(sys.argv[3]) if len(sys.argv) > 3 else 0):
+        await server.register_namespace(f"urn:forebay:test:other:{other}")
     index = await server.register_namespace(NAMESPACE)
     folder_node = await server.nodes.objects.add_folder(index, "Scalars")
     for name, value, kind in NODES:
@@ -133,6 +143,11 @@ async def main():
     ticks = await folder_node.add_variable(
         ua.NodeId("Ticks", index), ua.QualifiedName("Ticks", index), ua.Variant(0, ua.VariantType.UInt32)
     )
+    counts = {}
+    for name in ("Sessions", "Created"):
+        counts[name] = await folder_node.add_variable(
+            ua.NodeId(name, index), ua.QualifiedName(name, index), ua.Variant(0, ua.VariantType.UInt32)
+        )
     sick = await folder_node.add_variable(
         ua.NodeId("Sick", index), ua.QualifiedName("Sick", index), ua.Variant(1.5, ua.VariantType.Double)
     )
@@ -142,6 +157,7 @@ async def main():
         )
     )
     async with server:
+        before = InternalSession._counter
         print(endpoint, flush=True)
         ended = asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
         count = 0
@@ -149,6 +165,15 @@ async def main():
             await asyncio.wait({ended}, timeout=0.1)
             count += 1
             await ticks.write_value(ua.Variant(count, ua.VariantType.UInt32))
+            now = {
+                "Sessions": len(server.iserver._external_sessions),
+                "Created": InternalSession._counter - before,
+            }
+            for name, node in counts.items():
+                await node.write_value(ua.Variant(now[name], ua.VariantType.UInt32))
 
 
-asyncio.run(main())
+if sys.argv[1] == "certificate":
+    make_certificate(pathlib.Path(sys.argv[2]))
+else:
+    asyncio.run(main())

@@ -8,6 +8,7 @@ pub mod fuzz;
 pub mod lateness;
 pub mod load_device;
 pub mod mosquitto;
+pub mod opcua_server;
 pub mod own_database;
 pub mod several;
 

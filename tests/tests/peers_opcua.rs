@@ -5,22 +5,20 @@
 #![expect(clippy::unwrap_used, clippy::panic, reason = "in a test file a panic is a failed test")]
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
 use forebay_config::field::{
-    DataType, Deadband, Link, OpcUa, OpcUaDevice, OpcUaPoint, OpcUaSecurity, PointKind, PointMeta, Protocol,
-    Timestamp,
+    DataType, Deadband, Link, OpcUa, OpcUaDevice, OpcUaMode, OpcUaPoint, OpcUaPolicy, OpcUaReading,
+    OpcUaSecurity, OpcUaUser, PointKind, PointMeta, Protocol, Timestamp,
 };
 use forebay_config::units::{Name, Secret};
 use forebay_protocols::field::opcua::{Application, OpcUaSource};
 use forebay_protocols::field::source::{LinkFault, Sample, Source};
 use forebay_protocols::reading::{Fault, Quality, Value};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use forebay_tests::opcua_server::{NAMESPACE, OpcUaServer};
+use tokio::process::Command;
 use tokio::time::timeout;
 
-const NAMESPACE: &str = "urn:forebay:test";
 /// Python takes its time to build an address space on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -56,32 +54,18 @@ fn script(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("peers").join(name)
 }
 
-/// A running asyncua server. Ends with this value: its standard input closes, and it is killed.
+/// A running asyncua server.
 struct Peer {
     endpoint: String,
-    _server: Child,
+    _server: OpcUaServer,
     _keys: tempfile::TempDir,
 }
 
 impl Peer {
     async fn start() -> Self {
         let keys = tempfile::tempdir().unwrap();
-        let mut server = Command::new(python())
-            .arg(script("asyncua_server.py"))
-            .arg("0")
-            .arg(keys.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .expect("start FOREBAY_TEST_PYTHON");
-        let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
-        let endpoint = timeout(PATIENCE, lines.next_line())
-            .await
-            .expect("the asyncua server did not get ready")
-            .unwrap()
-            .expect("the asyncua server ended at once: is asyncua installed there?");
-        Self { endpoint, _server: server, _keys: keys }
+        let server = OpcUaServer::start(0, keys.path(), 0).await.unwrap();
+        Self { endpoint: server.endpoint.clone(), _server: server, _keys: keys }
     }
 
     /// What asyncua's own client reads there.
@@ -118,9 +102,11 @@ fn link(endpoint: &str, names: &[(&str, DataType)], change: impl FnOnce(&mut Opc
     let mut opcua = OpcUa {
         endpoint: endpoint.to_owned(),
         security: OpcUaSecurity::None,
-        user: None,
+        allow_deprecated: false,
+        user: OpcUaUser::Anonymous,
         server_certificate: None,
-        publishing_interval: Duration::from_millis(100),
+        trust_first_contact: true,
+        reading: OpcUaReading::Subscribe { publishing_interval: Duration::from_millis(100) },
         sampling_interval: Duration::from_millis(100),
         queue_size: 10,
         timestamp: Timestamp::Agent,
@@ -143,6 +129,14 @@ fn source(link: &Link, keys: &Path) -> OpcUaSource {
         uri: "urn:forebay:test:gateway".into(),
     };
     OpcUaSource::new(link, application).unwrap()
+}
+
+fn secured(policy: OpcUaPolicy, mode: OpcUaMode) -> OpcUaSecurity {
+    OpcUaSecurity::Secured { policy, mode }
+}
+
+fn user(password: &str) -> OpcUaUser {
+    OpcUaUser::Password { name: "test".into(), password: Secret::new(password), in_clear: false }
 }
 
 /// The first sample of each point.
@@ -175,15 +169,24 @@ async fn both_clients_read_the_same_of_every_scalar_type() {
     let names = SCALARS.map(|(name, _)| name);
     let theirs = peer.read(&names).await;
 
-    let mut source = source(&link(&peer.endpoint, &SCALARS, |_| {}), keys.path());
-    source.connect().await.unwrap();
-    let samples = first_samples(&mut source).await;
-    source.close().await;
-    for (name, sample) in names.iter().zip(&samples) {
-        let ours = sample.value.as_ref().map_or(serde_json::Value::Null, as_json);
-        assert_eq!(ours, theirs[name], "{name}: {sample:?}");
-        let quality = if *name == "Sick" { Quality::Bad(Fault::DeviceFailure) } else { Quality::Good };
-        assert_eq!(sample.quality, quality, "{name}");
+    let told = link(&peer.endpoint, &SCALARS, |_| {});
+    let read = link(&peer.endpoint, &SCALARS, |opcua| opcua.reading = OpcUaReading::Poll);
+    let by_path = link(&peer.endpoint, &SCALARS, |opcua| {
+        for point in &mut opcua.devices[0].points {
+            point.node = format!("/Objects/nsu={NAMESPACE};Scalars/nsu={NAMESPACE};{}", point.meta.name);
+        }
+    });
+    for link in [told, read, by_path] {
+        let mut source = source(&link, keys.path());
+        source.connect().await.unwrap();
+        let samples = first_samples(&mut source).await;
+        source.close().await;
+        for (name, sample) in names.iter().zip(&samples) {
+            let ours = sample.value.as_ref().map_or(serde_json::Value::Null, as_json);
+            assert_eq!(ours, theirs[name], "{name}: {sample:?}");
+            let quality = if *name == "Sick" { Quality::Bad(Fault::DeviceFailure) } else { Quality::Good };
+            assert_eq!(sample.quality, quality, "{name}");
+        }
     }
     // Guards the guard: had the other client read nothing, all would be equal.
     assert_eq!(theirs["Int64"], "-9007199254740993");
@@ -196,8 +199,8 @@ async fn encrypted_values_go_on_and_a_wrong_password_is_refused() {
     let ticks = [("Ticks", DataType::Integer), ("Array", DataType::Float)];
     let secured = |password: &str| {
         link(&peer.endpoint, &ticks, |opcua| {
-            opcua.security = OpcUaSecurity::Basic256Sha256;
-            opcua.user = Some(("test".into(), Secret::new(password)));
+            opcua.security = secured(OpcUaPolicy::Basic256Sha256, OpcUaMode::SignAndEncrypt);
+            opcua.user = user(password);
         })
     };
     let mut intruder = source(&secured("guess"), keys.path());
@@ -242,4 +245,51 @@ async fn a_deadband_keeps_small_changes_at_the_server() {
     }
     source.close().await;
     assert_eq!(reports[1], 1, "the first value, and no change after it");
+}
+
+#[tokio::test]
+async fn every_policy_and_mode_lets_a_password_and_a_user_certificate_in() {
+    let peer = Peer::start().await;
+    let keys = tempfile::tempdir().unwrap();
+    let ticks = [("Ticks", DataType::Integer)];
+    // A key of somebody, who is not the gateway.
+    let person = tempfile::tempdir().unwrap();
+    let made = Command::new(python())
+        .args([script("asyncua_server.py").as_os_str(), "certificate".as_ref(), person.path().as_os_str()])
+        .status();
+    assert!(timeout(PATIENCE, made).await.unwrap().unwrap().success());
+    let certified = OpcUaUser::Certificate {
+        certificate: person.path().join("server-cert.der"),
+        key: person.path().join("server-key.pem"),
+    };
+    for policy in [
+        OpcUaPolicy::Basic256Sha256,
+        OpcUaPolicy::Aes128Sha256RsaOaep,
+        OpcUaPolicy::Aes256Sha256RsaPss,
+        OpcUaPolicy::Basic256,
+        OpcUaPolicy::Basic128Rsa15,
+    ] {
+        for mode in [OpcUaMode::Sign, OpcUaMode::SignAndEncrypt] {
+            for user in [OpcUaUser::Anonymous, user("secret"), certified.clone()] {
+                let link = link(&peer.endpoint, &ticks, |opcua| {
+                    opcua.security = secured(policy, mode);
+                    opcua.allow_deprecated = policy.is_deprecated();
+                    opcua.user = user.clone();
+                });
+                let mut source = source(&link, keys.path());
+                let connected = source.connect().await;
+                connected.unwrap_or_else(|fault| panic!("{policy:?} {mode:?} {user:?}: {fault}"));
+                let first = first_samples(&mut source).await;
+                assert_eq!(first[0].quality, Quality::Good, "{policy:?} {mode:?} {user:?}");
+                source.close().await;
+            }
+        }
+    }
+    // Without a channel that protects, the token protects itself.
+    for user in [user("secret"), certified] {
+        let link = link(&peer.endpoint, &ticks, |opcua| opcua.user = user.clone());
+        let mut source = source(&link, keys.path());
+        source.connect().await.unwrap_or_else(|fault| panic!("{user:?}: {fault}"));
+        source.close().await;
+    }
 }

@@ -4,6 +4,7 @@
 mod guess;
 mod modbus;
 mod mqtt;
+mod opcua;
 
 use std::process::ExitCode;
 
@@ -18,6 +19,8 @@ pub enum Command {
     Modbus(modbus::Look),
     /// Listen at a broker: topics, samples, ready-made configuration. Publishes nothing.
     Mqtt(mqtt::Listen),
+    /// Show the ways into an OPC UA server and what it serves, with ready-made configuration.
+    Opcua(opcua::Look),
 }
 
 /// Does it.
@@ -25,5 +28,6 @@ pub fn run(command: Command) -> ExitCode {
     match command {
         Command::Modbus(look) => modbus::run(&look),
         Command::Mqtt(listen) => mqtt::listen(&listen),
+        Command::Opcua(look) => opcua::look(&look),
     }
 }

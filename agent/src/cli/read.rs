@@ -128,7 +128,9 @@ async fn all(
             }
             let made = tokio::time::timeout_at(until, fitter.driver(&link)).await;
             let answer = match made {
-                Ok(Ok(driver)) => Box::pin(read_once(name, driver.for_a_look(), &wanted, until, brings_more(&link))).await,
+                Ok(Ok(driver)) => {
+                    Box::pin(read_once(name, driver.for_a_look(), &wanted, until, brings_more(&link))).await
+                }
                 Ok(Err(words)) => Answer::none(name, words),
                 Err(_) => Answer::none(name, format!("its driver was not ready within {wait:?}")),
             };

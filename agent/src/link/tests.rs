@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use forebay_protocols::reading::{DataType, Point, PointKind, Value};
 
 use forebay_config::classes::Pattern;
@@ -20,6 +22,8 @@ struct Scripted {
     script: mpsc::UnboundedReceiver<Step>,
     /// A word for every attempt and for the goodbye.
     deeds: mpsc::UnboundedSender<&'static str>,
+    /// Is the peer there?
+    there: Arc<AtomicBool>,
 }
 
 impl Source for Scripted {
@@ -43,6 +47,9 @@ impl Source for Scripted {
             _ => std::future::pending().await,
         }
     }
+    async fn knock(&mut self) -> bool {
+        self.there.load(Ordering::Relaxed)
+    }
     async fn close(&mut self) {
         let _ = self.deeds.send("close");
     }
@@ -62,6 +69,7 @@ struct Bench {
     silences: Silences,
     stop: CancellationToken,
     goodbye: CancellationToken,
+    there: Arc<AtomicBool>,
     end: tokio::task::JoinHandle<()>,
 }
 
@@ -76,8 +84,9 @@ fn ruled_bench(points: &[&str], max_pause: Duration, rules: Arc<[Rule]>) -> Benc
     let (status, seen) = watch::channel(LinkStatus::default());
     let (books, silences) = (Books::default(), Silences::default());
     let (stop, goodbye) = (CancellationToken::new(), CancellationToken::new());
-    let source =
-        Scripted { points: points.iter().map(|name| point(name)).collect(), script: steps, deeds: deed };
+    let there = Arc::new(AtomicBool::new(false));
+    let points = points.iter().map(|name| point(name)).collect();
+    let source = Scripted { points, script: steps, deeds: deed, there: there.clone() };
     let desk = Desk {
         name: "hall".into(),
         index: 3,
@@ -92,7 +101,7 @@ fn ruled_bench(points: &[&str], max_pause: Duration, rules: Arc<[Rule]>) -> Benc
         goodbye: goodbye.clone(),
     };
     let end = tokio::spawn(Link { source, desk }.run());
-    Bench { script, deeds, handovers, status: seen, books, silences, stop, goodbye, end }
+    Bench { script, deeds, handovers, status: seen, books, silences, stop, goodbye, there, end }
 }
 
 impl Bench {
@@ -344,4 +353,55 @@ async fn what_a_window_holds_goes_on_when_it_is_over_though_nothing_arrives_and_
     assert_eq!(bench.values().await, [(0, None)]);
     let ledger = bench.books.ledger(Default::default);
     assert_eq!((ledger.produced, ledger.filtered, ledger.in_hand), (5, 1, 4));
+}
+
+const A_MINUTE: Duration = Duration::from_secs(60);
+
+/// A link whose peer refuses connections until its pauses are a minute long.
+async fn long_away() -> Bench {
+    let mut bench = bench(&["flow"], A_MINUTE);
+    for _ in 0..20 {
+        bench.play([Step::Connect(Err(unreachable_peer()))]);
+        assert_eq!(bench.deeds.recv().await, Some("connect"));
+    }
+    bench
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_comes_back_is_tried_at_once_and_not_at_the_end_of_a_long_pause() {
+    let mut bench = long_away().await;
+    tokio::time::advance(Duration::from_secs(10)).await;
+    for _ in 0..3 {
+        bench.there.store(true, Ordering::Relaxed);
+        let back = Instant::now();
+        bench.play([Step::Connect(Err(unreachable_peer()))]);
+        assert_eq!(bench.deeds.recv().await, Some("connect"));
+        assert!(back.elapsed() <= absence::KNOCK_EVERY, "tried after {:?}", back.elapsed());
+        // It is not ready yet: pauses begin anew, from the shortest.
+        let again = Instant::now();
+        bench.play([Step::Connect(Err(unreachable_peer()))]);
+        assert_eq!(bench.deeds.recv().await, Some("connect"));
+        assert!(again.elapsed() <= Duration::from_millis(10), "{:?}", again.elapsed());
+        bench.there.store(false, Ordering::Relaxed);
+        for _ in 0..20 {
+            bench.play([Step::Connect(Err(unreachable_peer()))]);
+            assert_eq!(bench.deeds.recv().await, Some("connect"));
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_takes_connections_and_does_nothing_with_them_is_tried_no_more_often() {
+    let mut bench = bench(&["flow"], A_MINUTE);
+    bench.there.store(true, Ordering::Relaxed);
+    let begun = Instant::now();
+    let mut attempts = 0;
+    while begun.elapsed() < 20 * A_MINUTE {
+        bench.play([Step::Connect(Err(unreachable_peer()))]);
+        assert_eq!(bench.deeds.recv().await, Some("connect"));
+        attempts += 1;
+    }
+    // Sixteen doublings from a millisecond, then one every half to whole minute.
+    assert!((30..60).contains(&attempts), "{attempts} attempts in 20 minutes");
 }

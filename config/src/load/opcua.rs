@@ -3,12 +3,16 @@
 use std::time::Duration;
 
 use super::field::{
-    Inherited, all, data_type, devices, existing_file, interval, is_numeric, meta, points, user, usual_kind,
+    Inherited, all, data_type, devices, existing_file, interval, is_numeric, meta, points, together, user,
+    usual_kind,
 };
 use super::findings::Complaint;
 use super::table::{Item, Table};
-use super::words::{filled, float, integer, one_of};
-use crate::field::{Deadband, OpcUa, OpcUaDevice, OpcUaPoint, OpcUaSecurity, Timestamp};
+use super::words::{boolean, filled, float, integer, one_of};
+use crate::field::{
+    Deadband, OpcUa, OpcUaDevice, OpcUaMode, OpcUaPoint, OpcUaPolicy, OpcUaReading, OpcUaSecurity, OpcUaUser,
+    Timestamp,
+};
 
 pub(super) fn opcua(link: &Table<'_>, from: &Inherited) -> Option<OpcUa> {
     let t = link.table("opcua")?;
@@ -22,27 +26,24 @@ pub(super) fn opcua(link: &Table<'_>, from: &Inherited) -> Option<OpcUa> {
             )),
         }
     });
-    let security = t.or(
-        "security_policy",
-        OpcUaSecurity::None,
-        one_of(&[("None", OpcUaSecurity::None), ("Basic256Sha256", OpcUaSecurity::Basic256Sha256)]),
-    );
-    let mode = t.optional(
-        "security_mode",
-        one_of(&[("None", OpcUaSecurity::None), ("SignAndEncrypt", OpcUaSecurity::Basic256Sha256)]),
-    );
-    if mode.is_some_and(|mode| mode != security) {
-        t.complain_of(
-            "security_mode",
-            Complaint::new(
-                "does not go with `security_policy`",
-                "None with None, SignAndEncrypt with Basic256Sha256; the key may be left away",
-            ),
-        );
-    }
-    let user = user(&t);
+    let (security, allow_deprecated) = security(&t);
+    let user = identity(&t);
     let server_certificate = t.optional("server_certificate", existing_file);
+    let trust_first_contact = t.or("trust_first_contact", true, boolean);
+    let polls = t.or("mode", false, one_of(&[("subscribe", false), ("poll", true)]));
     let publishing_interval = interval(&t, "publishing_interval", from.interval);
+    for key in ["publishing_interval", "queue_size"] {
+        if polls && t.has(key) {
+            t.complain_of(
+                key,
+                Complaint::new(
+                    "is for `mode = \"subscribe\"`",
+                    "leave it away: with \"poll\", `sampling_interval` is how often values are read",
+                ),
+            );
+        }
+    }
+    let reading = if polls { OpcUaReading::Poll } else { OpcUaReading::Subscribe { publishing_interval } };
     let sampling_interval = interval(&t, "sampling_interval", from.interval);
     let queue_size = t.or("queue_size", 10, integer(1..=100_000));
     let timestamp = t.or(
@@ -52,16 +53,18 @@ pub(super) fn opcua(link: &Table<'_>, from: &Inherited) -> Option<OpcUa> {
     );
     t.finish();
     let devices = all(devices(link).into_iter().map(|(name, t)| {
-        let found = all(points(&t).into_iter().map(|(name, t)| point(name, &t, sampling_interval)));
+        let found = all(points(&t).into_iter().map(|(name, t)| point(name, &t, sampling_interval, polls)));
         t.finish();
         Some(OpcUaDevice { name: name?, points: found? })
     }));
     Some(OpcUa {
         endpoint: endpoint?,
         security,
+        allow_deprecated,
         user,
         server_certificate,
-        publishing_interval,
+        trust_first_contact,
+        reading,
         sampling_interval,
         queue_size,
         timestamp,
@@ -69,7 +72,88 @@ pub(super) fn opcua(link: &Table<'_>, from: &Inherited) -> Option<OpcUa> {
     })
 }
 
-fn point(name: Option<crate::units::Name>, t: &Table<'_>, sampling: Duration) -> Option<OpcUaPoint> {
+/// `security_policy`, `security_mode` and `allow_deprecated`.
+fn security(t: &Table<'_>) -> (OpcUaSecurity, bool) {
+    let allow_deprecated = t.or("allow_deprecated", false, boolean);
+    let policy = t.or(
+        "security_policy",
+        None,
+        one_of(&[
+            ("None", None),
+            ("Basic256Sha256", Some(OpcUaPolicy::Basic256Sha256)),
+            ("Aes128_Sha256_RsaOaep", Some(OpcUaPolicy::Aes128Sha256RsaOaep)),
+            ("Aes256_Sha256_RsaPss", Some(OpcUaPolicy::Aes256Sha256RsaPss)),
+            ("Basic256", Some(OpcUaPolicy::Basic256)),
+            ("Basic128Rsa15", Some(OpcUaPolicy::Basic128Rsa15)),
+        ]),
+    );
+    let mode = t.optional(
+        "security_mode",
+        one_of(&[
+            ("None", None),
+            ("Sign", Some(OpcUaMode::Sign)),
+            ("SignAndEncrypt", Some(OpcUaMode::SignAndEncrypt)),
+        ]),
+    );
+    if policy.is_some_and(OpcUaPolicy::is_deprecated) && !allow_deprecated {
+        t.complain_of(
+            "security_policy",
+            Complaint::new(
+                "this policy was given up by the standard, because SHA-1 can be forged",
+                "take \"Basic256Sha256\"; if the server has nothing better, say so: `allow_deprecated = true`",
+            ),
+        );
+    }
+    if mode.is_some_and(|mode| mode.is_some() != policy.is_some()) {
+        t.complain_of(
+            "security_mode",
+            Complaint::new(
+                "does not go with `security_policy`",
+                "None with None, Sign or SignAndEncrypt with another one; SignAndEncrypt if left away",
+            ),
+        );
+    }
+    let security = policy.map_or(OpcUaSecurity::None, |policy| OpcUaSecurity::Secured {
+        policy,
+        mode: mode.flatten().unwrap_or(OpcUaMode::SignAndEncrypt),
+    });
+    (security, allow_deprecated)
+}
+
+/// `username` and `password`, or `user_certificate` and `user_key`.
+fn identity(t: &Table<'_>) -> OpcUaUser {
+    let in_clear = t.optional("password_in_clear", boolean);
+    let named = user(t);
+    let certified = together(
+        t,
+        ("user_certificate", t.optional("user_certificate", existing_file)),
+        ("user_key", t.optional("user_key", existing_file)),
+    );
+    if in_clear.is_some() && !t.has("password") {
+        t.complain_of("password_in_clear", Complaint::new("there is no password", "leave it away"));
+    }
+    match (named, certified) {
+        (None, None) => OpcUaUser::Anonymous,
+        (None, Some((certificate, key))) => OpcUaUser::Certificate { certificate, key },
+        (Some((name, password)), None) => {
+            OpcUaUser::Password { name, password, in_clear: in_clear.unwrap_or(false) }
+        }
+        (Some((name, password)), Some(_)) => {
+            t.complain_of(
+                "user_certificate",
+                Complaint::new("does not go with `username`", "a server is told one or the other"),
+            );
+            OpcUaUser::Password { name, password, in_clear: false }
+        }
+    }
+}
+
+fn point(
+    name: Option<crate::units::Name>,
+    t: &Table<'_>,
+    sampling: Duration,
+    polls: bool,
+) -> Option<OpcUaPoint> {
     let node = t.required("node", "node = \"nsu=urn:factory;s=Press.Temperature\"", node_id);
     let data_type = data_type(t);
     let meta = meta(name, t, usual_kind(data_type), is_numeric(data_type));
@@ -79,6 +163,15 @@ fn point(name: Option<crate::units::Name>, t: &Table<'_>, sampling: Duration) ->
         t.complain_of(
             "deadband",
             Complaint::new("`deadband` needs a number, and this type is none", "leave it away"),
+        );
+    }
+    if deadband.is_some() && polls {
+        t.complain_of(
+            "deadband",
+            Complaint::new(
+                "it is the server that keeps small changes back, and only where it is subscribed to",
+                "leave it away, or take `mode = \"subscribe\"`",
+            ),
         );
     }
     t.finish();
@@ -105,9 +198,18 @@ pub(super) fn deadband(item: &Item<'_>) -> Result<Deadband, Complaint> {
     positive(percent).map(Deadband::Percent)
 }
 
-/// `nsu=URI;s=Name`, `ns=2;i=1234`, `i=2258` (OPC UA Part 6, 5.3.1.10).
+/// `nsu=URI;s=Name`, `ns=2;i=1234`, `i=2258` (OPC UA Part 6, 5.3.1.10), or a browse path.
 fn node_id(item: &Item<'_>) -> Result<String, Complaint> {
     let text = filled(item)?;
+    if let Some(way) = text.strip_prefix('/') {
+        return match browse_path(way) {
+            Ok(()) => Ok(text),
+            Err(why) => Err(Complaint::new(
+                format!("\"{text}\" is not a browse path: {why}"),
+                "example: \"/Objects/nsu=urn:factory;Press/2:Temperature\"; `&` before a letter that is part of a name",
+            )),
+        };
+    }
     let bad = |why: &str| {
         Complaint::new(
             format!("\"{text}\" is not a node id: {why}"),
@@ -132,5 +234,44 @@ fn node_id(item: &Item<'_>) -> Result<String, Complaint> {
         Some(("i", _)) => Err(bad("`i=` takes a number")),
         Some(("s" | "g" | "b", value)) if !value.is_empty() => Ok(text),
         _ => Err(bad("the identifier is one of i=, s=, g=, b=")),
+    }
+}
+
+/// Steps between `/`: a name, behind `2:` or `nsu=URI;`; `&` takes the meaning from the letter
+/// behind it.
+fn browse_path(mut rest: &str) -> Result<(), &'static str> {
+    loop {
+        if let Some(uri) = rest.strip_prefix("nsu=") {
+            rest = match uri.split_once(';') {
+                Some((uri, name)) if !uri.is_empty() => name,
+                _ => return Err("after `nsu=URI` a `;` and a name must follow"),
+            };
+        } else if let Some((index, name)) = rest.split_once(':')
+            && !index.is_empty()
+            && index.bytes().all(|letter| letter.is_ascii_digit())
+        {
+            if index.parse::<u16>().is_err() {
+                return Err("a namespace index is at most 65535");
+            }
+            rest = name;
+        }
+        let mut letters = rest.char_indices();
+        let mut end = None;
+        while let Some((at, letter)) = letters.next() {
+            match letter {
+                '/' => {
+                    end = Some(at);
+                    break;
+                }
+                '&' if letters.next().is_none() => return Err("`&` takes a letter behind it"),
+                _ => {}
+            }
+        }
+        match end {
+            Some(0) => return Err("a step has no name"),
+            None if rest.is_empty() => return Err("a step has no name"),
+            Some(end) => rest = &rest[end + 1..],
+            None => return Ok(()),
+        }
     }
 }

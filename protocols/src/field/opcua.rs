@@ -1,45 +1,55 @@
-//! OPC UA: a server's nodes to readings, by one subscription in one session over one connection.
+//! OPC UA: a server's nodes to readings, in one session over one connection: by one subscription, or
+//! by reading them in turn.
 //!
 //! - One session for each [`Source::connect`], never a second, and always a goodbye: servers have
 //!   few. Nothing here reconnects; the link task does.
-//! - Node ids are looked up again in each session, because a restarted server may number its
-//!   namespaces otherwise. A node the server does not have is one bad reading of its own point,
+//! - Nodes are looked up again in each session, because a restarted server may number its
+//!   namespaces and nodes otherwise. A node the server does not have is one bad reading of its own point,
 //!   and is asked for again from time to time.
 //! - No task and no queue: [`Source::next`] drives the connection. Where nobody calls it, TCP and
 //!   then the server's own queues fill up; what the server drops there it marks, and we count.
-//! - The server's certificate is pinned (`trust`); our password goes to nobody else.
+//! - The server's certificate is pinned (`trust`); our password goes to nobody else, and in clear
+//!   only where the configuration says so (`token`).
 //!
 //! `channel` carries requests, `peer` chooses the endpoint, `session` enters and leaves,
-//! `subscription` keeps notifications in order, `items` asks for nodes; `reports`, `nodes`, `values`
-//! and `faults` are pure.
+//! `items` finds nodes, `monitored` has them reported, `subscription` keeps notifications in order,
+//! `poll` reads; `reports`, `nodes`, `paths`, `values` and `faults` are pure.
 
 mod channel;
 mod faults;
 mod items;
+pub mod look;
+mod monitored;
 mod nodes;
+mod paths;
 mod peer;
+mod poll;
 mod reports;
 mod session;
 mod subscription;
+mod token;
 mod trust;
+mod trusting;
 mod values;
 
-use std::time::Duration;
-
-use forebay_config::field::{Link, OpcUa, OpcUaSecurity, Protocol, Timestamp};
+use forebay_config::field::{Link, OpcUa, OpcUaReading, OpcUaSecurity, Protocol, Timestamp};
 use opcua::core::comms::url::hostname_port_from_url;
 use opcua::types::{Error, StatusCode, VariableId};
 use tokio::time::{Instant, timeout};
 
 pub use self::nodes::NodeAddress;
 pub use self::trust::{Application, TrustError};
+pub use self::trusting::{Shown, Trust};
 
 use self::faults::Step;
-use self::items::{Asking, Item, Items, first_portion};
+use self::items::{Item, Items, Portions, Refusal};
+use self::monitored::Asking;
 use self::peer::Peer;
+use self::poll::Poll;
 use self::reports::gather;
 use self::session::Session;
 use self::subscription::Subscription;
+use self::token::User;
 use self::trust::{Identity, Pin, store};
 use self::values::{Conversion, quality};
 use super::source::{Harvest, LinkFault, Sample, Source};
@@ -77,7 +87,7 @@ pub enum SetupError {
         /// What is wrong with it.
         why: String,
     },
-    /// Our own key or certificate, or the server's pinned one, cannot be used.
+    /// A key or certificate, ours, the user's or the server's pinned one, cannot be used.
     #[error("link.{link}.opcua: {why}")]
     Trust {
         /// The link's name.
@@ -92,11 +102,11 @@ pub struct OpcUaSource {
     peer: Peer,
     points: Vec<Point>,
     items: Vec<Item>,
-    publishing_interval: Duration,
+    reading: OpcUaReading,
     asking: Asking,
     timestamp: Timestamp,
-    /// Items in one request: what this server was found to take.
-    portion: usize,
+    /// What this server was found to take in one request.
+    portions: Portions,
     running: Option<Running>,
     /// Created, and not running yet or not left yet.
     session: Option<Session>,
@@ -104,10 +114,16 @@ pub struct OpcUaSource {
 
 /// What lives as long as a session reports.
 struct Running {
-    subscription: Subscription,
+    way: Way,
     items: Items,
     /// When `next` last returned: since then nobody has listened.
     listened_until: Instant,
+}
+
+/// How values come.
+enum Way {
+    Told(Subscription),
+    Read(Poll),
 }
 
 impl OpcUaSource {
@@ -118,37 +134,16 @@ impl OpcUaSource {
         let Protocol::OpcUa(opcua) = &link.protocol else {
             return Err(SetupError::Protocol { link: name() });
         };
-        let (host, port) = hostname_port_from_url(&opcua.endpoint, STANDARD_PORT)
-            .map_err(|_| SetupError::Endpoint { link: name(), endpoint: opcua.endpoint.clone() })?;
         let (points, items) = points_and_items(link, opcua)?;
-        let trust = |why| SetupError::Trust { link: name(), why };
-        let pin =
-            Pin::new(&application, &opcua.endpoint, opcua.server_certificate.as_deref()).map_err(trust)?;
-        let identity = match opcua.security {
-            OpcUaSecurity::None => None,
-            OpcUaSecurity::Basic256Sha256 => Some(Identity::load_or_make(&application).map_err(trust)?),
-        };
-        let peer = Peer {
-            url: opcua.endpoint.clone(),
-            host,
-            port,
-            security: opcua.security,
-            user: opcua.user.clone(),
-            session_name: format!("{} {}", application.name, link.name),
-            limit: link.timeout,
-            pin,
-            identity,
-            store: store(&application),
-            application,
-        };
+        let peer = peer_of(link, opcua, application)?;
         Ok(Self {
             peer,
             points,
             items,
-            publishing_interval: opcua.publishing_interval,
+            reading: opcua.reading,
             asking: Asking { queue_size: opcua.queue_size, limit: link.timeout, retry: link.backoff_max },
             timestamp: opcua.timestamp,
-            portion: first_portion(),
+            portions: Portions::default(),
             running: None,
             session: None,
         })
@@ -163,11 +158,15 @@ impl OpcUaSource {
         let session = self.session.insert(session);
         session.activate(&self.peer, &door, welcome).await?;
         let prepare = |error: Error| self.peer.fault(Step::Prepare, &error);
-        let items = Items::prepare(session, self.items.len(), &mut self.portion).await.map_err(prepare)?;
-        let subscription = Subscription::create(session, self.publishing_interval, self.peer.limit)
-            .await
-            .map_err(prepare)?;
-        self.running = Some(Running { subscription, items, listened_until: Instant::now() });
+        let items = Items::prepare(session, self.items.len(), &mut self.portions).await.map_err(prepare)?;
+        let way = match self.reading {
+            OpcUaReading::Subscribe { publishing_interval } => {
+                let made = Subscription::create(session, publishing_interval, self.peer.limit).await;
+                Way::Told(made.map_err(prepare)?)
+            }
+            OpcUaReading::Poll => Way::Read(Poll::default()),
+        };
+        self.running = Some(Running { way, items, listened_until: Instant::now() });
         Ok(())
     }
 
@@ -176,66 +175,89 @@ impl OpcUaSource {
         let (Some(session), Some(running)) = (&mut self.session, &mut self.running) else {
             return Err(Error::new(StatusCode::BadNotConnected, "not connected"));
         };
-        running.subscription.excuse(running.listened_until.elapsed());
+        let Running { way, items: asked, listened_until } = running;
         let mut harvest = Harvest::default();
-        if running.items.are_waiting() {
-            let id = running.subscription.id;
-            let refusals =
-                running.items.ask(session, id, &self.items, &mut self.portion, self.asking).await?;
+        if asked.are_waiting() {
+            let (portions, how) = (&mut self.portions, self.asking);
+            let refusals = match way {
+                Way::Told(subscription) => {
+                    asked.ask(session, subscription.id, &self.items, portions, how).await?
+                }
+                Way::Read(poll) => poll.ask(session, asked, &self.items, portions, how.retry).await?,
+            };
             // One portion at a time, so that what was asked for before is reported meanwhile.
             let stamp = Stamp::now();
-            harvest.samples.extend(refusals.into_iter().map(|refusal| Sample {
-                slot: refusal.slot,
-                stamp,
-                value: None,
-                quality: quality(refusal.status),
-            }));
+            harvest.samples.extend(refusals.into_iter().map(|refusal| absent(refusal, stamp)));
         }
         let heartbeat = session.channel.asked_at() + session.timeout / 3;
-        let mut until = running.subscription.deadline().min(heartbeat);
-        if running.items.are_waiting() || !harvest.samples.is_empty() {
-            until = Instant::now();
-        } else if let Some(retry) = running.items.retry_at() {
-            until = until.min(retry);
-        }
-        match running.subscription.next(session, self.asking.limit, until).await? {
-            Some(news) => {
-                harvest.discarded += news.lost;
-                let begin = harvest.samples.len();
-                for message in news.messages {
-                    let server_time = |time| session.channel.server_time(time);
-                    gather(&self.items, self.timestamp, message, server_time, &mut harvest)?;
-                }
-                // A node that is not there is told once, and its item is asked for again.
-                let (asked, retry) = (&mut running.items, self.asking.retry);
-                let mut at = 0;
-                harvest.samples.retain(|sample| {
-                    at += 1;
-                    match sample.quality {
-                        _ if at <= begin => true,
-                        Quality::Bad(Fault::NotFound) => asked.note_absent(sample.slot, retry),
-                        _ => {
-                            asked.note_present(sample.slot);
-                            true
+        let until = if asked.are_waiting() || !harvest.samples.is_empty() {
+            Instant::now()
+        } else {
+            asked.retry_at().map_or(heartbeat, |retry| retry.min(heartbeat))
+        };
+        let begin = harvest.samples.len();
+        let came = match way {
+            Way::Told(subscription) => {
+                subscription.excuse(listened_until.elapsed());
+                let until = until.min(subscription.deadline());
+                match subscription.next(session, self.asking.limit, until).await? {
+                    Some(news) => {
+                        harvest.discarded += news.lost;
+                        for message in news.messages {
+                            let server_time = |time| session.channel.server_time(time);
+                            gather(&self.items, self.timestamp, message, server_time, &mut harvest)?;
                         }
+                        true
                     }
-                });
+                    None if subscription.deadline() <= Instant::now() => {
+                        return Err(Error::new(StatusCode::BadTimeout, "no sign of life"));
+                    }
+                    None => false,
+                }
             }
-            None => {
-                let now = Instant::now();
-                if running.subscription.deadline() <= now {
-                    return Err(Error::new(StatusCode::BadTimeout, "no sign of life"));
+            Way::Read(poll) => {
+                session.channel.idle(poll.due().map_or(until, |due| due.min(until))).await?;
+                let samples = poll.read(session, &self.items, self.timestamp, &mut self.portions).await?;
+                let came = !samples.is_empty();
+                harvest.samples.extend(samples);
+                came
+            }
+        };
+        if came {
+            // A node that is not there is told once, and its item is asked for again.
+            let retry = self.asking.retry;
+            let mut at = 0;
+            harvest.samples.retain(|sample| {
+                at += 1;
+                match sample.quality {
+                    _ if at <= begin => true,
+                    Quality::Bad(Fault::NotFound) => {
+                        if let Way::Read(poll) = way {
+                            poll.forget(sample.slot);
+                        }
+                        asked.note_absent(sample.slot, retry)
+                    }
+                    _ => {
+                        asked.note_present(sample.slot);
+                        true
+                    }
                 }
-                // Where reports are rarer than the session lasts, something else must keep it.
-                if heartbeat <= now {
-                    session.read(&[VariableId::Server_ServerStatus_State.into()]).await?;
-                }
-                if running.items.retry_at().is_some_and(|at| at <= now) {
-                    running.items.retry(session, running.subscription.id, self.asking).await?;
-                }
+            });
+        } else {
+            let now = Instant::now();
+            // Where reports are rarer than the session lasts, something else must keep it.
+            if heartbeat <= now {
+                session.read(&[VariableId::Server_ServerStatus_State.into()]).await?;
+            }
+            if asked.retry_at().is_some_and(|at| at <= now) {
+                let subscription = match way {
+                    Way::Told(subscription) => subscription.id,
+                    Way::Read(_) => 0,
+                };
+                asked.retry(session, subscription, self.asking.limit).await?;
             }
         }
-        running.listened_until = Instant::now();
+        *listened_until = Instant::now();
         Ok(harvest)
     }
 
@@ -269,6 +291,10 @@ impl Source for OpcUaSource {
         outcome
     }
 
+    async fn knock(&mut self) -> bool {
+        self.peer.knock().await
+    }
+
     async fn next(&mut self) -> Result<Harvest, LinkFault> {
         match self.step().await {
             Ok(harvest) => Ok(harvest),
@@ -282,6 +308,44 @@ impl Source for OpcUaSource {
     async fn close(&mut self) {
         self.let_go().await;
     }
+}
+
+fn peer_of(link: &Link, opcua: &OpcUa, application: Application) -> Result<Peer, SetupError> {
+    let name = || link.name.to_string();
+    let (host, port) = hostname_port_from_url(&opcua.endpoint, STANDARD_PORT)
+        .map_err(|_| SetupError::Endpoint { link: name(), endpoint: opcua.endpoint.clone() })?;
+    let trust = |why| SetupError::Trust { link: name(), why };
+    let pin = Pin::new(
+        &application,
+        link.name.as_str(),
+        &opcua.endpoint,
+        opcua.trust_first_contact,
+        opcua.server_certificate.as_deref(),
+    )
+    .map_err(trust)?;
+    let identity = match opcua.security {
+        OpcUaSecurity::None => None,
+        OpcUaSecurity::Secured { .. } => Some(Identity::load_or_make(&application).map_err(trust)?),
+    };
+    Ok(Peer {
+        url: opcua.endpoint.clone(),
+        host,
+        port,
+        security: opcua.security,
+        allow_deprecated: opcua.allow_deprecated,
+        user: User::load(&opcua.user).map_err(trust)?,
+        session_name: format!("{} {}", application.name, link.name),
+        limit: link.timeout,
+        pin,
+        remembers: true,
+        identity,
+        store: store(&application),
+        application,
+    })
+}
+
+fn absent(Refusal { slot, status }: Refusal, stamp: Stamp) -> Sample {
+    Sample { slot, stamp, value: None, quality: quality(status) }
 }
 
 fn points_and_items(link: &Link, opcua: &OpcUa) -> Result<(Vec<Point>, Vec<Item>), SetupError> {

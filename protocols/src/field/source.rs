@@ -27,6 +27,13 @@ pub trait Source: Send + 'static {
     /// Dropping this future is allowed only before [`Source::close`]: an exchange in flight is lost.
     fn next(&mut self) -> impl Future<Output = Result<Harvest, LinkFault>> + Send;
 
+    /// Asked while the link task waits between two attempts: is somebody there, at first glance? As
+    /// cheap as a TCP connection that is closed at once, and over within a second. `false` where
+    /// that cannot be told cheaply.
+    fn knock(&mut self) -> impl Future<Output = bool> + Send {
+        std::future::ready(false)
+    }
+
     /// Says goodbye to the peer where the protocol knows a goodbye. Ends within seconds.
     fn close(&mut self) -> impl Future<Output = ()> + Send;
 

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use forebay_config::classes::Pattern;
-use forebay_config::field::{Link, ModbusDevice, Mqtt, MqttTopic, OpcUaDevice, Payload, Protocol};
+use forebay_config::field::{
+    Link, ModbusDevice, Mqtt, MqttTopic, OpcUaDevice, OpcUaReading, Payload, Protocol,
+};
 
 /// The first report of an OPC UA subscription comes with its first interval.
 const SOON: Duration = Duration::from_millis(500);
@@ -15,7 +17,9 @@ pub fn narrowed(link: &Link, wanted: &Pattern) -> Option<Link> {
         Protocol::ModbusTcp(tcp) => modbus(&mut tcp.bus.devices, wanted),
         Protocol::ModbusRtu(rtu) => modbus(&mut rtu.bus.devices, wanted),
         Protocol::OpcUa(server) => {
-            server.publishing_interval = server.publishing_interval.min(SOON);
+            if let OpcUaReading::Subscribe { publishing_interval } = &mut server.reading {
+                *publishing_interval = SOON.min(*publishing_interval);
+            }
             server.devices.retain_mut(|OpcUaDevice { name, points }| {
                 points.retain(|point| wanted.matches(name.as_str(), point.meta.name.as_str()));
                 !points.is_empty()

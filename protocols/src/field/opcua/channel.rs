@@ -30,7 +30,7 @@ use opcua::types::{
 use rustix::net::sockopt;
 use tokio::io::split;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::codec::FramedRead;
 
 /// Of the channel's keys. The library renews them at three quarters.
@@ -172,6 +172,15 @@ impl Channel {
         }
     }
 
+    /// Keeps the connection until then. Nothing may be posted. Cancel-safe.
+    pub(super) async fn idle(&mut self, until: Instant) -> Result<(), Error> {
+        match timeout_at(until, self.posted()).await {
+            Ok(Err(error)) => Err(error),
+            // An answer that nobody waits for, or none.
+            Ok(Ok(_)) | Err(_) => Ok(()),
+        }
+    }
+
     /// What the server's clock said when the library says that ours said `time`.
     pub(super) fn server_time(&self, time: DateTime) -> DateTime {
         time + self.secure.encoding_context().read().options().client_offset
@@ -244,9 +253,10 @@ pub(super) async fn dial(host: &str, port: u16) -> io::Result<TcpStream> {
             Ok(socket) => {
                 socket.set_nodelay(true)?;
                 sockopt::set_socket_keepalive(&socket, true)?;
-                sockopt::set_tcp_keepidle(&socket, Duration::from_secs(15))?;
-                sockopt::set_tcp_keepintvl(&socket, Duration::from_secs(5))?;
-                sockopt::set_tcp_keepcnt(&socket, 3)?;
+                // One that lost its power and is back refuses the first of these.
+                sockopt::set_tcp_keepidle(&socket, Duration::from_secs(3))?;
+                sockopt::set_tcp_keepintvl(&socket, Duration::from_secs(3))?;
+                sockopt::set_tcp_keepcnt(&socket, 9)?;
                 return Ok(socket);
             }
             Err(why) => failure = why,

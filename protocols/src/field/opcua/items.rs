@@ -1,34 +1,29 @@
-//! Which points the server reports, which it still has to be asked for, and which it does not have.
+//! Which points the server has, which it still has to be asked for, and which it does not have.
 //!
 //! Items are asked for in portions the server can take. One that is refused concerns its own point
 //! only, and is asked for again from time to time: nodes come and go with the server's projects.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
 use forebay_config::field::Deadband;
-use opcua::core::ResponseMessage;
-use opcua::types::{
-    AttributeId, CreateMonitoredItemsRequest, DataChangeFilter, DataChangeTrigger, DeadbandType,
-    DeleteMonitoredItemsRequest, Error, ExtensionObject, MonitoredItemCreateRequest, MonitoringMode,
-    MonitoringParameters, NodeId, ReadValueId, StatusCode, TimestampsToReturn, VariableId, Variant,
-};
+use opcua::types::{DeleteMonitoredItemsRequest, Error, NodeId, StatusCode, VariableId, Variant};
 use tokio::time::Instant;
-use tracing::debug;
 
-use super::channel::unexpected;
-use super::nodes::NodeAddress;
+use super::paths::{Address, target};
 use super::session::Session;
 use super::values::Conversion;
 
 /// Items per request where the server states no limit.
 const PORTION: usize = 1000;
+/// Values in one request where the server states no limit: 16 KiB or so each way.
+const READS: usize = 500;
 /// A server that cannot take even this many at once has another problem.
-const SMALLEST_PORTION: usize = 10;
+pub(super) const SMALLEST_PORTION: usize = 10;
 
 /// A point, as the server is to be asked for it.
 pub(super) struct Item {
-    pub address: NodeAddress,
+    pub address: Address,
     pub sampling_interval: Duration,
     pub deadband: Option<Deadband>,
     pub conversion: Conversion,
@@ -37,23 +32,25 @@ pub(super) struct Item {
 /// The progress of one session in asking for a link's items. Slots count into the link's items.
 pub(super) struct Items {
     namespaces: Vec<String>,
-    waiting: VecDeque<usize>,
+    pub waiting: VecDeque<usize>,
     absent: Vec<usize>,
     retry_at: Instant,
-    standings: Vec<Standing>,
+    pub standings: Vec<Standing>,
 }
 
 /// What is known of one item in this session.
 #[derive(Clone, Default)]
-struct Standing {
+pub(super) struct Standing {
+    /// Where its path led.
+    node: Option<NodeId>,
     /// The server's number for it; 0 if it has none.
-    monitored: u32,
+    pub monitored: u32,
     /// In `absent`.
     absent: bool,
     /// A reading has said that it is absent: once is enough.
     told: bool,
     /// The server refused the deadband: every change is better than none.
-    unfiltered: bool,
+    pub unfiltered: bool,
 }
 
 /// An item the server does not report, and what it said.
@@ -63,20 +60,26 @@ pub(super) struct Refusal {
 }
 
 impl Items {
-    /// Learns the server's namespaces and limits. `portion` shrinks to what the server takes.
+    /// Learns the server's namespaces and limits. `portions` shrink to what the server takes.
     pub(super) async fn prepare(
         session: &mut Session,
         count: usize,
-        portion: &mut usize,
+        portions: &mut Portions,
     ) -> Result<Self, Error> {
-        let limit: NodeId =
-            VariableId::Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall.into();
-        let values = session.read(&[VariableId::Server_NamespaceArray.into(), limit]).await?;
+        let asked = [
+            VariableId::Server_NamespaceArray,
+            VariableId::Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall,
+            VariableId::Server_ServerCapabilities_OperationLimits_MaxNodesPerTranslateBrowsePathsToNodeIds,
+            VariableId::Server_ServerCapabilities_OperationLimits_MaxNodesPerRead,
+        ];
+        let values = session.read(&asked.map(NodeId::from)).await?;
         let mut values = values.into_iter().map(|value| value.value);
         let namespaces = strings(values.next().flatten());
-        // 0 stands for no limit. Many small servers do not have the node at all.
-        if let Some(Variant::UInt32(most @ 1..)) = values.next().flatten() {
-            *portion = (*portion).min(most as usize);
+        for portion in [&mut portions.items, &mut portions.paths, &mut portions.reads] {
+            // 0 stands for no limit. Many small servers do not have the node at all.
+            if let Some(Variant::UInt32(most @ 1..)) = values.next().flatten() {
+                *portion = (*portion).min(most as usize);
+            }
         }
         Ok(Self {
             namespaces,
@@ -85,6 +88,11 @@ impl Items {
             retry_at: Instant::now(),
             standings: vec![Standing::default(); count],
         })
+    }
+
+    /// The server's namespaces, by index.
+    pub(super) fn namespaces(&self) -> &[String] {
+        &self.namespaces
     }
 
     /// Are there items the server was not asked for yet?
@@ -122,7 +130,7 @@ impl Items {
         &mut self,
         session: &mut Session,
         subscription: u32,
-        how: Asking,
+        limit: Duration,
     ) -> Result<(), Error> {
         let values = session.read(&[VariableId::Server_NamespaceArray.into()]).await?;
         self.namespaces = strings(values.into_iter().next().and_then(|value| value.value));
@@ -130,6 +138,7 @@ impl Items {
         for slot in self.absent.drain(..) {
             if let Some(standing) = self.standings.get_mut(slot) {
                 standing.absent = false;
+                standing.node = None;
                 stale.extend(Some(std::mem::take(&mut standing.monitored)).filter(|id| *id != 0));
             }
             self.waiting.push_back(slot);
@@ -140,177 +149,134 @@ impl Items {
                 subscription_id: subscription,
                 monitored_item_ids: Some(ids.to_vec()),
             };
-            session.channel.ask(request, how.limit).await?;
+            session.channel.ask(request, limit).await?;
         }
         Ok(())
     }
 
-    /// Asks for the next portion. Gives the items that are newly known not to be reported.
-    pub(super) async fn ask(
+    /// The nodes of the next items, `most` at the most, and the items that have none. Items whose
+    /// path is not known yet are asked for first, so that fewer may come than there are.
+    pub(super) async fn resolve(
         &mut self,
         session: &mut Session,
-        subscription: u32,
         items: &[Item],
-        portion: &mut usize,
-        how: Asking,
+        most: usize,
+        portions: &mut Portions,
+    ) -> Result<Found, Error> {
+        let mut refusals = self.follow_paths(session, items, most, portions).await?;
+        let mut nodes = Vec::new();
+        while nodes.len() < most {
+            let Some(&slot) = self.waiting.front() else { break };
+            let node = match items.get(slot).map(|item| &item.address) {
+                None => None,
+                Some(Address::Node(address)) => address.resolve(&self.namespaces),
+                Some(Address::Path(_)) => {
+                    match self.standings.get(slot).and_then(|standing| standing.node.clone()) {
+                        None => break,
+                        found => found,
+                    }
+                }
+            };
+            self.waiting.pop_front();
+            match node {
+                Some(node) => nodes.push((slot, node)),
+                None => refusals.push(Refusal { slot, status: StatusCode::BadNodeIdUnknown }),
+            }
+        }
+        Ok(Found { nodes, refusals })
+    }
+
+    /// Those of the first `most` waiting items that have a path get their node, or wait no more.
+    async fn follow_paths(
+        &mut self,
+        session: &mut Session,
+        items: &[Item],
+        most: usize,
+        portions: &mut Portions,
     ) -> Result<Vec<Refusal>, Error> {
-        let mut refusals = Vec::new();
-        let mut slots = Vec::new();
-        let mut requests = Vec::new();
-        while requests.len() < *portion {
-            let Some(slot) = self.waiting.pop_front() else { break };
-            let Some(item) = items.get(slot) else { continue };
-            match item.address.resolve(&self.namespaces) {
-                Some(node) => {
+        let (mut slots, mut paths, mut refusals) = (Vec::new(), Vec::new(), Vec::new());
+        for &slot in self.waiting.iter().take(most) {
+            let Some(Address::Path(path)) = items.get(slot).map(|item| &item.address) else { continue };
+            if slots.len() == portions.paths {
+                break;
+            }
+            if self.standings.get(slot).is_some_and(|standing| standing.node.is_some()) {
+                continue;
+            }
+            match path.resolve(&self.namespaces) {
+                Some(path) => {
                     slots.push(slot);
-                    let unfiltered = self.standings.get(slot).is_some_and(|standing| standing.unfiltered);
-                    let deadband = item.deadband.filter(|_| !unfiltered);
-                    requests.push(how.request(slot, node, item.sampling_interval, deadband));
+                    paths.push(path);
                 }
                 None => refusals.push(Refusal { slot, status: StatusCode::BadNodeIdUnknown }),
             }
         }
-        if !requests.is_empty() {
-            let request = |request_header| CreateMonitoredItemsRequest {
-                request_header,
-                subscription_id: subscription,
-                timestamps_to_return: TimestampsToReturn::Source,
-                items_to_create: Some(requests),
-            };
-            match session.channel.ask(request, how.limit).await {
-                Ok(ResponseMessage::CreateMonitoredItems(answer)) => {
-                    let results = answer.results.unwrap_or_default();
-                    let mut unfiltered = 0;
+        if !paths.is_empty() {
+            match session.translate(paths).await {
+                Ok(results) => {
                     for (at, slot) in slots.into_iter().enumerate() {
-                        match results.get(at) {
-                            Some(item) if !item.status_code.is_bad() => {
-                                if let Some(standing) = self.standings.get_mut(slot) {
-                                    standing.monitored = item.monitored_item_id;
-                                }
-                            }
-                            Some(item)
-                                if filter_refused(item.status_code) && self.give_up_filter(slot, items) =>
-                            {
-                                unfiltered += 1;
-                            }
-                            result => {
-                                let status = result.map_or(StatusCode::BadNoData, |item| item.status_code);
+                        let found = results.get(at).map_or(Err(StatusCode::BadNoData), target);
+                        match (found, self.standings.get_mut(slot)) {
+                            (Ok(node), Some(standing)) => standing.node = Some(node),
+                            (found, _) => {
+                                let status = found.err().unwrap_or(StatusCode::BadNoData);
                                 refusals.push(Refusal { slot, status });
                             }
                         }
                     }
-                    if unfiltered > 0 {
-                        debug!(
-                            points = unfiltered,
-                            "The server refuses the deadband; it reports every change."
-                        );
-                    }
                 }
-                Ok(other) => return Err(unexpected(&other)),
-                Err(error) if too_much(error.status()) && *portion > SMALLEST_PORTION => {
-                    *portion = smaller(*portion);
-                    for slot in slots.into_iter().rev() {
-                        self.waiting.push_front(slot);
-                    }
+                Err(error) if too_much(error.status()) && portions.paths > SMALLEST_PORTION => {
+                    portions.paths = smaller(portions.paths);
                 }
-                Err(error) if too_much(error.status()) => {
+                // A server without this service has no paths; all other nodes can be had.
+                Err(error) if too_much(error.status()) || unsupported(error.status()) => {
                     let status = error.status();
                     refusals.extend(slots.into_iter().map(|slot| Refusal { slot, status }));
                 }
-                Err(error) => {
-                    // Some servers end the connection over a request that is too large for them.
-                    *portion = smaller(*portion);
-                    return Err(error);
-                }
+                Err(error) => return Err(error),
             }
         }
-        refusals.retain(|refusal| self.note_absent(refusal.slot, how.retry));
+        let refused: BTreeSet<usize> = refusals.iter().map(|refusal| refusal.slot).collect();
+        if !refused.is_empty() {
+            self.waiting.retain(|slot| !refused.contains(slot));
+        }
         Ok(refusals)
     }
 
-    /// Asks for the item again without its deadband. Was there one to give up?
-    fn give_up_filter(&mut self, slot: usize, items: &[Item]) -> bool {
-        let filtered = items.get(slot).is_some_and(|item| item.deadband.is_some());
-        let Some(standing) = self.standings.get_mut(slot).filter(|_| filtered) else { return false };
-        if std::mem::replace(&mut standing.unfiltered, true) {
-            return false;
-        }
-        self.waiting.push_back(slot);
-        true
+    /// Keeps, of items that cannot be had, those that are news.
+    pub(super) fn note_refusals(&mut self, refusals: &mut Vec<Refusal>, retry: Duration) {
+        refusals.retain(|refusal| self.note_absent(refusal.slot, retry));
     }
 }
 
-/// What all items of a link are asked for with.
+/// Items of which it is known where they are, or that they are not.
+pub(super) struct Found {
+    pub nodes: Vec<(usize, NodeId)>,
+    pub refusals: Vec<Refusal>,
+}
+
+/// How much a server takes in one request: what it says, and what it was found to take.
 #[derive(Clone, Copy)]
-pub(super) struct Asking {
-    pub queue_size: u32,
-    /// The longest wait for an answer.
-    pub limit: Duration,
-    /// The pause before absent items are asked for again.
-    pub retry: Duration,
+pub(super) struct Portions {
+    /// Items to be monitored.
+    pub items: usize,
+    /// Browse paths to be followed.
+    pub paths: usize,
+    /// Values to be read.
+    pub reads: usize,
 }
 
-impl Asking {
-    fn request(
-        self,
-        slot: usize,
-        node_id: NodeId,
-        sampling_interval: Duration,
-        deadband: Option<Deadband>,
-    ) -> MonitoredItemCreateRequest {
-        MonitoredItemCreateRequest {
-            item_to_monitor: ReadValueId {
-                node_id,
-                attribute_id: AttributeId::Value as u32,
-                ..ReadValueId::default()
-            },
-            monitoring_mode: MonitoringMode::Reporting,
-            requested_parameters: MonitoringParameters {
-                // A link has far fewer points than that.
-                client_handle: u32::try_from(slot).unwrap_or(u32::MAX),
-                sampling_interval: sampling_interval.as_secs_f64() * 1e3,
-                filter: deadband.map_or_else(ExtensionObject::null, filter),
-                queue_size: self.queue_size.max(1),
-                discard_oldest: true,
-            },
-        }
+impl Default for Portions {
+    fn default() -> Self {
+        Self { items: PORTION, paths: PORTION, reads: READS }
     }
 }
 
-/// The portion to begin with.
-pub(super) fn first_portion() -> usize {
-    PORTION
-}
-
-fn smaller(portion: usize) -> usize {
+pub(super) fn smaller(portion: usize) -> usize {
     (portion / 2).max(SMALLEST_PORTION.min(portion))
 }
 
-/// A changed status is always reported, a changed value only beyond the deadband.
-fn filter(deadband: Deadband) -> ExtensionObject {
-    let (deadband_type, deadband_value) = match deadband {
-        Deadband::Absolute(distance) => (DeadbandType::Absolute, distance),
-        Deadband::Percent(percent) => (DeadbandType::Percent, percent),
-    };
-    ExtensionObject::from_message(DataChangeFilter {
-        trigger: DataChangeTrigger::StatusValue,
-        deadband_type: deadband_type as u32,
-        deadband_value,
-    })
-}
-
-/// The item could be had without a filter (OPC UA Part 4, 7.22.2 and 5.12.2.4).
-fn filter_refused(status: StatusCode) -> bool {
-    matches!(
-        status,
-        StatusCode::BadMonitoredItemFilterUnsupported
-            | StatusCode::BadMonitoredItemFilterInvalid
-            | StatusCode::BadFilterNotAllowed
-            | StatusCode::BadDeadbandFilterInvalid
-    )
-}
-
-fn too_much(status: StatusCode) -> bool {
+pub(super) fn too_much(status: StatusCode) -> bool {
     matches!(
         status,
         StatusCode::BadTooManyOperations
@@ -319,6 +285,10 @@ fn too_much(status: StatusCode) -> bool {
             | StatusCode::BadEncodingLimitsExceeded
             | StatusCode::BadTcpMessageTooLarge
     )
+}
+
+fn unsupported(status: StatusCode) -> bool {
+    matches!(status, StatusCode::BadServiceUnsupported | StatusCode::BadNotImplemented)
 }
 
 fn strings(value: Option<Variant>) -> Vec<String> {

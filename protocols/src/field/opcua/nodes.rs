@@ -16,23 +16,46 @@ pub struct NodeAddress {
     identifier: Identifier,
 }
 
+/// Whose name it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Namespace {
+pub(super) enum Namespace {
     Index(u16),
     Uri(String),
 }
 
+impl Namespace {
+    /// Its index among the server's. `None` where the server does not know the URI.
+    pub(super) fn find(&self, namespaces: &[String]) -> Option<u16> {
+        match self {
+            Self::Index(index) => Some(*index),
+            Self::Uri(uri) => u16::try_from(namespaces.iter().position(|known| known == uri)?).ok(),
+        }
+    }
+
+    /// That of an index, by its URI where it has one. The standard's own needs none.
+    pub(super) fn at(index: u16, namespaces: &[String]) -> Self {
+        match namespaces.get(usize::from(index)).filter(|uri| index != 0 && !uri.is_empty()) {
+            Some(uri) => Self::Uri(uri.clone()),
+            None => Self::Index(index),
+        }
+    }
+
+    /// Of a URI as configuration writes it: Part 6 escapes `;`, the separator, and `%`.
+    pub(super) fn of_uri(text: &str) -> Self {
+        Self::Uri(text.replace("%3B", ";").replace("%25", "%"))
+    }
+}
+
 impl NodeAddress {
+    /// How to write a node of a server with these namespaces, so that it is found after a restart.
+    pub(super) fn of(node: &NodeId, namespaces: &[String]) -> Self {
+        Self { namespace: Namespace::at(node.namespace, namespaces), identifier: node.identifier.clone() }
+    }
+
     /// Where the node is among `namespaces`, the server's NamespaceArray. `None` where the server
     /// does not know the URI: there is no such node in this session.
     pub fn resolve(&self, namespaces: &[String]) -> Option<NodeId> {
-        let namespace = match &self.namespace {
-            Namespace::Index(index) => *index,
-            Namespace::Uri(uri) => {
-                let place = namespaces.iter().position(|known| known == uri)?;
-                u16::try_from(place).ok()?
-            }
-        };
+        let namespace = self.namespace.find(namespaces)?;
         Some(NodeId { namespace, identifier: self.identifier.clone() })
     }
 }
@@ -47,8 +70,7 @@ impl FromStr for NodeAddress {
             if uri.is_empty() {
                 return Err(format!("`{text}` names no namespace between `nsu=` and `;`"));
             }
-            // Part 6 escapes the separator, and the escape character, in a URI.
-            (Namespace::Uri(uri.replace("%3B", ";").replace("%25", "%")), rest)
+            (Namespace::of_uri(uri), rest)
         } else if let Some(rest) = text.strip_prefix("ns=") {
             let (index, rest) = split_namespace(text, rest)?;
             let index = index

@@ -1,24 +1,26 @@
-//! Whom a link talks to, and as whom: choosing one of the server's endpoints, and the token that
-//! says who we are.
+//! Whom a link talks to: choosing one of the server's endpoints, and opening a channel to it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_config::field::OpcUaSecurity;
-use forebay_config::units::Secret;
+use forebay_config::field::{OpcUaMode, OpcUaPolicy, OpcUaSecurity};
 use opcua::core::ResponseMessage;
-use opcua::crypto::{CertificateStore, SecurityPolicy, X509, legacy_encrypt_secret};
+use opcua::crypto::{CertificateStore, SecurityPolicy, X509};
 use opcua::sync::RwLock;
 use opcua::types::{
-    AnonymousIdentityToken, ByteString, EndpointDescription, Error, ExtensionObject, GetEndpointsRequest,
-    MessageSecurityMode, StatusCode, UAString, UserNameIdentityToken, UserTokenPolicy, UserTokenType,
+    ByteString, EndpointDescription, Error, GetEndpointsRequest, MessageSecurityMode, UAString,
 };
+
+use tokio::time::timeout;
 
 use super::channel::{Channel, dial, unexpected};
 use super::faults::{Step, fault};
+use super::token::{Token, User};
 use super::trust::{Application, Identity, Pin, Verdict, leaf};
 use crate::field::source::LinkFault;
 
+/// On the same floor a connection takes milliseconds.
+const KNOCK: Duration = Duration::from_secs(1);
 const BINARY_OVER_TCP: &str = "http://opcfoundation.org/UA-Profile/Transport/uatcp-uasc-uabinary";
 
 /// Everything about a link's server that does not change.
@@ -28,13 +30,17 @@ pub(super) struct Peer {
     pub host: String,
     pub port: u16,
     pub security: OpcUaSecurity,
-    pub user: Option<(String, Secret)>,
+    /// May what rests on SHA-1 protect anything?
+    pub allow_deprecated: bool,
+    pub user: User,
     pub application: Application,
     /// Shown in the server's list of sessions.
     pub session_name: String,
     /// The longest wait for one answer.
     pub limit: Duration,
     pub pin: Pin,
+    /// Is a certificate seen for the first time to be trusted from then on?
+    pub remembers: bool,
     /// Only with a security policy.
     pub identity: Option<Identity>,
     pub store: Arc<RwLock<CertificateStore>>,
@@ -43,7 +49,8 @@ pub(super) struct Peer {
 /// The endpoint chosen, and what is to be known to enter it.
 pub(super) struct Door {
     pub endpoint: EndpointDescription,
-    token: UserTokenPolicy,
+    /// How the server is to be told who we are.
+    pub token: Token,
     /// The server's own certificate, one DER; empty if it shows none.
     pub certificate: Vec<u8>,
     pub verdict: Verdict,
@@ -59,29 +66,41 @@ impl Peer {
             SecurityPolicy::from_uri(e.security_policy_uri.as_ref()) == policy && e.security_mode == mode
         };
         let Some(endpoint) = endpoints.iter().find(fits) else {
-            let why = format!(
-                "it offers no endpoint with `security_policy = \"{policy}\"`; it offers {}",
-                offers(&endpoints)
-            );
-            return Err(refused(why));
+            let wanted = match mode {
+                MessageSecurityMode::None => "without security".to_owned(),
+                mode => format!(
+                    "with `security_policy = \"{}\"` and `security_mode = \"{mode:?}\"`",
+                    name(policy.to_uri())
+                ),
+            };
+            let offers = offers(&endpoints);
+            return Err(refused(format!("it offers no endpoint {wanted}; it offers {offers}")));
         };
         let mut endpoint = endpoint.clone();
         // Servers advertise names that a gateway cannot resolve. The address that was configured
         // is the one that works.
         endpoint.endpoint_url = UAString::from(self.url.as_str());
-        let token = self.token_policy(&endpoint).map_err(refused)?;
+        let offered = endpoint.user_identity_tokens.as_deref().unwrap_or_default();
+        let token =
+            Token::choose(&self.user, offered, (policy, mode), self.allow_deprecated).map_err(refused)?;
 
         let certificate = leaf(endpoint.server_certificate.as_ref()).to_vec();
         endpoint.server_certificate = ByteString::from(certificate.clone());
         let mut verdict = Verdict::Known;
-        if let Some(secret_policy) = self.uses_certificate(&token) {
+        // What the server's certificate protects: the channel, and a secret of ours in it.
+        let channel = Some(policy).filter(|policy| *policy != SecurityPolicy::None);
+        let uses: Vec<SecurityPolicy> = channel.into_iter().chain(token.rests_on()).collect();
+        if !uses.is_empty() {
             if certificate.is_empty() {
                 return Err(refused("it shows no certificate, and encryption needs one".to_owned()));
             }
-            let key_length = X509::from_der(&certificate).and_then(|shown| shown.key_length());
-            if !key_length.is_ok_and(|bits| secret_policy.is_valid_keylength(bits)) {
+            let bits = X509::from_der(&certificate).ok().and_then(|shown| shown.key_length().ok());
+            let too_much =
+                |policy: &&SecurityPolicy| !bits.is_some_and(|bits| policy.is_valid_keylength(bits));
+            if let Some(policy) = uses.iter().find(too_much) {
                 return Err(refused(format!(
-                    "its certificate cannot be used with {secret_policy}: no RSA key, or one of the wrong length"
+                    "its certificate cannot be used with {}: no RSA key, or one of the wrong length",
+                    name(policy.to_uri())
                 )));
             }
             verdict = self.pin.judge(&certificate).map_err(refused)?;
@@ -96,13 +115,19 @@ impl Peer {
         opened.map_err(|error| self.fault(Step::Secure, &error))
     }
 
+    /// Does anybody take connections there? It gets one that is closed at once, without a word.
+    pub(super) async fn knock(&self) -> bool {
+        matches!(timeout(KNOCK, dial(&self.host, self.port)).await, Ok(Ok(_)))
+    }
+
     /// The fault of an exchange that ended in `error` while at `step`.
     pub(super) fn fault(&self, step: Step, error: &Error) -> LinkFault {
         let ours = self.identity.as_ref().map(|identity| identity.certificate.thumbprint().as_hex_string());
         fault(&self.url, step, error, ours.as_deref())
     }
 
-    async fn endpoints(&self) -> Result<Vec<EndpointDescription>, LinkFault> {
+    /// What the server offers to everybody who asks.
+    pub(super) async fn endpoints(&self) -> Result<Vec<EndpointDescription>, LinkFault> {
         let plain = EndpointDescription::from((
             self.url.as_str(),
             SecurityPolicy::None.to_uri(),
@@ -147,80 +172,22 @@ impl Peer {
 
     /// Security policy and mode of the channel.
     pub(super) fn wanted(&self) -> (SecurityPolicy, MessageSecurityMode) {
-        match self.security {
-            OpcUaSecurity::None => (SecurityPolicy::None, MessageSecurityMode::None),
-            OpcUaSecurity::Basic256Sha256 => {
-                (SecurityPolicy::Basic256Sha256, MessageSecurityMode::SignAndEncrypt)
-            }
-        }
-    }
-
-    /// How the server wants to be told who we are; of several ways, the one that hides a password
-    /// best.
-    fn token_policy(&self, endpoint: &EndpointDescription) -> Result<UserTokenPolicy, String> {
-        let (wanted, missing) = match self.user {
-            Some(_) => (UserTokenType::UserName, "it takes no user name and password on this endpoint"),
-            None => {
-                (UserTokenType::Anonymous, "it lets nobody in without a name: set `username` and `password`")
-            }
+        let OpcUaSecurity::Secured { policy, mode } = self.security else {
+            return (SecurityPolicy::None, MessageSecurityMode::None);
         };
-        endpoint
-            .user_identity_tokens
-            .iter()
-            .flatten()
-            .filter(|policy| policy.token_type == wanted)
-            .max_by_key(|policy| match secret_policy(policy) {
-                Some(SecurityPolicy::Unknown) => 0,
-                None | Some(SecurityPolicy::None) => 1,
-                Some(_) => 2,
-            })
-            .cloned()
-            .ok_or_else(|| missing.to_owned())
-    }
-
-    /// The policy by which the server's certificate protects anything of ours, if it does.
-    fn uses_certificate(&self, token: &UserTokenPolicy) -> Option<SecurityPolicy> {
-        let (policy, _) = self.wanted();
-        if policy != SecurityPolicy::None {
-            return Some(policy);
-        }
-        let secret = secret_policy(token).filter(|policy| *policy != SecurityPolicy::None);
-        self.user.as_ref().and(secret).filter(|policy| *policy != SecurityPolicy::Unknown)
-    }
-
-    /// Tells the server who we are; a password is encrypted together with the server's `nonce`.
-    pub(super) fn token(&self, door: &Door, nonce: &ByteString) -> Result<ExtensionObject, Error> {
-        let Some((name, password)) = &self.user else {
-            let policy_id = door.token.policy_id.clone();
-            return Ok(ExtensionObject::from_message(AnonymousIdentityToken { policy_id }));
+        let policy = match policy {
+            OpcUaPolicy::Basic256Sha256 => SecurityPolicy::Basic256Sha256,
+            OpcUaPolicy::Aes128Sha256RsaOaep => SecurityPolicy::Aes128Sha256RsaOaep,
+            OpcUaPolicy::Aes256Sha256RsaPss => SecurityPolicy::Aes256Sha256RsaPss,
+            OpcUaPolicy::Basic256 => SecurityPolicy::Basic256,
+            OpcUaPolicy::Basic128Rsa15 => SecurityPolicy::Basic128Rsa15,
         };
-        let (policy, mode) = self.wanted();
-        let certificate = X509::from_der(&door.certificate).ok();
-        // The library takes the certificate for granted where it encrypts with it.
-        if certificate.is_none() && self.uses_certificate(&door.token).is_some() {
-            return Err(Error::new(StatusCode::BadCertificateInvalid, "no certificate"));
-        }
-        let secret = legacy_encrypt_secret(
-            policy,
-            mode,
-            &door.token,
-            nonce.as_ref(),
-            &certificate,
-            password.reveal().as_bytes(),
-        )?;
-        Ok(ExtensionObject::from_message(UserNameIdentityToken {
-            policy_id: secret.policy,
-            user_name: UAString::from(name.as_str()),
-            password: secret.secret,
-            encryption_algorithm: secret.encryption_algorithm,
-        }))
+        let mode = match mode {
+            OpcUaMode::Sign => MessageSecurityMode::Sign,
+            OpcUaMode::SignAndEncrypt => MessageSecurityMode::SignAndEncrypt,
+        };
+        (policy, mode)
     }
-}
-
-/// By which policy a token's secret is encrypted, where the policy says so itself.
-fn secret_policy(token: &UserTokenPolicy) -> Option<SecurityPolicy> {
-    let uri = token.security_policy_uri.as_ref();
-    (!uri.is_empty()).then(|| SecurityPolicy::from_uri(uri))
 }
 
 fn offers(endpoints: &[EndpointDescription]) -> String {
@@ -228,10 +195,15 @@ fn offers(endpoints: &[EndpointDescription]) -> String {
         .iter()
         .map(|e| {
             let uri = e.security_policy_uri.as_ref();
-            format!("{} ({:?})", uri.rsplit('#').next().unwrap_or(uri), e.security_mode)
+            format!("{} ({:?})", name(uri), e.security_mode)
         })
         .collect();
     offers.sort();
     offers.dedup();
     if offers.is_empty() { "none at all".to_owned() } else { offers.join(", ") }
+}
+
+/// The name of a policy, as the configuration writes it: the end of its URI.
+pub(super) fn name(uri: &str) -> &str {
+    uri.rsplit('#').next().unwrap_or(uri)
 }

@@ -1,4 +1,4 @@
-//! What a notification message says, as samples. Pure, but for the stamp of its arrival.
+//! What the server tells, as samples. Pure, but for the stamp of its arrival.
 
 use forebay_config::field::Timestamp;
 use opcua::types::{
@@ -34,21 +34,33 @@ pub(super) fn gather(
                 harvest.discarded += 1;
                 continue;
             };
-            let DataValue { value, status, source_timestamp, .. } = change.value;
-            let status = status.unwrap_or(StatusCode::Good);
+            let status = change.value.status.unwrap_or(StatusCode::Good);
             // Set on the value after a hole in the server's queue for this node.
             harvest.discarded += u64::from(queue_overflowed(status));
-            let (value, quality) = item.conversion.reading(value, status);
-            let stamp = match (timestamp, source_timestamp.map(&server_time)) {
-                (Timestamp::Source, Some(time)) if !time.is_null() => {
-                    Stamp::device(time.as_chrono().timestamp_micros())
-                }
-                _ => arrival,
-            };
-            harvest.samples.push(Sample { slot, stamp, value, quality });
+            harvest.samples.push(sample(slot, item, change.value, timestamp, &server_time, arrival));
         }
     }
     Ok(())
+}
+
+/// A value as the server told it, with the stamp of its arrival unless the server's is wanted.
+pub(super) fn sample(
+    slot: usize,
+    item: &Item,
+    told: DataValue,
+    timestamp: Timestamp,
+    server_time: impl Fn(DateTime) -> DateTime,
+    arrival: Stamp,
+) -> Sample {
+    let DataValue { value, status, source_timestamp, .. } = told;
+    let (value, quality) = item.conversion.reading(value, status.unwrap_or(StatusCode::Good));
+    let stamp = match (timestamp, source_timestamp.map(server_time)) {
+        (Timestamp::Source, Some(time)) if !time.is_null() => {
+            Stamp::device(time.as_chrono().timestamp_micros())
+        }
+        _ => arrival,
+    };
+    Sample { slot, stamp, value, quality }
 }
 
 /// OPC UA Part 4, 7.39.1: the overflow bit counts only in the status of a data value.

@@ -8,9 +8,11 @@ use std::time::Duration;
 use opcua::core::ResponseMessage;
 use opcua::crypto::{X509, create_signature_data, random, verify_signature_data};
 use opcua::types::{
-    ActivateSessionRequest, ApplicationDescription, ApplicationType, AttributeId, ByteString,
+    ActivateSessionRequest, ApplicationDescription, ApplicationType, AttributeId, BrowseDescription,
+    BrowseNextRequest, BrowsePath, BrowsePathResult, BrowseRequest, BrowseResult, ByteString,
     CloseSessionRequest, CreateSessionRequest, CreateSessionResponse, DataValue, Error, LocalizedText,
-    NodeId, ReadRequest, ReadValueId, SignatureData, TimestampsToReturn, UAString,
+    NodeId, ReadRequest, ReadValueId, SignatureData, TimestampsToReturn,
+    TranslateBrowsePathsToNodeIdsRequest, UAString, ViewDescription,
 };
 use tokio::time::timeout;
 
@@ -78,16 +80,15 @@ impl Session {
         let refused = |why: String| LinkFault::Refused { peer: peer.url.clone(), why };
         let enter = |error: Error| peer.fault(Step::Enter, &error);
         welcome.verify(peer, door).map_err(refused)?;
-        let user_identity_token = peer.token(door, &welcome.answer.server_nonce).map_err(enter)?;
+        let server = &door.endpoint.server_certificate;
+        let (user_identity_token, user_token_signature) =
+            door.token.make(&peer.user, server, &welcome.answer.server_nonce).map_err(enter)?;
         let (policy, _) = peer.wanted();
         let client_signature = match &peer.identity {
-            Some(identity) => create_signature_data(
-                &identity.key,
-                policy,
-                &door.endpoint.server_certificate,
-                &welcome.answer.server_nonce,
-            )
-            .map_err(enter)?,
+            Some(identity) => {
+                create_signature_data(&identity.key, policy, server, &welcome.answer.server_nonce)
+                    .map_err(enter)?
+            }
             None => SignatureData::null(),
         };
         let request = |request_header| ActivateSessionRequest {
@@ -96,13 +97,13 @@ impl Session {
             client_software_certificates: None,
             locale_ids: None,
             user_identity_token,
-            user_token_signature: SignatureData::null(),
+            user_token_signature,
         };
         match self.channel.ask(request, self.limit).await.map_err(enter)? {
             ResponseMessage::ActivateSession(_) => {}
             other => return Err(enter(unexpected(&other))),
         }
-        if door.verdict == Verdict::FirstContact {
+        if door.verdict == Verdict::FirstContact && peer.remembers {
             peer.pin.remember(&door.certificate).map_err(|why| {
                 refused(format!("its certificate cannot be remembered, so it is not trusted: {why}"))
             })?;
@@ -110,7 +111,50 @@ impl Session {
         Ok(())
     }
 
-    /// Reads the values of some nodes.
+    /// Where these paths lead.
+    pub(super) async fn translate(&mut self, paths: Vec<BrowsePath>) -> Result<Vec<BrowsePathResult>, Error> {
+        let request = |request_header| TranslateBrowsePathsToNodeIdsRequest {
+            request_header,
+            browse_paths: Some(paths),
+        };
+        match self.channel.ask(request, self.limit).await? {
+            ResponseMessage::TranslateBrowsePathsToNodeIds(answer) => Ok(answer.results.unwrap_or_default()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// What stands below these nodes, node by node.
+    pub(super) async fn browse(
+        &mut self,
+        nodes: Vec<BrowseDescription>,
+        most_references: u32,
+    ) -> Result<Vec<BrowseResult>, Error> {
+        let request = |request_header| BrowseRequest {
+            request_header,
+            view: ViewDescription::default(),
+            requested_max_references_per_node: most_references,
+            nodes_to_browse: Some(nodes),
+        };
+        match self.channel.ask(request, self.limit).await? {
+            ResponseMessage::Browse(answer) => Ok(answer.results.unwrap_or_default()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// More of what did not fit into an answer.
+    pub(super) async fn browse_on(&mut self, point: ByteString) -> Result<Vec<BrowseResult>, Error> {
+        let request = |request_header| BrowseNextRequest {
+            request_header,
+            release_continuation_points: false,
+            continuation_points: Some(vec![point]),
+        };
+        match self.channel.ask(request, self.limit).await? {
+            ResponseMessage::BrowseNext(answer) => Ok(answer.results.unwrap_or_default()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Reads the values of some nodes, with their source's time.
     pub(super) async fn read(&mut self, nodes: &[NodeId]) -> Result<Vec<DataValue>, Error> {
         let nodes = nodes
             .iter()
@@ -123,7 +167,7 @@ impl Session {
         let request = |request_header| ReadRequest {
             request_header,
             max_age: 0.0,
-            timestamps_to_return: TimestampsToReturn::Neither,
+            timestamps_to_return: TimestampsToReturn::Source,
             nodes_to_read: Some(nodes),
         };
         match self.channel.ask(request, self.limit).await? {

@@ -2,7 +2,7 @@
 //!
 //! Everything lies below one folder: `private/private.pem` (mode 0600) and `own/cert.der` are
 //! ours, made once; `servers/ENDPOINT.der` is what a server showed when its first session was
-//! made. A remembered certificate is compared byte by byte and for as long as it lies there.
+//! made, `refused/ENDPOINT.der` the last one that was refused, for a person to judge. A remembered certificate is compared byte by byte and for as long as it lies there.
 //! Authorities, host names and dates are not looked at: servers in plants are self-signed, move,
 //! outlive their certificates, and a gateway's clock may be wrong. A changed certificate is
 //! refused until a person says that it is right.
@@ -33,6 +33,26 @@ pub struct Application {
     pub uri: String,
 }
 
+impl Application {
+    /// Named as the certificate in the folder says, if there is one: for somebody who borrows it.
+    pub fn with_uri_of_certificate(mut self) -> Self {
+        let file = CertificateStore::new(&self.pki_dir).own_certificate_path();
+        let uri = fs::read(file).ok().and_then(|der| uri_of(&der));
+        self.uri = uri.unwrap_or(self.uri);
+        self
+    }
+}
+
+/// The URI a certificate is made for.
+fn uri_of(der: &[u8]) -> Option<String> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+    let names = certificate.subject_alternative_name().ok()??;
+    names.value.general_names.iter().find_map(|name| match name {
+        x509_parser::extensions::GeneralName::URI(uri) => Some((*uri).to_owned()),
+        _ => None,
+    })
+}
+
 /// What went wrong with a file of the folder.
 #[derive(Debug, thiserror::Error)]
 #[error("{}: {why}", path.display())]
@@ -42,7 +62,7 @@ pub struct TrustError {
 }
 
 impl TrustError {
-    fn new(path: &Path, why: impl ToString) -> Self {
+    pub(super) fn new(path: &Path, why: impl ToString) -> Self {
         Self { path: path.to_owned(), why: why.to_string() }
     }
 }
@@ -112,9 +132,40 @@ fn plain(name: &str) -> String {
     name.chars().map(|c| if c.is_alphanumeric() || " -_.".contains(c) { c } else { '-' }).collect()
 }
 
+/// Where the certificates of one endpoint lie.
+#[derive(Clone, Debug)]
+pub(super) struct Places {
+    pub trusted: PathBuf,
+    pub refused: PathBuf,
+}
+
+impl Places {
+    /// Those of `endpoint`, an `opc.tcp` URL.
+    pub(super) fn of(application: &Application, endpoint: &str) -> Self {
+        let file = format!("{}.der", file_name(endpoint.strip_prefix("opc.tcp://").unwrap_or(endpoint)));
+        let place = |folder: &str| application.pki_dir.join(folder).join(&file);
+        Self { trusted: place("servers"), refused: place("refused") }
+    }
+
+    /// Keeps what was refused, for a person to judge. The flash is written only if it is another one.
+    fn set_aside(&self, shown: &[u8]) -> Result<(), TrustError> {
+        if fs::read(&self.refused).is_ok_and(|kept| kept == shown) {
+            return Ok(());
+        }
+        // Made by the service's user, whoever moves a file there later.
+        let folder = self.trusted.parent().unwrap_or(Path::new("."));
+        make_folder(folder).map_err(|why| TrustError::new(folder, why))?;
+        place(&self.refused, shown, |draft, path| fs::rename(draft, path))
+    }
+}
+
 /// The certificate one server must show.
 pub(super) struct Pin {
-    path: PathBuf,
+    places: Places,
+    /// The link whose server it is.
+    link: String,
+    /// Without a known one: trust the first that proves to be the server's own?
+    trusts_first: bool,
     /// By `server_certificate` in the configuration: overrides what is remembered.
     configured: Option<(PathBuf, Vec<u8>)>,
 }
@@ -129,29 +180,23 @@ pub(super) enum Verdict {
 }
 
 impl Pin {
-    /// The pin of `endpoint`, an `opc.tcp` URL.
+    /// The pin of a link's server.
     pub(super) fn new(
         application: &Application,
+        link: &str,
         endpoint: &str,
+        trusts_first: bool,
         configured: Option<&Path>,
     ) -> Result<Self, TrustError> {
         let configured = match configured {
             None => None,
             Some(path) => {
-                let bytes = fs::read(path).map_err(|why| TrustError::new(path, why))?;
-                let read = if bytes.starts_with(b"-----") {
-                    X509::from_pem(&bytes)
-                } else {
-                    X509::from_der(leaf(&bytes))
-                };
-                let der = read
-                    .and_then(|certificate| certificate.to_der())
-                    .map_err(|_| TrustError::new(path, "neither a DER nor a PEM certificate"))?;
+                let der = read_certificate(path)?.to_der().map_err(|why| TrustError::new(path, why))?;
                 Some((path.to_owned(), der))
             }
         };
-        let file = format!("{}.der", file_name(endpoint.strip_prefix("opc.tcp://").unwrap_or(endpoint)));
-        Ok(Self { path: application.pki_dir.join("servers").join(file), configured })
+        let places = Places::of(application, endpoint);
+        Ok(Self { places, link: link.to_owned(), trusts_first, configured })
     }
 
     /// Is `shown`, one DER certificate, what the server must show? If not: what changed, and what
@@ -170,28 +215,54 @@ impl Pin {
                 ))
             };
         }
-        match fs::read(&self.path) {
-            Ok(known) if known == shown => Ok(Verdict::Known),
-            Ok(known) => Err(format!(
+        let why = match fs::read(&self.places.trusted) {
+            Ok(known) if known == shown => return Ok(Verdict::Known),
+            Ok(known) => format!(
                 "its certificate changed since the first contact: the thumbprint was {}, now it is {}; if the \
-                 server was replaced or renewed its certificate, delete {} and the new one is trusted, if \
-                 not, somebody may be in between",
+                 server was replaced or renewed its certificate, say so with `{}`, if not, somebody may be in \
+                 between",
                 thumbprint(&known),
                 thumbprint(shown),
-                self.path.display(),
-            )),
-            Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(Verdict::FirstContact),
-            Err(why) => Err(format!(
-                "the certificate remembered for it cannot be read, so nothing is trusted: {}: {why}",
-                self.path.display()
-            )),
-        }
+                self.command(),
+            ),
+            Err(why) if why.kind() == io::ErrorKind::NotFound && self.trusts_first => {
+                return Ok(Verdict::FirstContact);
+            }
+            Err(why) if why.kind() == io::ErrorKind::NotFound => format!(
+                "its certificate is not trusted yet; its thumbprint is {}: compare it with what the server \
+                 itself shows, then `{}`",
+                thumbprint(shown),
+                self.command(),
+            ),
+            Err(why) => {
+                return Err(format!(
+                    "the certificate remembered for it cannot be read, so nothing is trusted: {}: {why}",
+                    self.places.trusted.display()
+                ));
+            }
+        };
+        Err(match self.places.set_aside(shown) {
+            Ok(()) => why,
+            Err(error) => format!("{why} (it cannot be kept for that: {error})"),
+        })
+    }
+
+    fn command(&self) -> String {
+        format!("forebay-agent opcua trust {}", self.link)
     }
 
     /// Remembers what the first contact showed. The first one stays, should two links race.
     pub(super) fn remember(&self, shown: &[u8]) -> Result<(), TrustError> {
-        write_once(&self.path, shown)
+        write_once(&self.places.trusted, shown)
     }
+}
+
+/// A certificate from a file, DER or PEM.
+pub(super) fn read_certificate(path: &Path) -> Result<X509, TrustError> {
+    let bytes = fs::read(path).map_err(|why| TrustError::new(path, why))?;
+    let read =
+        if bytes.starts_with(b"-----") { X509::from_pem(&bytes) } else { X509::from_der(leaf(&bytes)) };
+    read.map_err(|_| TrustError::new(path, "neither a DER nor a PEM certificate"))
 }
 
 /// The first certificate of a chain as servers send it: DER after DER.
@@ -245,25 +316,41 @@ fn pem(label: &str, der: &[u8]) -> String {
 
 /// Puts a file there whole, durable and for us alone, or leaves the one that is there.
 fn write_once(path: &Path, bytes: &[u8]) -> Result<(), TrustError> {
+    place(path, bytes, |draft, path| {
+        match fs::hard_link(draft, path) {
+            Err(why) if why.kind() != io::ErrorKind::AlreadyExists => return Err(why),
+            _ => {}
+        }
+        fs::remove_file(draft)
+    })
+}
+
+/// Writes a draft beside `path` and has `put` bring it there, draft first.
+fn place(
+    path: &Path,
+    bytes: &[u8],
+    put: impl FnOnce(&Path, &Path) -> io::Result<()>,
+) -> Result<(), TrustError> {
     let attempt = || -> io::Result<()> {
         let folder = path.parent().unwrap_or(Path::new("."));
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        make_folder(folder)?;
         let mut tail = [0u8; 8];
         getrandom::fill(&mut tail).map_err(io::Error::other)?;
         let draft = folder.join(format!(".{:016x}", u64::from_le_bytes(tail)));
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-        let placed =
-            file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| {
-                match fs::hard_link(&draft, path) {
-                    Err(why) if why.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-                    other => other,
-                }
-            });
-        fs::remove_file(&draft)?;
+        let placed = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| put(&draft, path));
+        if placed.is_err() {
+            // It may be gone already.
+            let _ = fs::remove_file(&draft);
+        }
         placed?;
         File::open(folder)?.sync_all()
     };
     attempt().map_err(|why| TrustError::new(path, why))
+}
+
+fn make_folder(folder: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
 #[cfg(test)]
@@ -278,6 +365,10 @@ mod tests {
             name: "Forebay on gw-1".into(),
             uri: "urn:forebay:site:gw-1".into(),
         }
+    }
+
+    fn pin(application: &Application, endpoint: &str, trusts_first: bool) -> Pin {
+        Pin::new(application, "press", endpoint, trusts_first, None).unwrap()
     }
 
     #[test]
@@ -311,18 +402,35 @@ mod tests {
     fn the_first_certificate_stays_and_another_one_is_refused_with_the_way_out() {
         let folder = tempfile::tempdir().unwrap();
         let application = application(folder.path());
-        let pin = Pin::new(&application, "opc.tcp://plc:4840/a", None).unwrap();
+        let pin = pin(&application, "opc.tcp://plc:4840/a", true);
         assert_eq!(pin.judge(b"first"), Ok(Verdict::FirstContact));
         assert_eq!(pin.judge(b"first"), Ok(Verdict::FirstContact), "looking is not trusting");
         pin.remember(b"first").unwrap();
         assert_eq!(pin.judge(b"first"), Ok(Verdict::Known));
         let why = pin.judge(b"second").unwrap_err();
-        assert!(why.contains("changed") && why.contains(pin.path.to_str().unwrap()), "{why}");
+        assert!(why.contains("changed") && why.contains("`forebay-agent opcua trust press`"), "{why}");
+        assert_eq!(fs::read(&pin.places.refused).unwrap(), b"second", "kept for a person to judge");
         pin.remember(b"second").unwrap();
         assert_eq!(pin.judge(b"first"), Ok(Verdict::Known), "the first one stays");
 
-        let other = Pin::new(&application, "opc.tcp://plc:4841/a", None).unwrap();
+        let other = self::pin(&application, "opc.tcp://plc:4841/a", true);
         assert_eq!(other.judge(b"second"), Ok(Verdict::FirstContact), "another endpoint, another pin");
+    }
+
+    #[test]
+    fn a_first_contact_waits_for_a_person_where_that_is_configured() {
+        let folder = tempfile::tempdir().unwrap();
+        let application = application(folder.path());
+        let careful = pin(&application, "opc.tcp://plc", false);
+        let why = careful.judge(b"first").unwrap_err();
+        assert!(why.contains("not trusted yet") && why.contains("opcua trust press"), "{why}");
+        assert_eq!(fs::read(&careful.places.refused).unwrap(), b"first");
+        careful.judge(b"second").unwrap_err();
+        assert_eq!(fs::read(&careful.places.refused).unwrap(), b"second", "only the last one is kept");
+        let drafts = fs::read_dir(folder.path().join("refused")).unwrap().count();
+        assert_eq!(drafts, 1, "no draft is left");
+        fs::rename(&careful.places.refused, &careful.places.trusted).unwrap();
+        assert_eq!(careful.judge(b"second"), Ok(Verdict::Known));
     }
 
     #[test]
@@ -333,14 +441,17 @@ mod tests {
         for (file, bytes) in [("plc.der", der.clone()), ("plc.pem", made.cert.pem().into_bytes())] {
             let path = folder.path().join(file);
             fs::write(&path, bytes).unwrap();
-            let pin = Pin::new(&application(folder.path()), "opc.tcp://plc", Some(&path)).unwrap();
+            let pin =
+                Pin::new(&application(folder.path()), "press", "opc.tcp://plc", true, Some(&path)).unwrap();
             assert_eq!(pin.judge(&der), Ok(Verdict::Known), "{file}");
             let why = pin.judge(b"other").unwrap_err();
             assert!(why.contains("server_certificate") && why.contains(file), "{why}");
         }
         let broken = folder.path().join("broken.pem");
         fs::write(&broken, "-----BEGIN nothing").unwrap();
-        assert!(Pin::new(&application(folder.path()), "opc.tcp://plc", Some(&broken)).is_err());
+        assert!(
+            Pin::new(&application(folder.path()), "press", "opc.tcp://plc", true, Some(&broken)).is_err()
+        );
     }
 
     #[test]

@@ -56,6 +56,7 @@ fn fault(code: SubStatusCode) -> Fault {
         SubStatusCode::BadNodeIdUnknown
         | SubStatusCode::BadNodeIdInvalid
         | SubStatusCode::BadAttributeIdInvalid
+        | SubStatusCode::BadNoMatch
         | SubStatusCode::BadNotFound => Fault::NotFound,
         SubStatusCode::BadTypeMismatch => Fault::WrongType,
         SubStatusCode::BadDeviceFailure

@@ -2,16 +2,20 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "in a test file a panic is a failed test")]
 
+mod nodes;
+mod poll;
+mod security;
+
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use forebay_config::field::{
-    DataType, Deadband, Link, OpcUa, OpcUaDevice, OpcUaPoint, OpcUaSecurity, PointKind, PointMeta, Protocol,
-    Timestamp,
+    DataType, Deadband, Link, OpcUa, OpcUaDevice, OpcUaPoint, OpcUaReading, OpcUaSecurity, OpcUaUser,
+    PointKind, PointMeta, Protocol, Timestamp,
 };
 use forebay_config::units::{Name, Secret};
-use forebay_demo::opcua::{NAMESPACE, OpcUaPlant, PlantOptions, USER};
+use forebay_demo::opcua::{NAMESPACE, OpcUaPlant, PlantOptions};
 use forebay_protocols::field::opcua::{Application, OpcUaSource};
 use forebay_protocols::field::source::{LinkFault, Sample, Source};
 use forebay_protocols::reading::{Clock, Fault, Quality, Value};
@@ -67,9 +71,11 @@ fn link(endpoint: &str, change: impl FnOnce(&mut OpcUa)) -> Link {
     let mut opcua = OpcUa {
         endpoint: endpoint.into(),
         security: OpcUaSecurity::None,
-        user: None,
+        allow_deprecated: false,
+        user: OpcUaUser::Anonymous,
         server_certificate: None,
-        publishing_interval: Duration::from_millis(100),
+        trust_first_contact: true,
+        reading: OpcUaReading::Subscribe { publishing_interval: Duration::from_millis(100) },
         sampling_interval: Duration::from_millis(50),
         queue_size: 10,
         timestamp: Timestamp::Agent,
@@ -91,6 +97,10 @@ fn link(endpoint: &str, change: impl FnOnce(&mut OpcUa)) -> Link {
         backoff_max: Duration::from_millis(300),
         protocol: Protocol::OpcUa(opcua),
     }
+}
+
+fn user(name: &str, password: &str) -> OpcUaUser {
+    OpcUaUser::Password { name: name.into(), password: Secret::new(password), in_clear: true }
 }
 
 fn source(pki_dir: &Path, link: &Link) -> OpcUaSource {
@@ -148,63 +158,6 @@ async fn an_open_server_is_read_in_the_configured_types() {
         }
     }
     source.close().await;
-    plant.shutdown().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_secured_server_lets_the_right_user_in_and_its_certificate_is_pinned() {
-    let client = tempfile::tempdir().unwrap();
-    // Its own name resolves nowhere: the address in the configuration is what counts.
-    let first = plant(|o| o.advertised_host = Some("plant.invalid".into())).await;
-    let address = first.address();
-    let secured = |o: &mut OpcUa| {
-        o.security = OpcUaSecurity::Basic256Sha256;
-        o.user = Some((USER.0.into(), Secret::new(USER.1)));
-        o.timestamp = Timestamp::Source;
-    };
-    let link = link(&first.endpoint(), secured);
-    let mut source = source(client.path(), &link);
-    source.connect().await.unwrap();
-    let samples = gather(&mut source, is_good).await;
-    let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    for sample in &samples {
-        assert_eq!(sample.stamp.clock, Clock::Device, "{sample:?}");
-        let age = wall.as_micros() as i64 - sample.stamp.micros;
-        assert!(age.abs() < 300_000_000, "{age} µs old");
-    }
-    source.close().await;
-    source.connect().await.expect("the remembered certificate is known");
-    source.close().await;
-    first.shutdown().await;
-
-    // Another server in the same place, with another key.
-    let second = plant(|o| {
-        o.address = address;
-        o.pki_dir = Some(keys("impostor"));
-    })
-    .await;
-    let why = refusal(source.connect().await);
-    assert!(why.contains("changed since the first contact") && why.contains("delete"), "{why}");
-    second.shutdown().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_password_is_a_refusal_and_costs_the_server_no_session() {
-    let plant = plant(|o| o.max_sessions = 2).await;
-    let wrong = link(&plant.endpoint(), |o| o.user = Some((USER.0.into(), Secret::new("guess"))));
-    let mut intruder = source(&keys("client"), &wrong);
-    for _ in 0..5 {
-        let why = refusal(intruder.connect().await);
-        assert!(why.contains("`username` and `password`"), "{why}");
-        assert!(!why.contains("guess"), "{why}");
-    }
-    let right = link(&plant.endpoint(), |_| {});
-    let mut source = source(&keys("client"), &right);
-    for _ in 0..5 {
-        source.connect().await.unwrap();
-        gather(&mut source, is_good).await;
-        source.close().await;
-    }
     plant.shutdown().await;
 }
 
@@ -348,25 +301,31 @@ impl Relay {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_falls_silent_without_closing_is_noticed() {
-    let plant = plant(|_| {}).await;
-    let relay = Relay::before(&plant).await;
-    let mut link = link(&relay.endpoint, |_| {});
-    link.timeout = Duration::from_secs(5);
-    let mut source = source(&keys("client"), &link);
-    source.connect().await.unwrap();
-    gather(&mut source, is_good).await;
-    relay.stalled.send(true).unwrap();
-    let fault = loop {
-        match timeout(PATIENCE, source.next()).await.expect("the silence was not noticed") {
-            Ok(_) => {}
-            Err(fault) => break fault,
-        }
-    };
-    assert!(matches!(fault, LinkFault::Lost { .. }), "{fault:?}");
-    // And it does not hang in the silence when it tries again.
-    let fault = timeout(PATIENCE, source.connect()).await.unwrap().unwrap_err();
-    assert!(matches!(fault, LinkFault::Unreachable { .. }), "{fault:?}");
-    plant.shutdown().await;
+    for polls in [false, true] {
+        let plant = plant(|_| {}).await;
+        let relay = Relay::before(&plant).await;
+        let mut link = link(&relay.endpoint, |o| {
+            if polls {
+                o.reading = OpcUaReading::Poll;
+            }
+        });
+        link.timeout = Duration::from_secs(5);
+        let mut source = source(&keys("client"), &link);
+        source.connect().await.unwrap();
+        gather(&mut source, is_good).await;
+        relay.stalled.send(true).unwrap();
+        let fault = loop {
+            match timeout(PATIENCE, source.next()).await.expect("the silence was not noticed") {
+                Ok(_) => {}
+                Err(fault) => break fault,
+            }
+        };
+        assert!(matches!(fault, LinkFault::Lost { .. }), "{fault:?}");
+        // And it does not hang in the silence when it tries again.
+        let fault = timeout(PATIENCE, source.connect()).await.unwrap().unwrap_err();
+        assert!(matches!(fault, LinkFault::Unreachable { .. }), "{fault:?}");
+        plant.shutdown().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,168 @@
+//! What may stand in `[link.NAME.opcua]` and below, and why other things may not.
+
+#![expect(clippy::panic, reason = "in a test file a panic is a failed test")]
+
+use forebay_config::field::{
+    Deadband, OpcUa, OpcUaMode, OpcUaPolicy, OpcUaReading, OpcUaSecurity, OpcUaUser, Protocol,
+};
+use forebay_config::load::{self, Finding, Findings};
+
+/// One OPC UA link with these keys.
+fn link(keys: &str) -> String {
+    with("node = \"i=2258\"", keys)
+}
+
+/// A point with these keys.
+fn point(keys: &str) -> String {
+    with(keys, "")
+}
+
+fn with(point: &str, keys: &str) -> String {
+    format!(
+        "[agent]\nsite = \"a\"\ngateway = \"b\"\n[link.press.opcua]\nendpoint = \"opc.tcp://plc\"\n{keys}\n\
+         [link.press.device.d.points]\nx = {{ {point} }}\n"
+    )
+}
+
+fn accepted(text: &str) -> OpcUa {
+    let agent = load::agent_text("agent.toml", text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    match agent.links.into_iter().next().map(|link| link.protocol) {
+        Some(Protocol::OpcUa(opcua)) => opcua,
+        other => panic!("press is OPC UA: {other:?}"),
+    }
+}
+
+/// The one thing that is wrong.
+fn refused(text: &str) -> Finding {
+    match load::agent_text("agent.toml", text) {
+        Err(Findings(mut findings)) if findings.len() == 1 => findings.remove(0),
+        other => panic!("expected one finding: {other:?}\n{text}"),
+    }
+}
+
+#[test]
+fn deadbands_are_numbers_or_percents_of_the_range() {
+    let with = |keys: &str| point(&format!("node = \"i=2258\", {keys}"));
+    for (keys, deadband) in [
+        ("deadband = 0.5", Deadband::Absolute(0.5)),
+        ("deadband = 2", Deadband::Absolute(2.0)),
+        ("deadband = \"2.5 %\"", Deadband::Percent(2.5)),
+    ] {
+        let opcua = accepted(&with(keys));
+        assert_eq!(opcua.devices[0].points[0].deadband, Some(deadband), "{keys}");
+    }
+    for (keys, word) in [
+        ("deadband = 0", "more than 0"),
+        ("deadband = \"-1%\"", "more than 0"),
+        ("deadband = \"NaN%\"", "more than 0"),
+        ("deadband = \"101%\"", "whole range"),
+        ("deadband = \"2\"", "not a deadband"),
+        ("deadband = 1, type = \"text\"", "needs a number"),
+    ] {
+        let finding = refused(&with(keys));
+        assert!(finding.message.contains(word), "{keys}: {finding}");
+    }
+}
+
+#[test]
+fn policy_and_mode_go_together_and_encryption_is_what_you_get_without_a_word() {
+    use OpcUaMode::{Sign, SignAndEncrypt};
+
+    let secured = |policy, mode| OpcUaSecurity::Secured { policy, mode };
+    for (keys, security) in [
+        ("", OpcUaSecurity::None),
+        ("security_policy = \"None\"\nsecurity_mode = \"none\"", OpcUaSecurity::None),
+        ("security_policy = \"Basic256Sha256\"", secured(OpcUaPolicy::Basic256Sha256, SignAndEncrypt)),
+        (
+            "security_policy = \"Aes128_Sha256_RsaOaep\"\nsecurity_mode = \"sign\"",
+            secured(OpcUaPolicy::Aes128Sha256RsaOaep, Sign),
+        ),
+        (
+            "security_policy = \"aes256_sha256_rsapss\"\nsecurity_mode = \"SignAndEncrypt\"",
+            secured(OpcUaPolicy::Aes256Sha256RsaPss, SignAndEncrypt),
+        ),
+        (
+            "security_policy = \"Basic128Rsa15\"\nallow_deprecated = true",
+            secured(OpcUaPolicy::Basic128Rsa15, SignAndEncrypt),
+        ),
+    ] {
+        assert_eq!(accepted(&link(keys)).security, security, "{keys}");
+    }
+    for (keys, key, hint) in [
+        ("security_mode = \"Sign\"", "security_mode", "None with None"),
+        ("security_policy = \"Basic256Sha256\"\nsecurity_mode = \"None\"", "security_mode", "if left away"),
+        ("security_policy = \"Basic256\"", "security_policy", "`allow_deprecated = true`"),
+        ("security_policy = \"Basic128Rsa15\"", "security_policy", "Basic256Sha256"),
+        ("security_policy = \"Aes128Sha256RsaOaep\"", "security_policy", "\"Aes128_Sha256_RsaOaep\"?"),
+        ("security_mode = \"Encrypt\"", "security_mode", "SignAndEncrypt"),
+        ("allow_deprecated = \"yes\"", "allow_deprecated", "without quotes"),
+    ] {
+        let finding = refused(&link(keys));
+        assert!(finding.key.ends_with(key) && finding.hint.contains(hint), "{keys}: {finding}");
+    }
+}
+
+#[test]
+fn a_user_has_a_password_or_a_certificate_and_never_half_of_one() {
+    let file = file!();
+    let file = std::path::Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join(file.strip_prefix("config/").unwrap_or(file))
+        .display()
+        .to_string();
+    assert_eq!(accepted(&link("")).user, OpcUaUser::Anonymous);
+    let named = "username = \"u\"\npassword = \"p\"";
+    assert!(matches!(accepted(&link(named)).user, OpcUaUser::Password { in_clear: false, .. }));
+    let open = format!("{named}\npassword_in_clear = true");
+    assert!(matches!(accepted(&link(&open)).user, OpcUaUser::Password { in_clear: true, .. }));
+    let certified = format!("user_certificate = {file:?}\nuser_key = {file:?}");
+    assert!(matches!(accepted(&link(&certified)).user, OpcUaUser::Certificate { .. }));
+
+    for (keys, word) in [
+        ("username = \"u\"".to_owned(), "needs `password`"),
+        (format!("user_certificate = {file:?}"), "needs `user_key`"),
+        ("password_in_clear = true".to_owned(), "no password"),
+        (format!("{named}\n{certified}"), "does not go with `username`"),
+        ("user_key = \"/nowhere\"\nuser_certificate = \"/nowhere\"".to_owned(), "cannot read"),
+    ] {
+        let text = link(&keys);
+        let Err(Findings(findings)) = load::agent_text("agent.toml", &text) else {
+            panic!("accepted: {keys}")
+        };
+        assert!(findings[0].message.contains(word), "{keys}: {findings:?}");
+    }
+}
+
+#[test]
+fn a_node_is_an_id_or_a_way_from_the_root() {
+    for node in ["i=2258", "nsu=urn:x;s=a", "/Objects/2:Press/nsu=http://f/a;Flow.Temp", "/3:m&/s/a:b"] {
+        assert_eq!(accepted(&point(&format!("node = {node:?}"))).devices[0].points[0].node, node);
+    }
+    for (node, word) in [
+        ("/", "no name"),
+        ("/Objects//x", "no name"),
+        ("/Objects/2:", "no name"),
+        ("/70000:x", "65535"),
+        ("/nsu=urn:x", "must follow"),
+        ("/x&", "letter behind"),
+        ("Objects/x", "not a node id"),
+    ] {
+        let finding = refused(&point(&format!("node = {node:?}")));
+        assert!(finding.message.contains(word) && finding.message.contains(node), "{node}: {finding}");
+    }
+}
+
+#[test]
+fn polling_takes_no_key_of_subscriptions() {
+    assert_eq!(accepted(&link("mode = \"poll\"")).reading, OpcUaReading::Poll);
+    let publishing_interval = std::time::Duration::from_secs(2);
+    let keys = "mode = \"subscribe\"\npublishing_interval = \"2s\"";
+    assert_eq!(accepted(&link(keys)).reading, OpcUaReading::Subscribe { publishing_interval });
+    for key in ["publishing_interval = \"1s\"", "queue_size = 3"] {
+        let finding = refused(&link(&format!("mode = \"poll\"\n{key}")));
+        assert!(finding.hint.contains("`sampling_interval`"), "{finding}");
+    }
+    let finding = refused(&with("node = \"i=1\", deadband = 1", "mode = \"poll\""));
+    assert!(finding.key.ends_with("deadband"), "{finding}");
+    let finding = refused(&link("mode = \"push\""));
+    assert!(finding.hint.contains("subscribe"), "{finding}");
+}

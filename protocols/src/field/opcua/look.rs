@@ -1,0 +1,350 @@
+//! Looking at a server by hand: what it offers, and what it serves. Never writes, subscribes to
+//! nothing, and trusts nothing for longer than the look.
+
+use std::collections::BTreeSet;
+
+use forebay_config::field::{DataType, Link, Protocol};
+use opcua::types::{
+    BrowseDescription, BrowseDirection, ByteString, DataValue, Error, NodeClass, NodeId, ObjectId,
+    QualifiedName, ReferenceDescription, ReferenceTypeId, StatusCode, UserTokenType, Variant,
+};
+use tokio::time::timeout;
+
+use super::faults::{Step, plain};
+use super::items::{Items, Portions};
+use super::nodes::NodeAddress;
+use super::paths::BrowsePath;
+use super::peer::{Peer, name};
+use super::session::Session;
+use super::trust::{Application, leaf, thumbprint};
+use super::values::Conversion;
+use super::{SetupError, peer_of};
+use crate::field::source::LinkFault;
+use crate::reading::Value;
+
+/// Nodes in one request, and references of one in its answer. Modest: small servers answer slowly.
+const NODES: usize = 20;
+const REFERENCES: u32 = 500;
+/// Letters of a value that people are shown.
+const LETTERS: usize = 40;
+
+/// A connection for somebody who looks.
+pub struct Looker {
+    peer: Peer,
+    session: Option<Session>,
+}
+
+/// One of the ways into a server.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Offer {
+    /// As `security_policy` takes it.
+    pub policy: String,
+    /// As `security_mode` takes it.
+    pub mode: String,
+    /// Who is let in, in words.
+    pub users: Vec<&'static str>,
+    /// Of the server's certificate, if it shows one.
+    pub thumbprint: Option<String>,
+}
+
+/// What a server serves, or the part of it that was asked for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Tree {
+    /// Each behind its parent, and before the next child of that.
+    pub nodes: Vec<Node>,
+    /// There is more: deeper, or beyond the limit.
+    pub cut: bool,
+}
+
+/// A node below the Objects folder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Node {
+    /// Its browse name.
+    pub name: String,
+    /// As `node` takes it, by id.
+    pub address: String,
+    /// As `node` takes it, by browse path.
+    pub path: String,
+    /// Names of the nodes above it, the nearest last.
+    pub above: Vec<String>,
+    /// What is there.
+    pub seen: Seen,
+}
+
+/// What a node is.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Seen {
+    /// An object: something with nodes below it.
+    Folder,
+    /// A variable with a value that can be a reading, and that value for people.
+    Value(DataType, String),
+    /// A variable without: why.
+    Other(String),
+}
+
+impl Looker {
+    /// For the server of an OPC UA link, whose points do not matter.
+    ///
+    /// # Errors
+    /// As [`super::OpcUaSource::new`].
+    pub fn new(link: &Link, application: Application) -> Result<Self, SetupError> {
+        let Protocol::OpcUa(opcua) = &link.protocol else {
+            return Err(SetupError::Protocol { link: link.name.to_string() });
+        };
+        let peer = Peer { remembers: false, ..peer_of(link, opcua, application)? };
+        Ok(Self { peer, session: None })
+    }
+
+    /// The ways into the server, each once. Asks without a session.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn offers(&self) -> Result<Vec<Offer>, LinkFault> {
+        let asked = timeout(self.peer.limit, self.peer.endpoints()).await;
+        let endpoints = asked.unwrap_or_else(|_| Err(self.late()))?;
+        let offers: BTreeSet<Offer> = endpoints
+            .iter()
+            .map(|endpoint| {
+                let users: BTreeSet<&'static str> = endpoint
+                    .user_identity_tokens
+                    .iter()
+                    .flatten()
+                    .map(|token| word(token.token_type))
+                    .collect();
+                let shown = leaf(endpoint.server_certificate.as_ref());
+                Offer {
+                    policy: name(endpoint.security_policy_uri.as_ref()).to_owned(),
+                    mode: format!("{:?}", endpoint.security_mode),
+                    users: users.into_iter().collect(),
+                    thumbprint: (!shown.is_empty()).then(|| thumbprint(shown)),
+                }
+            })
+            .collect();
+        Ok(offers.into_iter().collect())
+    }
+
+    /// Enters, and looks at no more than `most` nodes, `depth` levels deep, breadth first. The
+    /// server's own diagnostics are left out. To be followed by [`Looker::leave`].
+    ///
+    /// # Errors
+    /// When the server does not let us in, or stops answering.
+    pub async fn tree(&mut self, depth: usize, most: usize) -> Result<Tree, LinkFault> {
+        let entered = timeout(self.peer.limit, self.enter()).await;
+        entered.unwrap_or_else(|_| Err(self.late()))?;
+        match &mut self.session {
+            Some(session) => {
+                walk(session, depth, most).await.map_err(|error| self.peer.fault(Step::Run, &error))
+            }
+            None => Err(self.late()),
+        }
+    }
+
+    /// Says goodbye, if there is anybody to say it to.
+    pub async fn leave(&mut self) {
+        if let Some(session) = self.session.take() {
+            session.leave().await;
+        }
+    }
+
+    async fn enter(&mut self) -> Result<(), LinkFault> {
+        self.leave().await;
+        let door = self.peer.find_door().await?;
+        let channel = self.peer.open(&door).await?;
+        let (session, welcome) = Session::create(&self.peer, &door, channel).await?;
+        self.session.insert(session).activate(&self.peer, &door, welcome).await
+    }
+
+    fn late(&self) -> LinkFault {
+        let why = format!("no answer within {:?}", self.peer.limit);
+        LinkFault::Unreachable { peer: self.peer.url.clone(), why }
+    }
+}
+
+fn word(kind: UserTokenType) -> &'static str {
+    match kind {
+        UserTokenType::Anonymous => "anybody",
+        UserTokenType::UserName => "user name and password",
+        UserTokenType::Certificate => "user certificate",
+        UserTokenType::IssuedToken => "issued token",
+    }
+}
+
+/// A node that was found, before its value is known.
+struct Finding {
+    node: NodeId,
+    name: QualifiedName,
+    path: BrowsePath,
+    parent: Option<usize>,
+    is_variable: bool,
+}
+
+async fn walk(session: &mut Session, depth: usize, most: usize) -> Result<Tree, Error> {
+    let mut portions = Portions::default();
+    let namespaces = Items::prepare(session, 0, &mut portions).await?.namespaces().to_vec();
+    let mut findings: Vec<Finding> = Vec::new();
+    let mut known = BTreeSet::from([
+        NodeId::from(ObjectId::ObjectsFolder).to_string(),
+        // Some thousand nodes about the server itself.
+        NodeId::from(ObjectId::Server).to_string(),
+    ]);
+    let mut cut = false;
+    let mut level: Vec<Option<usize>> = vec![None];
+    for _ in 0..depth {
+        let begin = findings.len();
+        for part in level.chunks(NODES) {
+            let asked =
+                part.iter().map(|parent| below(parent.and_then(|parent| findings.get(parent)))).collect();
+            let results = session.browse(asked, REFERENCES).await?;
+            for (parent, result) in part.iter().zip(results) {
+                let mut references = result.references.unwrap_or_default();
+                let mut point: ByteString = result.continuation_point;
+                while !point.is_null_or_empty() && references.len() <= most {
+                    let Some(more) = session.browse_on(point).await?.into_iter().next() else { break };
+                    references.extend(more.references.unwrap_or_default());
+                    point = more.continuation_point;
+                }
+                for ReferenceDescription { node_id, browse_name, node_class, .. } in references {
+                    if node_id.server_index != 0 || !known.insert(node_id.node_id.to_string()) {
+                        continue;
+                    }
+                    if findings.len() >= most {
+                        cut = true;
+                        break;
+                    }
+                    let above =
+                        parent.and_then(|parent| findings.get(parent)).map(|parent| parent.path.clone());
+                    let path = above.unwrap_or_else(BrowsePath::objects).then(&browse_name, &namespaces);
+                    findings.push(Finding {
+                        node: node_id.node_id,
+                        name: browse_name,
+                        path,
+                        parent: *parent,
+                        is_variable: node_class == NodeClass::Variable,
+                    });
+                }
+            }
+        }
+        level = (begin..findings.len()).map(Some).collect();
+        if level.is_empty() || cut {
+            break;
+        }
+    }
+    // What stands on the last level may have more below it, and nobody looked.
+    cut |= level.iter().flatten().any(|at| findings.get(*at).is_some_and(|finding| !finding.is_variable));
+    let values = values(session, &findings, &portions).await?;
+    Ok(Tree { nodes: in_order(&findings, values, &namespaces), cut })
+}
+
+/// Below an object stands anything, below a variable only its parts, not what describes it.
+fn below(parent: Option<&Finding>) -> BrowseDescription {
+    let is_variable = parent.is_some_and(|parent| parent.is_variable);
+    let kind =
+        if is_variable { ReferenceTypeId::HasComponent } else { ReferenceTypeId::HierarchicalReferences };
+    BrowseDescription {
+        node_id: parent.map_or_else(|| ObjectId::ObjectsFolder.into(), |parent| parent.node.clone()),
+        browse_direction: BrowseDirection::Forward,
+        reference_type_id: kind.into(),
+        include_subtypes: true,
+        node_class_mask: NodeClass::Object as u32 | NodeClass::Variable as u32,
+        // All fields.
+        result_mask: 0x3F,
+    }
+}
+
+/// The value of each finding that has one.
+async fn values(
+    session: &mut Session,
+    findings: &[Finding],
+    portions: &Portions,
+) -> Result<Vec<Option<DataValue>>, Error> {
+    let variables: Vec<usize> =
+        (0..findings.len()).filter(|at| findings.get(*at).is_some_and(|found| found.is_variable)).collect();
+    let mut values = vec![None; findings.len()];
+    for part in variables.chunks(portions.reads.max(1)) {
+        let nodes: Vec<NodeId> =
+            part.iter().filter_map(|at| findings.get(*at)).map(|found| found.node.clone()).collect();
+        for (at, value) in part.iter().zip(session.read(&nodes).await?) {
+            if let Some(place) = values.get_mut(*at) {
+                *place = Some(value);
+            }
+        }
+    }
+    Ok(values)
+}
+
+/// Each node behind its parent.
+fn in_order(findings: &[Finding], values: Vec<Option<DataValue>>, namespaces: &[String]) -> Vec<Node> {
+    let mut children: Vec<Vec<usize>> = vec![Vec::new(); findings.len()];
+    let mut waiting = Vec::new();
+    for (at, finding) in findings.iter().enumerate().rev() {
+        match finding.parent.and_then(|parent| children.get_mut(parent)) {
+            Some(siblings) => siblings.push(at),
+            None => waiting.push(at),
+        }
+    }
+    let mut values = values;
+    let mut nodes = Vec::with_capacity(findings.len());
+    while let Some(at) = waiting.pop() {
+        let Some(finding) = findings.get(at) else { continue };
+        waiting.extend(children.get(at).into_iter().flatten());
+        let mut above = Vec::new();
+        let mut parent = finding.parent;
+        while let Some(node) = parent.and_then(|parent| findings.get(parent)) {
+            above.insert(0, node.name.name.as_ref().to_owned());
+            parent = node.parent;
+        }
+        nodes.push(Node {
+            name: finding.name.name.as_ref().to_owned(),
+            address: NodeAddress::of(&finding.node, namespaces).to_string(),
+            path: finding.path.to_string(),
+            above,
+            seen: match values.get_mut(at).and_then(Option::take) {
+                None if finding.is_variable => Seen::Other("no value".to_owned()),
+                None => Seen::Folder,
+                Some(value) => seen(value),
+            },
+        });
+    }
+    nodes
+}
+
+fn seen(told: DataValue) -> Seen {
+    let status = told.status.unwrap_or(StatusCode::Good);
+    if status.is_bad() {
+        return Seen::Other(plain(status));
+    }
+    let Some(variant) = told.value else { return Seen::Other("no value".to_owned()) };
+    let wanted = match &variant {
+        Variant::Empty => return Seen::Other("no value".to_owned()),
+        Variant::Array(_) => return Seen::Other("an array".to_owned()),
+        Variant::Float(_) | Variant::Double(_) => DataType::Float,
+        Variant::Boolean(_) => DataType::Boolean,
+        Variant::SByte(_)
+        | Variant::Byte(_)
+        | Variant::Int16(_)
+        | Variant::UInt16(_)
+        | Variant::Int32(_)
+        | Variant::UInt32(_)
+        | Variant::Int64(_)
+        | Variant::UInt64(_) => DataType::Integer,
+        _ => DataType::Text,
+    };
+    match (Conversion { wanted, scaling: None }).reading(Some(variant), status).0 {
+        Some(value) => Seen::Value(wanted, letters(&value)),
+        None => Seen::Other("no single value".to_owned()),
+    }
+}
+
+/// A value for people: one line, and not a long one.
+fn letters(value: &Value) -> String {
+    let text = match value {
+        Value::Float(value) => value.to_string(),
+        Value::Integer(value) => value.to_string(),
+        Value::Boolean(value) => value.to_string(),
+        Value::Text(text) => format!("{text:?}"),
+    };
+    if text.chars().count() <= LETTERS {
+        return text;
+    }
+    text.chars().take(LETTERS).chain(['…']).collect()
+}
