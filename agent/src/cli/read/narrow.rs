@@ -143,7 +143,7 @@ points = { temperature = { pointer = "/t" }, door = { pointer = "/d" } }
         else {
             panic!("an OPC UA link")
         };
-        assert_eq!(server.publishing_interval, SOON);
+        assert_eq!(server.reading, OpcUaReading::Subscribe { publishing_interval: SOON });
     }
 
     #[test]
