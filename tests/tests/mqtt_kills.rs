@@ -1,8 +1,6 @@
 //! Nothing is lost at QoS 1: messages through Mosquitto while the agent is killed, counted in the
 //! server's database.
 
-#![expect(clippy::print_stdout, reason = "seeds and figures are printed")]
-
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};

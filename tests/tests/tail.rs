@@ -1,7 +1,5 @@
 //! `forebay-agent tail`: what an agent that runs reads, and an agent that does not care who watches.
 
-#![expect(clippy::print_stdout, reason = "figures are printed")]
-
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
