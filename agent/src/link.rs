@@ -238,7 +238,8 @@ impl<S: Source> Link<S> {
         self.desk.heard(news, discarded, !samples.is_empty(), answers);
         if samples.is_empty() {
             // Nothing in it needs the disk. A broker sends only so many messages ahead of our word,
-            // and foreign ones must not use that up until the next append.
+            // and foreign ones must not use that up until the next append; where earlier messages wait
+            // for the disk, the driver keeps the word back until theirs is said.
             receipt.into_iter().for_each(Receipt::confirm);
             return true;
         }

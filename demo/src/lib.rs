@@ -16,5 +16,6 @@ pub mod process;
 pub mod pty;
 pub mod rough_road;
 pub mod signals;
+pub mod simulate;
 pub mod site;
 pub mod thin_link;

@@ -23,6 +23,8 @@ pub enum Road {
     Stalled,
     /// Requests reach the server; its answers are lost.
     SwallowsAnswers,
+    /// Answers come so much later.
+    Slow(Duration),
 }
 
 /// A relay to one address. Ends when dropped.
@@ -52,7 +54,15 @@ impl LossyLink {
     /// # Errors
     /// When no port can be had.
     pub async fn start(target: SocketAddr) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await.context("listen for the lossy link")?;
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), target).await
+    }
+
+    /// Listens at `address` and relays to `target`.
+    ///
+    /// # Errors
+    /// When the address cannot be had.
+    pub async fn start_at(address: SocketAddr, target: SocketAddr) -> Result<Self> {
+        let listener = TcpListener::bind(address).await.with_context(|| format!("listen at {address}"))?;
         let address = listener.local_addr()?;
         let (road, watched) = watch::channel(Road::Open);
         let bytes = Arc::new(Bytes::default());
@@ -130,6 +140,9 @@ async fn pump(
         };
         if now == Road::SwallowsAnswers && matches!(way, Way::Down) {
             continue;
+        }
+        if let (Road::Slow(late), Way::Down) = (now, way) {
+            tokio::time::sleep(late).await;
         }
         to.write_all(&piece[..n]).await?;
         match way {

@@ -3,6 +3,7 @@
 //!
 //! This one binary is also the agent and the server: called with `agent` or `server` as first
 //! argument it runs their command line, so that the demo shows real processes with nothing else built.
+//! With `simulate` it is a single device with faults at will.
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -22,7 +23,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// Shows Forebay at work: a simulated plant, one agent, one server, an outage, and the ledger.
 #[derive(Parser)]
-#[command(name = "forebay-demo", version)]
+#[command(
+    name = "forebay-demo",
+    version,
+    after_help = "forebay-demo simulate modbus|opcua|mqtt: a single simulated device with faults at will."
+)]
 struct Options {
     /// How long to run.
     #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u64).range(10..=86_400))]
@@ -51,6 +56,10 @@ fn main() -> ExitCode {
         Some("server") => {
             arguments.remove(0);
             forebay_server::run_cli(arguments)
+        }
+        Some("simulate") => {
+            arguments.remove(0);
+            forebay_demo::simulate::run(arguments)
         }
         _ => demo(Options::parse()),
     }

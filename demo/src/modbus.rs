@@ -237,6 +237,9 @@ impl Hall {
             return Err(ExceptionCode::new(code));
         }
         let read = |table, address: u16, count: u16| {
+            if let Some(code) = self.faults.refuses(unit, address, count) {
+                return Err(ExceptionCode::new(code));
+            }
             let image = self.equipment.image(unit, self.started.elapsed());
             let count = count - u16::from(fault == Some(Fault::WrongLength) && count > 0);
             (0..count)

@@ -44,6 +44,20 @@ impl Broker {
         bail!("found no free port for the MQTT broker in {ATTEMPTS} attempts")
     }
 
+    /// Starts a broker on a port that another one has just left.
+    ///
+    /// # Errors
+    /// When the port stays taken.
+    pub async fn start_again(port: u16) -> Result<Self> {
+        for _ in 0..ATTEMPTS * 5 {
+            if let Some(broker) = Self::start_on(port).await? {
+                return Ok(broker);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        bail!("port {port} is taken")
+    }
+
     /// Where it listens.
     pub fn port(&self) -> u16 {
         self.port

@@ -104,3 +104,59 @@ async fn a_hundred_thousand_messages_at_qos_1_survive_five_kills_of_the_agent() 
     assert_eq!(seen.different, messages);
     Ok(())
 }
+
+/// Two whole agents share the work; what each of them made durable is read out of its buffer.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_agents_of_a_group_make_each_message_durable_once() -> Result<()> {
+    const MESSAGES: u64 = 5_000;
+    let broker = Mosquitto::start(Security::None).await;
+    let folder = tempfile::tempdir()?;
+    let link = format!(
+        "[link.hall.mqtt]\nbroker = \"mqtt://127.0.0.1:{}\"\nversion = \"5\"\n\
+         [[link.hall.topic]]\ntopic = \"$share/gateways/plant/{{device}}/{{point}}\"\ntype = \"integer\"\n",
+        broker.port
+    );
+    let mut agents = Vec::new();
+    for gateway in ["east", "west"] {
+        let own = folder.path().join(gateway);
+        std::fs::create_dir(&own)?;
+        let site = Site::new(&own, programs()?, None, 0).await?;
+        site.configure_agent("t", gateway, &link, "[buffer]\ndurability_window = \"100ms\"")?;
+        let agent = site.start_agent().await?;
+        until_linked(&site).await?;
+        agents.push((site, agent));
+    }
+    let mut publisher = broker.publisher_of_lines("plant/pump/count")?;
+    publisher.say(&(0..MESSAGES).map(|n| format!("{n}\n")).collect::<String>()).await?;
+    publisher.finish().await?;
+    let started = Instant::now();
+    loop {
+        let mut appended = 0.0;
+        for (site, _) in &agents {
+            appended += site.agent_metric("forebay_agent_readings_appended_total").await?;
+        }
+        if appended >= MESSAGES as f64 {
+            break;
+        }
+        ensure!(started.elapsed() < Duration::from_secs(30), "{appended} of {MESSAGES} are durable");
+        sleep(Duration::from_millis(100)).await;
+    }
+    let mut all = Vec::new();
+    for (site, agent) in agents {
+        agent.terminate(Duration::from_secs(30)).await?;
+        let state = site.agent_state();
+        let words = ["buffer", "export", "--format", "json", "--dir"].map(std::ffi::OsStr::new);
+        let export = programs()?.agent.output(&[&words[..], &[state.as_os_str()]].concat()).await?;
+        let values = export.lines().map(|line| {
+            let row: serde_json::Value = serde_json::from_str(line)?;
+            ensure!(row["device"] == "pump", "the group is no part of the topic: {line}");
+            row["value"].as_u64().with_context(|| line.to_owned())
+        });
+        let values = values.collect::<Result<Vec<u64>>>()?;
+        assert!(values.len() as u64 > MESSAGES / 10, "both have work: {}", values.len());
+        all.extend(values);
+    }
+    all.sort_unstable();
+    assert_eq!(all, (0..MESSAGES).collect::<Vec<_>>(), "each once");
+    Ok(())
+}

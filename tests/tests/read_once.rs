@@ -176,6 +176,33 @@ async fn reading_at_a_broker_takes_nothing_from_the_agent_that_runs_and_leaves_n
     Ok(())
 }
 
+/// A key that root makes in the agent's folder the agent could not read any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn opc_ua_servers_are_not_asked_by_another_user_than_the_agents() -> Result<()> {
+    let press = OpcUaPlant::start(PlantOptions::default()).await?;
+    let mut gateway = Gateway::new(&press.link_toml("press"))?;
+    // The folder of somebody else: root can make one, and anybody else finds root's.
+    let state = if rustix::process::geteuid().is_root() {
+        fs::create_dir(gateway.state())?;
+        std::os::unix::fs::chown(gateway.state(), Some(65_534), None)?;
+        gateway.state()
+    } else {
+        PathBuf::from("/")
+    };
+    let config = fs::read_to_string(gateway.config())?;
+    fs::write(gateway.config(), config.replace(&format!("{:?}", gateway.state()), &format!("{state:?}")))?;
+    let (code, json, told) = gateway.read_json(&["Tank"]).await?;
+    assert_eq!(code, Some(1), "{told}");
+    assert!(told.contains("link press: not asked") && told.contains("run this as that user"), "{told}");
+    assert_eq!(json["complete"], false);
+    assert!(!state.join("opcua").exists(), "nothing was made");
+    gateway = Gateway::new(&press.link_toml("press"))?;
+    let (code, _, told) = gateway.read_json(&["Tank"]).await?;
+    assert_eq!((code, told.as_str()), (Some(0), ""));
+    press.shutdown().await;
+    Ok(())
+}
+
 /// Waits until the agent of `state` has appended as many readings.
 async fn appended(agent: &Program, state: &Path, readings: u64) -> Result<()> {
     let mut seen = 0;

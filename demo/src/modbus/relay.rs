@@ -3,10 +3,12 @@
 //! answer rightly and at once, so that a late answer of one unit overtakes nobody else's.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::ops::RangeInclusive;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use forebay_config::field::Framing;
+use forebay_protocols::field::modbus::frame::crc;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until};
 
@@ -23,26 +25,67 @@ pub enum Fault {
     Garbage,
     /// Its answers hold one register less than asked for.
     WrongLength,
+    /// Its answers bear the number of the next unit.
+    WrongUnit,
+}
+
+/// What is wrong with the units, and what their maps are like.
+#[derive(Debug, Default)]
+struct Book {
+    faults: BTreeMap<u8, Fault>,
+    limits: BTreeMap<u8, u16>,
+    holes: BTreeMap<u8, RangeInclusive<u16>>,
 }
 
 /// The faults of a plant's units, to be set and cleared while it runs. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Faults(Arc<Mutex<BTreeMap<u8, Fault>>>);
+pub struct Faults(Arc<Mutex<Book>>);
 
 impl Faults {
     /// Gives a unit a fault in place of the one it has.
     pub fn set(&self, unit: u8, fault: Fault) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(unit, fault);
+        self.book().faults.insert(unit, fault);
     }
 
     /// Mends a unit.
     pub fn clear(&self, unit: u8) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&unit);
+        self.book().faults.remove(&unit);
     }
 
     /// What is wrong with a unit.
     pub fn of(&self, unit: u8) -> Option<Fault> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&unit).copied()
+        self.book().faults.get(&unit).copied()
+    }
+
+    /// The unit gives so many registers at once and refuses more (exception 3); `None`: all that fit.
+    pub fn limit(&self, unit: u8, registers: Option<u16>) {
+        match registers {
+            Some(registers) => drop(self.book().limits.insert(unit, registers)),
+            None => drop(self.book().limits.remove(&unit)),
+        }
+    }
+
+    /// The unit does not have these addresses (exception 2), in no table; `None`: it has all again.
+    pub fn hole(&self, unit: u8, addresses: Option<RangeInclusive<u16>>) {
+        match addresses {
+            Some(addresses) => drop(self.book().holes.insert(unit, addresses)),
+            None => drop(self.book().holes.remove(&unit)),
+        }
+    }
+
+    /// The exception that limit or hole of a unit answer a request with.
+    pub(super) fn refuses(&self, unit: u8, address: u16, count: u16) -> Option<u8> {
+        let book = self.book();
+        if book.limits.get(&unit).is_some_and(|limit| count > *limit) {
+            return Some(3);
+        }
+        let hole = book.holes.get(&unit)?;
+        let last = address.saturating_add(count.saturating_sub(1));
+        (address <= *hole.end() && last >= *hole.start()).then_some(2)
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -87,6 +130,7 @@ where
                     let mut at = Instant::now();
                     match faults.of(unit(framing, &frame)) {
                         Some(Fault::Slow(late)) => at += late,
+                        Some(Fault::WrongUnit) => misname(framing, &mut frame),
                         Some(Fault::Garbage) if getrandom::fill(&mut frame).is_err() => frame.fill(0xa5),
                         _ => {}
                     }
@@ -100,6 +144,18 @@ where
 fn unit(framing: Framing, frame: &[u8]) -> u8 {
     let at = if framing == Framing::Tcp { 6 } else { 0 };
     frame.get(at).copied().unwrap_or_default()
+}
+
+/// Gives a frame the number of the next unit, with a checksum that is right.
+fn misname(framing: Framing, frame: &mut [u8]) {
+    match framing {
+        Framing::Tcp => frame.iter_mut().skip(6).take(1).for_each(|unit| *unit = unit.wrapping_add(1)),
+        Framing::Rtu => {
+            let Some((body, checksum)) = frame.split_last_chunk_mut::<2>() else { return };
+            body.iter_mut().take(1).for_each(|unit| *unit = unit.wrapping_add(1));
+            *checksum = crc(body).to_le_bytes();
+        }
+    }
 }
 
 /// Takes the first frame off `received` when it is complete.

@@ -233,7 +233,7 @@ fn document_toml(topic: &str, device: Option<&str>, document: &Document, names: 
         let _ = writeln!(
             text,
             "{} = {{ pointer = {}{} }}  # {}",
-            quoted(name),
+            key(name),
             quoted(pointer),
             kind.words(),
             harmless(example)
@@ -247,6 +247,12 @@ fn kind_toml(kind: Kind) -> String {
         Some(words) => format!("{words}\n"),
         None => String::new(),
     }
+}
+
+/// A key of a TOML table, quoted where it must be.
+fn key(name: &str) -> String {
+    let is_bare = name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'));
+    if is_bare { name.to_owned() } else { quoted(name) }
 }
 
 /// A TOML string: JSON's escapes are among TOML's (TOML 1.0, Strings).
