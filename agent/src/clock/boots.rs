@@ -106,13 +106,16 @@ fn anchors(boots: &[BootKnown]) -> Vec<(usize, i64)> {
         .collect();
     let mut next_start = i64::MAX;
     let mut anchors = Vec::new();
-    for (place, boot) in boots.iter().enumerate().rev().filter(|(place, _)| credible[*place]) {
+    for (place, boot) in boots.iter().enumerate().rev() {
         let offset = boot.learnt_offset_us.unwrap_or(boot.believed_offset_us);
         // What it believes may be of long before its end.
-        let end = offset.saturating_add(length(boot)).saturating_sub(length(boot) / CRYSTAL);
-        if boot.learnt_offset_us.is_some() || end <= next_start {
+        let at_least = length(boot).saturating_sub(length(boot) / CRYSTAL);
+        let fits = offset.saturating_add(at_least) <= next_start;
+        if boot.learnt_offset_us.is_some() || (credible[place] && fits) {
             anchors.push((place, offset));
             next_start = offset.saturating_add(slack(boot));
+        } else if next_start < i64::MAX {
+            next_start = next_start.saturating_sub(at_least);
         }
     }
     anchors.reverse();

@@ -318,3 +318,12 @@ fn a_boot_that_ntp_kept_may_have_been_looked_at_long_before_its_end() {
     let boots = [kept, learnt(right, boot(2, HOUR, right))];
     assert_eq!(solve(&boots, POSSIBLE)[0].sure, Sure::Exact);
 }
+
+#[test]
+fn a_claim_that_leaves_no_time_for_the_boots_behind_it_is_none() {
+    // The second says that it was synchronised, and ends where the third, up for six hours, began.
+    let told = BEGIN + YEAR + 10 * HOUR;
+    let lied = BootKnown { synchronised: true, ..boot(2, HOUR, told - HOUR - SECOND) };
+    let boots = [boot(1, HOUR, 0), lied, boot(3, 6 * HOUR, 0), learnt(told, boot(4, HOUR, told))];
+    assert_eq!(offsets(&boots), [told - 8 * HOUR, told - 7 * HOUR, told - 6 * HOUR, told]);
+}
