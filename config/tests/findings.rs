@@ -434,7 +434,7 @@ fn modbus_point(keys: &str) -> Result<forebay_config::field::ModbusPoint, String
          [link.b.device.d]\npoints.p = {{ address = 1, {keys} }}\n"
     );
     let agent = load::agent_text("agent.toml", &text).map_err(|findings| findings.to_string())?;
-    let Protocol::ModbusTcp(tcp) = &agent.links[0].protocol else { panic!("not Modbus TCP") };
+    let Protocol::ModbusTcp(tcp) = &agent.links[0].protocol else { return Err("not Modbus TCP".into()) };
     Ok(tcp.bus.devices[0].points[0].clone())
 }
 
