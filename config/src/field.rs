@@ -129,8 +129,22 @@ pub struct ModbusRtu {
     pub data_bits: u8,
     /// `stop_bits`: 1 (default) or 2.
     pub stop_bits: u8,
+    /// `rs485`: how the kernel's driver switches the transceiver. Default none: the adapter does it
+    /// itself, as nearly all do on USB, or the board's device tree says how.
+    pub rs485: Option<Rs485>,
     /// Requests and devices.
     pub bus: ModbusBus,
+}
+
+/// `[link.NAME.modbus-rtu.rs485]`: a transceiver whose direction hangs on RTS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rs485 {
+    /// `rts_on_send`: `"high"` (default) or `"low"`. Is RTS high while sending?
+    pub rts_high_on_send: bool,
+    /// `delay_before`: from switching to the first bit, in whole milliseconds. Default none.
+    pub delay_before: Duration,
+    /// `delay_after`: from the last bit to switching back, in whole milliseconds. Default none.
+    pub delay_after: Duration,
 }
 
 /// `parity` of a serial port.

@@ -402,7 +402,7 @@ fn modbus_point(keys: &str) -> Result<forebay_config::field::ModbusPoint, String
          [link.b.device.d]\npoints.p = {{ address = 1, {keys} }}\n"
     );
     let agent = load::agent_text("agent.toml", &text).map_err(|findings| findings.to_string())?;
-    let Protocol::ModbusTcp(tcp) = &agent.links[0].protocol else { panic!("not Modbus TCP") };
+    let Protocol::ModbusTcp(tcp) = &agent.links[0].protocol else { return Err("not Modbus TCP".into()) };
     Ok(tcp.bus.devices[0].points[0].clone())
 }
 
@@ -459,5 +459,34 @@ fn a_shared_subscription_names_its_group_and_a_topic() {
     ] {
         let found = load::agent_text("t.toml", &text(topic)).expect_err(topic).to_string();
         assert!(found.contains("$share/GROUP/TOPIC") && found.contains("t.toml:7:9"), "{topic}: {found}");
+    }
+}
+
+#[test]
+fn the_direction_of_a_transceiver_is_told_in_whole_milliseconds() {
+    let rtu = |keys: &str| {
+        let text = format!(
+            "[agent]\nsite = \"n\"\ngateway = \"g\"\n[link.b.modbus-rtu]\nport = \"/dev/ttyS0\"\n{keys}\n\
+             [link.b.device.d]\npoints.p = {{ address = 1 }}\n"
+        );
+        let agent = load::agent_text("agent.toml", &text).map_err(|findings| findings.to_string())?;
+        let Protocol::ModbusRtu(rtu) = &agent.links[0].protocol else { panic!("not Modbus RTU") };
+        Ok::<_, String>(rtu.rs485)
+    };
+    assert_eq!(rtu(""), Ok(None));
+    let set = rtu("rs485 = { rts_on_send = \"low\", delay_after = \"2ms\" }").unwrap().unwrap();
+    assert_eq!(
+        (set.rts_high_on_send, set.delay_before, set.delay_after.as_millis()),
+        (false, Duration::ZERO, 2)
+    );
+    assert!(rtu("rs485 = {}").unwrap().unwrap().rts_high_on_send);
+    for (keys, words) in [
+        ("rs485 = { delay_before = \"500us\" }", "whole milliseconds up to 100ms"),
+        ("rs485 = { delay_after = \"1s\" }", "1s is not a number of whole milliseconds"),
+        ("rs485 = { rts = \"low\" }", "unknown key `rts`"),
+        ("rs485 = true", "rs485: "),
+    ] {
+        let said = rtu(keys).unwrap_err();
+        assert!(said.contains(words), "{keys}: {said}");
     }
 }

@@ -95,7 +95,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_sent_arrives_late_unchanged_and_side_by_side() {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let way = Duration::from_millis(40);
+        let way = Duration::from_millis(100);
         let link = LongLink::start(listener.local_addr().expect("bound"), way).await.expect("a link");
         let echo = tokio::spawn(async move {
             let (mut peer, _) = listener.accept().await.expect("relayed");

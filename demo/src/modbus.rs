@@ -141,6 +141,7 @@ impl ModbusPlant {
                 parity: Parity::Even,
                 data_bits: 8,
                 stop_bits: 1,
+                rs485: None,
                 bus,
             }),
         };

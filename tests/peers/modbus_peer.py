@@ -2,8 +2,8 @@
 
   modbus_peer.py serve-tcp            serves on a free loopback port
   modbus_peer.py serve-rtu            serves on one end of a serial line made of two pseudo terminals
-  modbus_peer.py read-tcp HOST:PORT   reads every point of units 1 and 2, prints JSON
-  modbus_peer.py read-rtu PATH
+  modbus_peer.py read-tcp HOST:PORT [UNIT...]   reads every point of units 1 and 2, or of these; prints JSON
+  modbus_peer.py read-rtu PATH [UNIT...]
 
 A server prints {"endpoint": ...} when it listens, and ends when its standard input does.
 """
@@ -50,7 +50,8 @@ def value_of(name, unit):
     return value[::-1] if kind is T.STRING else value / 2 if kind in (T.FLOAT32, T.FLOAT64) else value // 2
 
 
-def device(unit):
+def tables_of(unit):
+    """Its four tables, as lists from address 0."""
     tables = {"holding": [0] * 65536, "input": [0] * 65536, "coil": [False] * 64, "discrete": [False] * 64}
     for name, (table, address, kind, order, _) in POINTS.items():
         registers = ModbusTcpClient.convert_to_registers(value_of(name, unit), kind, word_order=order)
@@ -58,6 +59,11 @@ def device(unit):
     for table, addresses in BITS.values():
         for address in addresses:
             tables[table][address + unit - 1] = True
+    return tables
+
+
+def device(unit):
+    tables = tables_of(unit)
     # A data block of pymodbus counts from 1.
     block = lambda table: ModbusSequentialDataBlock(1, tables[table])
     return ModbusDeviceContext(di=block("discrete"), co=block("coil"), ir=block("input"), hr=block("holding"))
@@ -100,12 +106,12 @@ async def serve(rtu):
     os._exit(0)
 
 
-def read(client):
+def read(client, units):
     assert client.connect(), "cannot connect"
     tables = {"holding": client.read_holding_registers, "input": client.read_input_registers}
     bits = {"coil": client.read_coils, "discrete": client.read_discrete_inputs}
     answer = {}
-    for unit in (1, 2):
+    for unit in units or (1, 2):
         found = answer[f"unit{unit}"] = {}
         for name, (table, address, kind, order, _) in POINTS.items():
             count = TEXT_REGISTERS if kind is T.STRING else kind.value[1]
@@ -125,10 +131,11 @@ if __name__ == "__main__":
             asyncio.run(serve(rtu=False))
         case ["serve-rtu"]:
             asyncio.run(serve(rtu=True))
-        case ["read-tcp", endpoint]:
+        case ["read-tcp", endpoint, *units]:
             host, port = endpoint.rsplit(":", 1)
-            read(ModbusTcpClient(host, port=int(port)))
-        case ["read-rtu", path]:
-            read(ModbusSerialClient(path, framer=FramerType.RTU, baudrate=BAUD, parity="N"))
+            read(ModbusTcpClient(host, port=int(port)), [int(unit) for unit in units])
+        case ["read-rtu", path, *units]:
+            line = ModbusSerialClient(path, framer=FramerType.RTU, baudrate=BAUD, parity="N")
+            read(line, [int(unit) for unit in units])
         case _:
             sys.exit(__doc__)

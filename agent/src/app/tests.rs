@@ -209,3 +209,19 @@ async fn a_device_that_is_silent_when_the_agent_ends_leaves_a_gap() {
     assert_eq!(told, [(Reason::DeviceSilent, "pump", true)]);
     assert_eq!(gaps[0].start.unwrap().boot, 1);
 }
+
+#[tokio::test]
+async fn what_a_link_learnt_is_kept_in_the_state_directory_and_a_bad_file_is_written_anew() {
+    let mut device = Device::start().await;
+    let Bench { config, store, ending, _dir } = bench(&device);
+    let file = config.state_dir.join("learnt/hall.json");
+    std::fs::create_dir(config.state_dir.join("learnt")).unwrap();
+    std::fs::write(&file, "torn").unwrap();
+    let (supervisor, _seen) = build(config, Buffer::open(store), &ending).await.unwrap();
+    let running = tokio::spawn(supervisor.run(Grace::default()));
+    device.until_read(2).await;
+    ending.asked.cancel();
+    assert_eq!(running.await.unwrap(), Verdict::Drained);
+    let kept = std::fs::read_to_string(file).unwrap();
+    assert!(kept.contains("\"version\": 1"), "{kept}");
+}

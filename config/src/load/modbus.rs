@@ -10,11 +10,13 @@ use super::table::{Item, Table};
 use super::words::{duration, host_port, integer, one_of, path};
 use crate::field::{
     ByteOrder, Framing, ModbusBus, ModbusDevice, ModbusPoint, ModbusRtu, ModbusTcp, Parity, PointKind,
-    RawType, Register,
+    RawType, Register, Rs485,
 };
 
 const BAUD_RATES: [u32; 14] =
     [300, 600, 1200, 2400, 4800, 9600, 14400, 19200, 28800, 38400, 57600, 115_200, 230_400, 460_800];
+/// The kernel cuts longer ones off.
+const LONGEST_DELAY: Duration = Duration::from_millis(100);
 /// Modbus Application Protocol V1.1b3, 6.3: at most 125 registers a request.
 const MOST_REGISTERS: i64 = 125;
 
@@ -65,9 +67,27 @@ pub(super) fn rtu(link: &Table<'_>, from: &Inherited) -> Option<ModbusRtu> {
     );
     let data_bits = t.or("data_bits", 8, integer(7..=8));
     let stop_bits = t.or("stop_bits", 1, integer(1..=2));
+    let rs485 = t.table("rs485").map(|t| rs485(&t));
     let bus = bus(link, &t, from, 1..=247);
     t.finish();
-    Some(ModbusRtu { port: port?, baud, parity, data_bits, stop_bits, bus: bus? })
+    Some(ModbusRtu { port: port?, baud, parity, data_bits, stop_bits, rs485, bus: bus? })
+}
+
+fn rs485(t: &Table<'_>) -> Rs485 {
+    let rts_high_on_send = t.or("rts_on_send", true, one_of(&[("high", true), ("low", false)]));
+    let delay = |key| {
+        t.or(key, Duration::ZERO, |item| {
+            let delay = duration(Duration::ZERO)(item)?;
+            if delay.subsec_nanos().is_multiple_of(1_000_000) && delay <= LONGEST_DELAY {
+                return Ok(delay);
+            }
+            let words = format!("{delay:?} is not a number of whole milliseconds up to {LONGEST_DELAY:?}");
+            Err(Complaint::new(words, "the kernel's driver counts in them"))
+        })
+    };
+    let (delay_before, delay_after) = (delay("delay_before"), delay("delay_after"));
+    t.finish();
+    Rs485 { rts_high_on_send, delay_before, delay_after }
 }
 
 fn bus(

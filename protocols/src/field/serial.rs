@@ -1,9 +1,12 @@
 //! Serial ports: opened with the configured settings, refused in words an installer can act on.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use forebay_config::field::{ModbusRtu, Parity};
+use forebay_config::field::{ModbusRtu, Parity, Rs485};
+use serial2::rs4xx::Rs485Config;
+use serial2::{KeepSettings, SerialPort};
 use tokio_serial::{DataBits, ErrorKind, FlowControl, SerialStream, StopBits};
 
 use super::source::LinkFault;
@@ -18,18 +21,20 @@ pub struct Line {
     parity: Parity,
     data_bits: u8,
     stop_bits: u8,
+    rs485: Option<Rs485>,
 }
 
 impl Line {
     /// The line of a Modbus RTU link.
     pub fn of(config: &ModbusRtu) -> Self {
-        let ModbusRtu { port, baud, parity, data_bits, stop_bits, bus: _ } = config;
+        let ModbusRtu { port, baud, parity, data_bits, stop_bits, rs485, bus: _ } = config;
         Self {
             port: port.clone(),
             baud: *baud,
             parity: *parity,
             data_bits: *data_bits,
             stop_bits: *stop_bits,
+            rs485: *rs485,
         }
     }
 
@@ -42,6 +47,10 @@ impl Line {
 
     /// Opens the port for this process alone, raw, without flow control.
     pub fn open(&self) -> Result<SerialStream, LinkFault> {
+        if let Some(rs485) = self.rs485 {
+            // The port keeps it over the opening that follows.
+            set_direction(&self.port, rs485).map_err(|why| direction_refusal(&self.port, &why))?;
+        }
         let settings = tokio_serial::new(self.port.to_string_lossy(), self.baud)
             .data_bits(if self.data_bits == 7 { DataBits::Seven } else { DataBits::Eight })
             .stop_bits(if self.stop_bits == 2 { StopBits::Two } else { StopBits::One })
@@ -52,6 +61,37 @@ impl Line {
             })
             .flow_control(FlowControl::None);
         SerialStream::open(&settings).map_err(|why| refusal(&self.port, why.kind(), &why.to_string()))
+    }
+}
+
+fn set_direction(port: &Path, rs485: Rs485) -> io::Result<()> {
+    let Rs485 { rts_high_on_send, delay_before, delay_after } = rs485;
+    let mut mode = Rs485Config::new();
+    mode.set_invert_rts(!rts_high_on_send);
+    mode.set_delay_before_send(delay_before);
+    mode.set_delay_after_send(delay_after);
+    SerialPort::open(port, KeepSettings)?.set_rs4xx_mode(mode)
+}
+
+fn direction_refusal(port: &Path, why: &io::Error) -> LinkFault {
+    let peer = port.display().to_string();
+    match why.kind() {
+        // What hinders any opening is told by the one place that knows the words.
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied | io::ErrorKind::ResourceBusy => {
+            let kind = match why.kind() {
+                io::ErrorKind::ResourceBusy => ErrorKind::NoDevice,
+                kind => ErrorKind::Io(kind),
+            };
+            refusal(port, kind, &why.to_string())
+        }
+        _ => LinkFault::Refused {
+            peer,
+            why: format!(
+                "its driver cannot switch an RS-485 transceiver ({why}); leave `rs485` away where the \
+                 adapter switches by itself, as nearly all USB adapters do, or let the board's device \
+                 tree say `linux,rs485-enabled-at-boot-time`"
+            ),
+        },
     }
 }
 
@@ -88,7 +128,7 @@ mod tests {
     use super::*;
 
     fn line(port: &Path) -> Line {
-        Line { port: port.into(), baud: 9600, parity: Parity::Even, data_bits: 8, stop_bits: 1 }
+        Line { port: port.into(), baud: 9600, parity: Parity::Even, data_bits: 8, stop_bits: 1, rs485: None }
     }
 
     #[test]
@@ -117,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_forbidden_port_names_the_group() {
-        let kind = ErrorKind::Io(std::io::ErrorKind::PermissionDenied);
+        let kind = ErrorKind::Io(io::ErrorKind::PermissionDenied);
         let fault = refusal(Path::new("/dev/ttyS0"), kind, "Permission denied");
         assert!(fault.to_string().contains("dialout"), "{fault}");
     }
@@ -127,5 +167,24 @@ mod tests {
         let fault = refusal(Path::new("/dev/ttyS0"), ErrorKind::NoDevice, "Device or resource busy");
         assert!(matches!(fault, LinkFault::Refused { .. }));
         assert!(fault.to_string().contains("another program"), "{fault}");
+    }
+
+    #[tokio::test]
+    async fn a_port_that_cannot_switch_a_transceiver_is_refused_with_the_ways_out() {
+        use std::os::unix::ffi::OsStringExt;
+        let wire = rustix::pty::openpt(rustix::pty::OpenptFlags::RDWR).unwrap();
+        rustix::pty::grantpt(&wire).unwrap();
+        rustix::pty::unlockpt(&wire).unwrap();
+        let name = rustix::pty::ptsname(&wire, Vec::new()).unwrap().into_bytes();
+        let path = PathBuf::from(std::ffi::OsString::from_vec(name));
+        line(&path).open().unwrap();
+        let delay = Duration::ZERO;
+        let rs485 = Rs485 { rts_high_on_send: true, delay_before: delay, delay_after: delay };
+        let with = |path: &Path| Line { rs485: Some(rs485), ..line(path) };
+        let fault = with(&path).open().unwrap_err();
+        assert!(matches!(fault, LinkFault::Refused { .. }), "{fault}");
+        assert!(fault.to_string().contains("leave `rs485` away"), "{fault}");
+        let missing = with(Path::new("/dev/no-such-port")).open().unwrap_err();
+        assert!(missing.to_string().contains("plugged in"), "{missing}");
     }
 }

@@ -121,6 +121,7 @@ fn on_a_tty(baud: u32, devices: Vec<forebay_config::field::ModbusDevice>) -> Mod
         parity: forebay_config::field::Parity::Even,
         data_bits: 8,
         stop_bits: 1,
+        rs485: None,
         bus: ModbusBus { pause: Duration::ZERO, devices },
     });
     ModbusSource::new(&link).unwrap()

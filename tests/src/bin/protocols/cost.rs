@@ -30,12 +30,21 @@ pub async fn cpu(measure: Measure) -> Result<()> {
         let words = format!("Modbus TCP, 5,000 registers every {interval}");
         agent(measure, &words, &device.link_toml(5_000, interval)).await?;
     }
-    let plant =
-        OpcUaPlant::start(PlantOptions { tick: Duration::from_millis(20), ..PlantOptions::default() });
-    let plant = plant.await?;
-    // Sampled and published as often as the values move.
-    let link = plant.link_toml("bench").replacen("[link.bench]\n", "[link.bench]\ninterval = \"20ms\"\n", 1);
-    agent(measure, "OPC UA, 60 nodes that move every 20 ms", &link).await?;
+    let options =
+        PlantOptions { tick: Duration::from_millis(100), max_sessions: 40, ..PlantOptions::default() };
+    let plant = OpcUaPlant::start(options).await?;
+    for sessions in [1, 30] {
+        let words = format!("OPC UA, 60 nodes that move 10 times a second, in each of {sessions} sessions");
+        // Sampled and published as often as the values move.
+        let links: String = (0..sessions)
+            .map(|n| {
+                let toml =
+                    plant.link_toml(&format!("bench{n}")).replace(".device.", &format!(".device.n{n}-"));
+                toml.replacen("]\n", "]\ninterval = \"100ms\"\n", 1)
+            })
+            .collect();
+        agent(measure, &words, &links).await?;
+    }
     plant.shutdown().await;
     let broker = Broker::start().await?;
     let publishers = broker.publish(Duration::from_millis(10));
