@@ -207,7 +207,10 @@ fn builder(options: &PlantOptions, address: SocketAddr, pki_dir: PathBuf) -> Ser
                 builder.add_endpoint(format!("{policy} {mode:?}"), ("/", policy, mode, &users as &[&str]));
         }
     }
-    builder.limits_mut().subscriptions.max_monitored_items_per_sub = options.max_items;
+    let limits = &mut builder.limits_mut().subscriptions;
+    limits.max_monitored_items_per_sub = options.max_items;
+    // Of changes that come sooner the server would leave one out.
+    limits.min_sampling_interval_ms = 10.0;
     if options.max_nodes_per_read > 0 {
         builder.limits_mut().operational.max_nodes_per_read = options.max_nodes_per_read;
     }

@@ -43,7 +43,7 @@ fn values() -> Vec<Variant> {
         Variant::from(-7i64),
         Variant::from(true),
         Variant::from("text"),
-        Variant::from(LocalizedText::new("de", "läuft")),
+        Variant::from(LocalizedText::new("", "läuft")),
         Variant::from(Guid::null()),
         Variant::from(DateTime::null()),
         Variant::from(NodeId::new(2, "node")),
@@ -65,7 +65,8 @@ fn value(value: Variant) -> DataValue {
 
 /// One answer of each service whose answers are taken apart.
 fn answers() -> Vec<ResponseMessage> {
-    let header = || ResponseHeader::new_good(1u32);
+    // The same in every run.
+    let header = || ResponseHeader { timestamp: DateTime::null(), ..ResponseHeader::new_good(1u32) };
     let changes = values()
         .into_iter()
         .enumerate()
@@ -91,7 +92,7 @@ fn answers() -> Vec<ResponseMessage> {
     let mut endpoint = EndpointDescription::from((
         "opc.tcp://plc:4840",
         SecurityPolicy::Basic256Sha256.to_uri(),
-        MessageSecurityMode::Sign,
+        MessageSecurityMode::SignAndEncrypt,
     ));
     endpoint.user_identity_tokens = Some(vec![token]);
     endpoint.server_certificate = vec![0x30, 3, 1, 2, 3, 0x30].into();
@@ -147,4 +148,19 @@ pub(super) fn make() -> Made {
         !may_announce_xml(input) && incoming.read(input).is_some()
     };
     (frames(), Box::new(read))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_answer_is_taken_apart() {
+        let agent = load::agent_text("fuzz.toml", LINK).expect("it is valid");
+        let mut incoming = Incoming::new(&agent.links[0]).expect("it is an OPC UA link");
+        for (at, frame) in frames().iter().enumerate() {
+            assert!(!may_announce_xml(frame), "answer {at}");
+            assert!(incoming.read(frame).is_some(), "answer {at}");
+        }
+    }
 }

@@ -24,8 +24,8 @@ use opcua::core::{RequestMessage, ResponseMessage};
 use opcua::crypto::{CertificateStore, SecurityPolicy};
 use opcua::sync::RwLock;
 use opcua::types::{
-    ContextOwned, DateTime, DecodingOptions, DepthGauge, EndpointDescription, Error, NamespaceMap, NodeId,
-    RequestHeader, StatusCode,
+    Context, ContextOwned, DateTime, DecodingOptions, DepthGauge, DynEncodable, EndpointDescription, Error,
+    NamespaceMap, NodeId, RequestHeader, StatusCode, TypeLoader, TypeLoaderCollection,
 };
 use rustix::net::sockopt;
 use tokio::io::{ReadHalf, WriteHalf, split};
@@ -80,7 +80,6 @@ impl Channel {
             SecurityPolicy::None | SecurityPolicy::Unknown => 0,
             policy => policy.symmetric_signature_size(),
         };
-        let context = ContextOwned::new_default(NamespaceMap::new(), limits());
         let secure = AsyncSecureChannel::new(
             store,
             endpoint.into(),
@@ -95,7 +94,7 @@ impl Channel {
                 max_chunk_count: MAX_CHUNKS,
             },
             KEY_LIFETIME_MS,
-            Arc::new(RwLock::new(context)),
+            Arc::new(RwLock::new(context())),
         );
         // The library would connect by itself, to the first address of a name only, and would not
         // say why it could not. It gets a socket that is connected.
@@ -255,6 +254,30 @@ pub(super) fn limits() -> DecodingOptions {
         max_array_length: MAX_ELEMENTS,
         decoding_depth_gauge: DepthGauge::new(MAX_DEPTH),
         ..DecodingOptions::default()
+    }
+}
+
+/// What decoding needs to know.
+pub(super) fn context() -> ContextOwned {
+    let mut loaders = TypeLoaderCollection::new();
+    loaders.add_type_loader(Bounded);
+    ContextOwned::new(NamespaceMap::new(), loaders, limits())
+}
+
+/// Comes before the library's way with structures of unknown types, which makes room for as many
+/// bytes as one announces before it looks whether they are there.
+struct Bounded;
+
+impl TypeLoader for Bounded {
+    fn load_from_binary(
+        &self,
+        _node_id: &NodeId,
+        _stream: &mut dyn io::Read,
+        _context: &Context<'_>,
+        length: Option<usize>,
+    ) -> Option<Result<Box<dyn DynEncodable>, Error>> {
+        let too_long = length.is_some_and(|length| length > MAX_TEXT);
+        too_long.then(|| Err(Error::new(StatusCode::BadEncodingLimitsExceeded, "a structure too long")))
     }
 }
 

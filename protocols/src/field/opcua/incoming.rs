@@ -13,10 +13,10 @@ use opcua::core::comms::secure_channel::{Role, SecureChannel};
 use opcua::core::comms::tcp_codec::{Message, TcpCodec};
 use opcua::crypto::{CertificateStore, SecurityPolicy};
 use opcua::sync::RwLock;
-use opcua::types::{ContextOwned, MessageSecurityMode, NamespaceMap};
+use opcua::types::MessageSecurityMode;
 use tokio_util::codec::Decoder;
 
-use super::channel::limits;
+use super::channel::{context, limits};
 use super::guard::Frames;
 use super::items::{Item, strings};
 use super::paths::{BrowsePath, target};
@@ -49,7 +49,7 @@ impl Incoming {
             OpcUaUser::Password { name: "user".into(), password: Secret::new("password"), in_clear: true };
         let user = User::load(&somebody).map_err(trust)?;
         let store = Arc::new(RwLock::new(CertificateStore::new(Path::new("/nowhere"))));
-        let context = Arc::new(RwLock::new(ContextOwned::new_default(NamespaceMap::new(), limits())));
+        let context = Arc::new(RwLock::new(context()));
         Ok(Self { items, channel: SecureChannel::new(store, Role::Client, context), user })
     }
 
