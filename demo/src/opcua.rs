@@ -47,6 +47,8 @@ pub struct PlantOptions {
     pub node_prefix: String,
     /// The most nodes in one request to read; 0, the default, is the library's own limit.
     pub max_nodes_per_read: usize,
+    /// The most items in one subscription. Default 100,000.
+    pub max_items: usize,
     /// The most sessions at a time. Default 20.
     pub max_sessions: usize,
     /// Time between two updates of the values. Default 1 s.
@@ -62,6 +64,7 @@ impl Default for PlantOptions {
             namespaces_before: 0,
             node_prefix: String::new(),
             max_nodes_per_read: 0,
+            max_items: 100_000,
             max_sessions: 20,
             tick: Duration::from_secs(1),
         }
@@ -71,6 +74,7 @@ impl Default for PlantOptions {
 /// A running server. Dropped, it ends at once, like a server that loses power.
 pub struct OpcUaPlant {
     address: SocketAddr,
+    handle: ServerHandle,
     nodes: Arc<SimpleNodeManager>,
     namespace: u16,
     shutdown: CancellationToken,
@@ -102,7 +106,7 @@ impl OpcUaPlant {
             .await
             .context("set up the OPC UA server")?
             .map_err(|why| anyhow!("set up the OPC UA server: {why}"))?;
-        let plant = Plant::build(handle, &prefix)?;
+        let plant = Plant::build(handle.clone(), &prefix)?;
 
         let (nodes, namespace) = (plant.nodes.clone(), plant.namespace);
         let mut tasks = JoinSet::new();
@@ -112,7 +116,7 @@ impl OpcUaPlant {
             }
         });
         tasks.spawn(plant.run(tick, shutdown.clone()));
-        Ok(Self { address, nodes, namespace, shutdown, tasks, _pki: own_pki })
+        Ok(Self { address, handle, nodes, namespace, shutdown, tasks, _pki: own_pki })
     }
 
     /// `opc.tcp://127.0.0.1:PORT/`.
@@ -153,6 +157,20 @@ impl OpcUaPlant {
             .insert(&mut *self.nodes.address_space().write());
     }
 
+    /// Gives nodes of [`OpcUaPlant::add_node`] new values, and tells who is subscribed to them.
+    ///
+    /// # Errors
+    /// When there is no such node.
+    pub fn set_nodes<'a>(&self, values: impl Iterator<Item = (&'a str, f64)>) -> Result<()> {
+        let values: Vec<_> = values
+            .map(|(name, value)| (NodeId::new(self.namespace, name), DataValue::new_now(value)))
+            .collect();
+        let told = values.iter().map(|(node, value)| (node, None, value.clone()));
+        self.nodes
+            .set_values(self.handle.subscriptions(), told)
+            .map_err(|status| anyhow!("set the values of nodes: {status}"))
+    }
+
     /// Closes all connections and ends.
     pub async fn shutdown(mut self) {
         self.shutdown.cancel();
@@ -189,6 +207,10 @@ fn builder(options: &PlantOptions, address: SocketAddr, pki_dir: PathBuf) -> Ser
                 builder.add_endpoint(format!("{policy} {mode:?}"), ("/", policy, mode, &users as &[&str]));
         }
     }
+    let limits = &mut builder.limits_mut().subscriptions;
+    limits.max_monitored_items_per_sub = options.max_items;
+    // Of changes that come sooner the server would leave one out.
+    limits.min_sampling_interval_ms = 10.0;
     if options.max_nodes_per_read > 0 {
         builder.limits_mut().operational.max_nodes_per_read = options.max_nodes_per_read;
     }

@@ -8,6 +8,7 @@
 //! write a function in `fuzz/targets.rs` and a line in [`targets::TARGETS`].
 
 mod alter;
+mod opcua;
 pub mod targets;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

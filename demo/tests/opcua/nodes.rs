@@ -81,3 +81,16 @@ async fn a_path_that_leads_nowhere_concerns_its_own_point_and_is_gone_again_from
         plant.shutdown().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_takes_fewer_items_than_there_are_points_reports_as_many_as_it_takes() {
+    let plant = plant(|o| o.max_items = 3).await;
+    let link = link(&plant.endpoint(), |_| {});
+    let mut source = source(&keys("client"), &link);
+    source.connect().await.unwrap();
+    let qualities: Vec<_> = gather(&mut source, |_| true).await.iter().map(|s| s.quality).collect();
+    let good = Quality::Good;
+    assert_eq!(qualities, [good, good, good, Quality::Bad(Fault::Refused)]);
+    source.close().await;
+    plant.shutdown().await;
+}

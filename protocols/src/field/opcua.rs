@@ -11,12 +11,14 @@
 //! - The server's certificate is pinned (`trust`); our password goes to nobody else, and in clear
 //!   only where the configuration says so (`token`).
 //!
-//! `channel` carries requests, `peer` chooses the endpoint, `session` enters and leaves,
+//! `guard` looks at frames, `channel` carries requests, `peer` chooses the endpoint, `session` enters and leaves,
 //! `items` finds nodes, `monitored` has them reported, `subscription` keeps notifications in order,
 //! `poll` reads; `reports`, `nodes`, `paths`, `values` and `faults` are pure.
 
 mod channel;
 mod faults;
+mod guard;
+pub mod incoming;
 mod items;
 pub mod look;
 mod monitored;

@@ -41,6 +41,13 @@ pub const TARGETS: &[Target] = &[
         make: mqtt,
     },
     Target {
+        name: "opcua",
+        about: "answers of OPC UA servers in their frames, down to values and endpoints",
+        // The library makes room for as many elements as are announced, and for XML; see there.
+        memory: 192 * MIB,
+        make: super::opcua::make,
+    },
+    Target {
         name: "batch",
         about: "batches, damaged outside and inside their checksum",
         // The payload, and 65,536 readings of it, twice while a list grows.

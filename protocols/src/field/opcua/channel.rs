@@ -16,27 +16,32 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use opcua::client::SessionRetryPolicy;
 use opcua::client::transport::{
-    AsyncSecureChannel, SecureChannelEventLoop, StreamConnection, StreamConnector, TcpTransport,
+    AsyncSecureChannel, SecureChannelEventLoop, StreamConnection, StreamConnector, StreamTransport,
     TransportConfiguration, TransportPollResult,
 };
 use opcua::core::comms::tcp_codec::TcpCodec;
 use opcua::core::{RequestMessage, ResponseMessage};
-use opcua::crypto::CertificateStore;
+use opcua::crypto::{CertificateStore, SecurityPolicy};
 use opcua::sync::RwLock;
 use opcua::types::{
-    ContextOwned, DateTime, DecodingOptions, EndpointDescription, Error, NamespaceMap, NodeId, RequestHeader,
-    StatusCode,
+    Context, ContextOwned, DateTime, DecodingOptions, DepthGauge, DynEncodable, EndpointDescription, Error,
+    NamespaceMap, NodeId, RequestHeader, StatusCode, TypeLoader, TypeLoaderCollection,
 };
 use rustix::net::sockopt;
-use tokio::io::split;
+use tokio::io::{ReadHalf, WriteHalf, split};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::codec::FramedRead;
 
+use super::guard::{Frames, Guarded};
+
 /// Of the channel's keys. The library renews them at three quarters.
 const KEY_LIFETIME_MS: u32 = 3_600_000;
 /// The library's own limits (1,000 elements, 64 KiB, 5 chunks) end connections to plain servers.
-const MAX_ELEMENTS: usize = 1 << 20;
+/// It makes room for as many elements as a message announces, before they come: 20 MiB of values.
+const MAX_ELEMENTS: usize = 1 << 17;
+/// Values in values. Nothing that could be a reading is as deep.
+const MAX_DEPTH: u64 = 10;
 const MAX_TEXT: usize = 1 << 24;
 const MAX_MESSAGE: usize = 1 << 26;
 const MAX_CHUNKS: usize = 1 << 10;
@@ -45,10 +50,12 @@ const CHUNK: usize = 1 << 16;
 const GOODBYE: Duration = Duration::from_millis(500);
 const A_DAY: Duration = Duration::from_secs(86_400);
 
+type Transport = StreamTransport<Guarded<ReadHalf<TcpStream>>, WriteHalf<TcpStream>>;
+
 /// An open secure channel, with the requests that wait for their answer.
 pub(super) struct Channel {
     secure: Arc<AsyncSecureChannel>,
-    wire: SecureChannelEventLoop<TcpTransport>,
+    wire: SecureChannelEventLoop<Transport>,
     /// Proves to the server which session a request belongs to.
     token: NodeId,
     /// Publish requests on their way. Polled by one task only, they finish in the order in which
@@ -68,7 +75,11 @@ impl Channel {
         store: Arc<RwLock<CertificateStore>>,
     ) -> Result<Self, Error> {
         let url = endpoint.endpoint_url.to_string();
-        let context = ContextOwned::new_default(NamespaceMap::new(), limits());
+        let policy = SecurityPolicy::from_uri(endpoint.security_policy_uri.as_ref());
+        let signature = match policy {
+            SecurityPolicy::None | SecurityPolicy::Unknown => 0,
+            policy => policy.symmetric_signature_size(),
+        };
         let secure = AsyncSecureChannel::new(
             store,
             endpoint.into(),
@@ -83,7 +94,7 @@ impl Channel {
                 max_chunk_count: MAX_CHUNKS,
             },
             KEY_LIFETIME_MS,
-            Arc::new(RwLock::new(context)),
+            Arc::new(RwLock::new(context())),
         );
         // The library would connect by itself, to the first address of a name only, and would not
         // say why it could not. It gets a socket that is connected.
@@ -93,6 +104,7 @@ impl Channel {
             async move {
                 let socket = socket.ok_or_else(|| Error::new(StatusCode::BadInvalidState, "used twice"))?;
                 let (read, write) = split(socket);
+                let read = Guarded::new(read, Frames::new(signature));
                 Ok(StreamConnection::new(FramedRead::new(read, TcpCodec::new(options)), write, url))
             }
         };
@@ -211,7 +223,7 @@ impl Channel {
 }
 
 /// Moves bytes until something happened; an error once the connection is gone.
-async fn drive(wire: &mut SecureChannelEventLoop<TcpTransport>, closed: &mut bool) -> Result<(), Error> {
+async fn drive(wire: &mut SecureChannelEventLoop<Transport>, closed: &mut bool) -> Result<(), Error> {
     match wire.poll().await {
         TransportPollResult::Closed(status) => {
             *closed = true;
@@ -233,14 +245,39 @@ pub(super) fn unexpected(answer: &ResponseMessage) -> Error {
     Error::new(StatusCode::BadUnknownResponse, format!("a {} for an answer", answer.type_name()))
 }
 
-fn limits() -> DecodingOptions {
+pub(super) fn limits() -> DecodingOptions {
     DecodingOptions {
         max_message_size: MAX_MESSAGE,
         max_chunk_count: MAX_CHUNKS,
         max_string_length: MAX_TEXT,
         max_byte_string_length: MAX_TEXT,
         max_array_length: MAX_ELEMENTS,
+        decoding_depth_gauge: DepthGauge::new(MAX_DEPTH),
         ..DecodingOptions::default()
+    }
+}
+
+/// What decoding needs to know.
+pub(super) fn context() -> ContextOwned {
+    let mut loaders = TypeLoaderCollection::new();
+    loaders.add_type_loader(Bounded);
+    ContextOwned::new(NamespaceMap::new(), loaders, limits())
+}
+
+/// Comes before the library's way with structures of unknown types, which makes room for as many
+/// bytes as one announces before it looks whether they are there.
+struct Bounded;
+
+impl TypeLoader for Bounded {
+    fn load_from_binary(
+        &self,
+        _node_id: &NodeId,
+        _stream: &mut dyn io::Read,
+        _context: &Context<'_>,
+        length: Option<usize>,
+    ) -> Option<Result<Box<dyn DynEncodable>, Error>> {
+        let too_long = length.is_some_and(|length| length > MAX_TEXT);
+        too_long.then(|| Err(Error::new(StatusCode::BadEncodingLimitsExceeded, "a structure too long")))
     }
 }
 

@@ -33,6 +33,8 @@ pub(super) struct Item {
 pub(super) struct Items {
     namespaces: Vec<String>,
     pub waiting: VecDeque<usize>,
+    /// Of a server that is nearly full: how many more may fit.
+    pub room: Option<usize>,
     absent: Vec<usize>,
     retry_at: Instant,
     pub standings: Vec<Standing>,
@@ -84,6 +86,7 @@ impl Items {
         Ok(Self {
             namespaces,
             waiting: (0..count).collect(),
+            room: None,
             absent: Vec::new(),
             retry_at: Instant::now(),
             standings: vec![Standing::default(); count],
@@ -134,6 +137,7 @@ impl Items {
     ) -> Result<(), Error> {
         let values = session.read(&[VariableId::Server_NamespaceArray.into()]).await?;
         self.namespaces = strings(values.into_iter().next().and_then(|value| value.value));
+        self.room = None;
         let mut stale = Vec::new();
         for slot in self.absent.drain(..) {
             if let Some(standing) = self.standings.get_mut(slot) {
@@ -291,7 +295,7 @@ fn unsupported(status: StatusCode) -> bool {
     matches!(status, StatusCode::BadServiceUnsupported | StatusCode::BadNotImplemented)
 }
 
-fn strings(value: Option<Variant>) -> Vec<String> {
+pub(super) fn strings(value: Option<Variant>) -> Vec<String> {
     match value {
         Some(Variant::Array(array)) => array
             .values

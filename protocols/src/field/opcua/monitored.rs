@@ -26,7 +26,8 @@ impl Items {
         portions: &mut Portions,
         how: Asking,
     ) -> Result<Vec<Refusal>, Error> {
-        let Found { nodes, mut refusals } = self.resolve(session, items, portions.items, portions).await?;
+        let most = self.room.map_or(portions.items, |room| room.min(portions.items));
+        let Found { nodes, mut refusals } = self.resolve(session, items, most, portions).await?;
         let mut slots = Vec::new();
         let mut requests = Vec::new();
         for (slot, node) in nodes {
@@ -73,6 +74,19 @@ impl Items {
                     }
                 }
                 Ok(other) => return Err(unexpected(&other)),
+                Err(error) if error.status() == StatusCode::BadTooManyMonitoredItems && slots.len() > 1 => {
+                    // Some of them may still fit.
+                    self.room = Some(slots.len() / 2);
+                    for slot in slots.into_iter().rev() {
+                        self.waiting.push_front(slot);
+                    }
+                }
+                Err(error) if error.status() == StatusCode::BadTooManyMonitoredItems => {
+                    // Not even one: the others need not be tried.
+                    let status = error.status();
+                    let full = slots.into_iter().chain(self.waiting.drain(..));
+                    refusals.extend(full.map(|slot| Refusal { slot, status }));
+                }
                 Err(error) if too_much(error.status()) && portions.items > SMALLEST_PORTION => {
                     portions.items = smaller(portions.items);
                     for slot in slots.into_iter().rev() {

@@ -29,6 +29,16 @@ impl FromStr for Address {
     }
 }
 
+impl Address {
+    /// Are all its namespaces among the server's?
+    pub(super) fn find(&self, namespaces: &[String]) -> bool {
+        match self {
+            Self::Node(address) => address.resolve(namespaces).is_some(),
+            Self::Path(path) => path.resolve(namespaces).is_some(),
+        }
+    }
+}
+
 /// A way from the root folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BrowsePath {
