@@ -328,8 +328,9 @@ impl Bus {
                 };
                 let samples = parts.iter().map(&mut sample).collect();
                 let news = self.answered(number);
-                self.judged(number, true);
                 self.refuted(number);
+                // The last, for the pieces of a whole that is known by now change places.
+                self.judged(number, true);
                 Harvest { samples, news, ..Harvest::default() }
             }
             Reply::Exception(code @ (exception::GATEWAY_PATH | exception::GATEWAY_TARGET)) => {

@@ -196,6 +196,34 @@ async fn what_was_learnt_in_one_life_saves_the_refusals_of_the_next() {
 }
 
 #[tokio::test]
+async fn a_hole_is_learnt_wherever_it_lies_and_read_around() {
+    for (first, length) in (0..12).flat_map(|first| (1..4).map(move |length| (first, length))) {
+        let hole = first..first + length;
+        let refused = hole.clone();
+        let (address, _, peer) = peer(Framing::Tcp, move |asked| {
+            let forbidden =
+                asked.unit == 1 && asked.address < refused.end && refused.start < asked.address + asked.count;
+            now(if forbidden { asked.exception(2) } else { asked.addresses() })
+        })
+        .await;
+        let points: Vec<u16> = (0..12).collect();
+        let devices = [1, 2].map(|unit| device(unit, &points, SECOND / 100)).to_vec();
+        let mut source = ModbusSource::new(&tcp_link(&address, Framing::Tcp, SECOND * 5, devices)).unwrap();
+        source.connect().await.unwrap();
+        let mut given = std::collections::BTreeSet::new();
+        while source.learnt().is_empty()
+            || given.len() < 24 - hole.clone().filter(|address| *address < 12).count()
+        {
+            let samples = source.next().await.unwrap().samples;
+            given.extend(samples.iter().filter(|sample| sample.quality == Quality::Good).map(|s| s.slot));
+        }
+        assert!(!given.contains(&usize::from(first)));
+        source.close().await;
+        peer.abort();
+    }
+}
+
+#[tokio::test]
 async fn a_hole_that_is_given_after_all_is_forgotten() {
     let (address, _, peer) = peer(Framing::Tcp, |asked| now(asked.addresses())).await;
     let link = tcp_link(&address, Framing::Tcp, SECOND * 5, vec![device(3, &[10, 11, 12], SECOND * 3_600)]);
