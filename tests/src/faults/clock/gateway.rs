@@ -31,7 +31,7 @@ const ROUND_TRIP: i64 = SECOND / 10;
 /// No batch holds older readings than this.
 const WINDOW: i64 = 30 * SECOND;
 /// A clock that claims to be synchronised is believed up to here against the server's word.
-const CLAIM: i64 = HOUR + SECOND;
+pub const CLAIM: i64 = HOUR + SECOND;
 
 /// Does a boot meet its server?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -20,7 +20,7 @@ use forebay_protocols::sync::ranges::Ranges;
 use forebay_protocols::sync::wire::sent_batch::Clock as Word;
 
 use super::super::Broken;
-use super::gateway::{Gateway, SECOND, Taken, Truth};
+use super::gateway::{CLAIM, Gateway, SECOND, Taken, Truth};
 
 /// How far off a time may be that somebody told.
 const TOLERANCE: i64 = SECOND + 3 * SECOND / 10;
@@ -157,7 +157,10 @@ impl Gateway {
                 )));
             }
             let off = off(batch, boot);
-            let allowed = TOLERANCE + boot.misled_us + untold(batch, boot, taken);
+            // What was stated before the server was heard is left where it is within an hour of it, as
+            // the clock was then believed against it.
+            let misled = if boot.deceived && boot.misled_us > 0 { CLAIM } else { 0 } + boot.misled_us;
+            let allowed = TOLERANCE + misled + untold(batch, boot, taken);
             if is_told && off.abs() > allowed {
                 let (word, stated) = (batch.word, taken.stated.synchronised);
                 let words = format!(
