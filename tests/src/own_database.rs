@@ -104,6 +104,19 @@ impl OwnDatabase {
         kill_process(backend, Signal::KILL).context("kill a backend")
     }
 
+    /// Waits until it answers: what recovers from a kill refuses connections for a while.
+    ///
+    /// # Errors
+    /// When it does not in time.
+    pub async fn ready(&self) -> Result<()> {
+        let answering = async {
+            while crate::ask::<i32>(&self.url, "select 1").await.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(STARTED_WITHIN, answering).await.context("the database does not recover")
+    }
+
     fn place(&self) -> PathBuf {
         self.folder.path().join("timescale")
     }
