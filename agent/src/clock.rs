@@ -25,7 +25,7 @@ use rustls_pki_types::UnixTime;
 use tokio::sync::Notify;
 use tracing::warn;
 
-use self::boots::{Solved, Sure, earliest_start, solve};
+use self::boots::{CRYSTAL, Solved, Sure, earliest_start, solve};
 use self::machine::{Machine, Shown};
 use crate::buffer::BootKnown;
 
@@ -45,8 +45,6 @@ const CLAIM_US: i64 = 3_600_000_000;
 const SAME_US: i64 = 10_000;
 /// How much the boot clock may drift: microseconds in a second. Cheap crystals do 20 to 50.
 const DRIFT_PPM: i64 = 50;
-/// A bad one.
-const WORST_DRIFT_PPM: i64 = 100;
 /// How often the last good time is written down: flash wears.
 const REMEMBER_EVERY: Duration = Duration::from_secs(3600);
 
@@ -413,7 +411,7 @@ impl Estimate {
 
     /// The same, with the offset that the system's clock `shown` has now, where that can be so.
     fn followed(self, shown: Shown, now: BootTime) -> Self {
-        let drift_us = now.since(self.at).as_secs() as i64 * WORST_DRIFT_PPM;
+        let drift_us = now.0.saturating_sub(self.at.0).max(0) / CRYSTAL;
         if !shown.claims || !self.allows(shown.offset_us, drift_us) {
             return self;
         }

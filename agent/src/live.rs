@@ -28,6 +28,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::backoff::{Waited, wait};
 use crate::clock::Clock;
 
 /// The socket's name in the state directory.
@@ -43,6 +44,8 @@ const MOST_WATCHERS: usize = 8;
 /// What a watcher asks for is shorter than this, and comes at once.
 const LONGEST_WISH: u64 = 512;
 const WISH_WITHIN: Duration = Duration::from_secs(5);
+/// A pause after a watcher could not be let in.
+const LET_IN_AGAIN: Duration = Duration::from_millis(200);
 /// A watcher that takes nothing for so long is gone.
 const TAKES_WITHIN: Duration = Duration::from_secs(30);
 
@@ -144,8 +147,11 @@ pub async fn serve(door: Door, window: Window, clock: Clock, stop: CancellationT
             Some(_) = watchers.join_next() => {}
             accepted = door.listener.accept() => match accepted {
                 Err(error) => {
+                    // Out of file descriptors, most likely: some must come free first.
                     debug!("A watcher could not be let in: {error}");
-                    tokio::task::yield_now().await;
+                    if wait(LET_IN_AGAIN, &stop).await == Waited::Stopped {
+                        return;
+                    }
                 }
                 // Dropped, which says no.
                 Ok(_) if watchers.len() >= MOST_WATCHERS => debug!("Another watcher would be too many."),

@@ -13,7 +13,7 @@ use crate::buffer::BootKnown;
 /// Two clocks that agree to this are one clock; less is measurement.
 const SLACK_US: i64 = 1_000_000;
 /// The boot clock drifts by one part in so many, 100 ppm, if its crystal is a bad one.
-const CRYSTAL: i64 = 10_000;
+pub(super) const CRYSTAL: i64 = 10_000;
 /// A battery clock may have drifted this far while the power was off.
 const DRIFT_US: i64 = 60_000_000;
 
