@@ -129,8 +129,6 @@ pub struct Desk {
 struct Course {
     /// What it has in hand too.
     processing: Processing,
-    /// Points already handed over to the batcher.
-    points_told: usize,
     /// Every point has got its bad reading since the last sample.
     holes_marked: bool,
     /// The fault is in the log.
@@ -179,7 +177,7 @@ impl<S: Source> Link<S> {
     async fn farewell(self, mut course: Course) {
         let Self { mut source, desk } = self;
         let held = course.processing.release(None);
-        desk.pass_on(held, None, &mut course).await;
+        desk.pass_on(held, None).await;
         let Desk { name, handovers, status, goodbye, .. } = desk;
         drop(handovers);
         goodbye.cancelled().await;
@@ -214,7 +212,7 @@ impl<S: Source> Link<S> {
                         desk.settled(course);
                     }
                     let due = course.processing.release(Some(BootTime::now()));
-                    if !desk.pass_on(due, None, course).await {
+                    if !desk.pass_on(due, None).await {
                         return End::BatcherGone;
                     }
                 }
@@ -250,10 +248,10 @@ impl<S: Source> Link<S> {
     async fn deliver(&mut self, samples: Vec<Sample>, receipt: Option<Receipt>, course: &mut Course) -> bool {
         self.desk.window.show(&self.desk.name, self.source.points(), &samples);
         let processed = course.processing.take(samples, self.source.points(), BootTime::now());
-        if course.processing.points().len() > course.points_told {
+        if !processed.points.is_empty() {
             self.desk.list_devices(&self.source);
         }
-        self.desk.pass_on(processed, receipt, course).await
+        self.desk.pass_on(processed, receipt).await
     }
 
     /// After a fault: marks the hole, says so once, and waits.
@@ -272,7 +270,7 @@ impl<S: Source> Link<S> {
         if !course.holes_marked {
             course.holes_marked = true;
             let held = course.processing.release(None);
-            if !self.desk.pass_on(held, None, course).await {
+            if !self.desk.pass_on(held, None).await {
                 return Waited::Stopped;
             }
             let holes = holes(self.source.points().len());
@@ -297,7 +295,7 @@ impl Course {
     fn new(desk: &Desk) -> Self {
         let processing = Processing::new(desk.rules.clone());
         let absence = Absence::default();
-        Self { processing, points_told: 0, holes_marked: false, fault_logged: false, absence }
+        Self { processing, holes_marked: false, fault_logged: false, absence }
     }
 
     /// When something that is held back is due.
@@ -308,16 +306,13 @@ impl Course {
 
 impl Desk {
     /// Counts, and hands over to the batcher. False if there is nobody left to take it.
-    async fn pass_on(&self, processed: Processed, receipt: Option<Receipt>, course: &mut Course) -> bool {
-        let Processed { samples, produced, filtered, misplaced } = processed;
+    async fn pass_on(&self, processed: Processed, receipt: Option<Receipt>) -> bool {
+        let Processed { points, first_slot, samples, produced, filtered, misplaced } = processed;
         if misplaced > 0 {
             error!(link = %self.name, misplaced, "The driver gave readings of no known point. They are discarded; please report this.");
             self.status.send_modify(|status| status.discarded += misplaced);
         }
         self.books.harvested(produced, filtered);
-        let first_slot = course.points_told;
-        let points = course.processing.points()[first_slot..].to_vec();
-        course.points_told += points.len();
         if samples.is_empty() && points.is_empty() {
             // Nothing in it needs the disk.
             receipt.into_iter().for_each(Receipt::confirm);

@@ -23,7 +23,11 @@ use self::window::Span;
 /// Samples that go on, and how many do not.
 #[derive(Debug, Default, PartialEq)]
 pub struct Processed {
-    /// What the batcher gets, by slots of [`Processing::points`].
+    /// Points that are new with this; they take the slots from `first_slot` on.
+    pub points: Vec<Arc<Point>>,
+    /// How many there were before, if there are new ones.
+    pub first_slot: usize,
+    /// What the batcher gets, by the slots of those points.
     pub samples: Vec<Sample>,
     /// Taken from the field, and made of what was: a window may give more readings than it took.
     pub produced: u64,
@@ -39,7 +43,8 @@ pub struct Processing {
     rules: Arc<[Rule]>,
     /// By the source's slots.
     courses: Vec<Course>,
-    points: Vec<Arc<Point>>,
+    /// Points that readings are handed over of.
+    points: usize,
     /// Nothing that is held back is due before.
     due: Option<BootTime>,
 }
@@ -47,22 +52,25 @@ pub struct Processing {
 /// What becomes of one point's readings.
 #[derive(Debug)]
 struct Course {
-    /// The first of its own among [`Processing::points`].
+    /// The slot of the first of its own points.
+    first: usize,
+    /// `None` for most: what no rule names is to cost next to nothing.
+    steps: Option<Box<Steps>>,
+}
+
+/// What a rule makes of a point's readings.
+#[derive(Debug)]
+struct Steps {
     first: usize,
     span: Option<Span>,
-    /// One for each of its points.
+    /// One for each of the point's own.
     screens: Vec<Screen>,
 }
 
 impl Processing {
     /// For a link that has told nothing yet.
     pub fn new(rules: Arc<[Rule]>) -> Self {
-        Self { rules, courses: Vec::new(), points: Vec::new(), due: None }
-    }
-
-    /// What readings are handed over of. Only ever grows.
-    pub fn points(&self) -> &[Arc<Point>] {
-        &self.points
+        Self { rules, courses: Vec::new(), points: 0, due: None }
     }
 
     /// When something that is held back goes on though nothing arrives.
@@ -72,10 +80,11 @@ impl Processing {
 
     /// Takes what one harvest brought; `known` are the points of the source by now.
     pub fn take(&mut self, samples: Vec<Sample>, known: &[Point], now: BootTime) -> Processed {
+        let mut out = Processed { first_slot: self.points, ..Processed::default() };
         for point in known.iter().skip(self.courses.len()) {
-            self.meet(point);
+            self.meet(point, &mut out.points);
         }
-        let mut out = Processed { samples: Vec::with_capacity(samples.len()), ..Processed::default() };
+        out.samples.reserve(samples.len());
         for sample in samples {
             let Some(course) = self.courses.get_mut(sample.slot) else {
                 out.misplaced += 1;
@@ -94,32 +103,45 @@ impl Processing {
         if self.due.is_none_or(|due| now.is_some_and(|now| now < due)) {
             return out;
         }
-        self.due = self.courses.iter_mut().filter_map(|course| course.release(now, &mut out)).min();
+        self.due =
+            self.courses.iter_mut().filter_map(|course| course.steps.as_mut()?.release(now, &mut out)).min();
         out
     }
 
-    fn meet(&mut self, point: &Point) {
+    fn meet(&mut self, point: &Point, new: &mut Vec<Arc<Point>>) {
         let rule = self.rules.iter().find(|rule| rule.holds(&point.device, &point.name));
-        let first = self.points.len();
+        let (first, before) = (self.points, new.len());
         let window = rule.and_then(|rule| rule.window.as_ref());
-        let kept = window.map(|window| window.keep.as_slice()).unwrap_or_default();
-        match kept {
-            [] => self.points.push(Arc::new(point.clone())),
-            [one] => self.points.push(Arc::new(of_window(point, *one, point.name.clone()))),
-            several => self.points.extend(several.iter().map(|kind| {
+        match window.map(|window| window.keep.as_slice()).unwrap_or_default() {
+            [] => new.push(Arc::new(point.clone())),
+            [one] => new.push(Arc::new(of_window(point, *one, point.name.clone()))),
+            several => new.extend(several.iter().map(|kind| {
                 Arc::new(of_window(point, *kind, format!("{}.{}", point.name, kind.word()).into()))
             })),
         }
-        self.courses.push(Course {
-            first,
-            span: window.map(Span::new),
-            screens: (first..self.points.len()).map(|_| Screen::new(rule)).collect(),
+        let own = new.len() - before;
+        self.points += own;
+        let steps = rule.map(|rule| {
+            let screens = (0..own).map(|_| Screen::new(rule)).collect();
+            Box::new(Steps { first, span: window.map(Span::new), screens })
         });
+        self.courses.push(Course { first, steps });
     }
 }
 
 impl Course {
     /// Says when what is now held back is due.
+    fn take(&mut self, mut sample: Sample, now: BootTime, out: &mut Processed) -> Option<BootTime> {
+        if let Some(steps) = &mut self.steps {
+            return steps.take(sample, now, out);
+        }
+        sample.slot = self.first;
+        out.samples.push(sample);
+        None
+    }
+}
+
+impl Steps {
     fn take(&mut self, mut sample: Sample, now: BootTime, out: &mut Processed) -> Option<BootTime> {
         let Some(span) = &mut self.span else {
             sample.slot = self.first;

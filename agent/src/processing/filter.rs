@@ -27,9 +27,8 @@ struct Passed {
 }
 
 impl Screen {
-    pub(super) fn new(rule: Option<&Rule>) -> Self {
-        let (round, filter) = rule.map(|rule| (rule.round, rule.filter)).unwrap_or_default();
-        Self { round, filter, last: None, held: None }
+    pub(super) fn new(rule: &Rule) -> Self {
+        Self { round: rule.round, filter: rule.filter, last: None, held: None }
     }
 
     /// The next reading. Says when it is due if it is held back.
