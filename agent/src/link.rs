@@ -176,7 +176,7 @@ impl<S: Source> Link<S> {
     /// Hangs up, which makes the batcher write at once, and closes when it has confirmed.
     async fn farewell(self, mut course: Course) {
         let Self { mut source, desk } = self;
-        let held = course.processing.release(None);
+        let held = course.processing.release_all(BootTime::now());
         desk.pass_on(held, None).await;
         let Desk { name, handovers, status, goodbye, .. } = desk;
         drop(handovers);
@@ -211,7 +211,7 @@ impl<S: Source> Link<S> {
                         settled = true;
                         desk.settled(course);
                     }
-                    let due = course.processing.release(Some(BootTime::now()));
+                    let due = course.processing.release(BootTime::now());
                     if !desk.pass_on(due, None).await {
                         return End::BatcherGone;
                     }
@@ -269,7 +269,7 @@ impl<S: Source> Link<S> {
         self.desk.faulted(&fault, course);
         if !course.holes_marked {
             course.holes_marked = true;
-            let held = course.processing.release(None);
+            let held = course.processing.release_all(BootTime::now());
             if !self.desk.pass_on(held, None).await {
                 return Waited::Stopped;
             }

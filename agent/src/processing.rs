@@ -97,14 +97,23 @@ impl Processing {
         out
     }
 
-    /// What is due by now; with `None` everything that is held back.
-    pub fn release(&mut self, now: Option<BootTime>) -> Processed {
+    /// What is due by now.
+    pub fn release(&mut self, now: BootTime) -> Processed {
+        self.release_until(now, now)
+    }
+
+    /// Everything that is held back.
+    pub fn release_all(&mut self, now: BootTime) -> Processed {
+        self.release_until(BootTime(i64::MAX), now)
+    }
+
+    fn release_until(&mut self, until: BootTime, now: BootTime) -> Processed {
         let mut out = Processed::default();
-        if self.due.is_none_or(|due| now.is_some_and(|now| now < due)) {
+        if self.due.is_none_or(|due| until < due) {
             return out;
         }
-        self.due =
-            self.courses.iter_mut().filter_map(|course| course.steps.as_mut()?.release(now, &mut out)).min();
+        let steps = self.courses.iter_mut().filter_map(|course| course.steps.as_mut());
+        self.due = steps.filter_map(|steps| steps.release(until, now, &mut out)).min();
         out
     }
 
@@ -152,16 +161,15 @@ impl Steps {
         self.screen(closed, now, out).into_iter().chain(due).min()
     }
 
-    fn release(&mut self, now: Option<BootTime>, out: &mut Processed) -> Option<BootTime> {
-        let at = now.unwrap_or(BootTime(i64::MAX));
+    /// Lets go on what is due until then. Says when the rest is.
+    fn release(&mut self, until: BootTime, now: BootTime, out: &mut Processed) -> Option<BootTime> {
         let mut due = None;
         if let Some(span) = &mut self.span {
-            let closed = span.close_if_due(at, self.screens.len(), out);
+            let closed = span.close_if_due(until, self.screens.len(), out);
             due = span.due();
-            let held = self.screen(closed, at, out);
-            due = [due, held].into_iter().flatten().min();
+            self.screen(closed, now, out);
         }
-        let held = self.screens.iter_mut().filter_map(|screen| screen.release(at, out)).min();
+        let held = self.screens.iter_mut().filter_map(|screen| screen.release(until, now, out)).min();
         [due, held].into_iter().flatten().min()
     }
 

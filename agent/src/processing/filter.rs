@@ -65,12 +65,17 @@ impl Screen {
         None
     }
 
-    /// Lets go on what is due by now. Says when it is due if it is not.
-    pub(super) fn release(&mut self, now: BootTime, out: &mut Processed) -> Option<BootTime> {
+    /// Lets go on what is due until then. Says when it is due if it is not.
+    pub(super) fn release(
+        &mut self,
+        until: BootTime,
+        now: BootTime,
+        out: &mut Processed,
+    ) -> Option<BootTime> {
         let held = self.held.take()?;
         let last = self.last.as_ref().map_or(now, |last| last.at);
         let due = after(last, self.filter.min_interval.unwrap_or_default());
-        if due > now {
+        if due > until {
             self.held = Some(held);
             return Some(due);
         }

@@ -67,7 +67,8 @@ impl Bench {
             let quality = value.map_or(Quality::Bad(Fault::Silent), |_| Quality::Good);
             passed.extend(self.take(second, value.map(Value::Float), quality).samples);
         }
-        passed.extend(self.processing.release(None).samples);
+        let end = BootTime(values.len() as i64 * SECOND);
+        passed.extend(self.processing.release_all(end).samples);
         passed.into_iter().map(|sample| (sample.slot, sample.stamp.micros / SECOND, sample.value)).collect()
     }
 }
@@ -152,8 +153,8 @@ fn of_readings_that_come_too_fast_the_last_goes_on_in_time() {
     assert_eq!(take(0, 1.0).samples.len(), 1);
     assert_eq!((take(1, 2.0).filtered, take(2, 3.0).filtered), (0, 1));
     assert_eq!(bench.processing.due(), Some(BootTime(5 * SECOND)));
-    assert_eq!(bench.processing.release(Some(BootTime(4 * SECOND))), Processed::default());
-    let out = bench.processing.release(Some(BootTime(5 * SECOND)));
+    assert_eq!(bench.processing.release(BootTime(4 * SECOND)), Processed::default());
+    let out = bench.processing.release(BootTime(5 * SECOND));
     assert_eq!(
         (out.samples[0].value.clone(), out.samples[0].stamp.micros),
         (Some(Value::Float(3.0)), 2 * SECOND)
@@ -161,6 +162,17 @@ fn of_readings_that_come_too_fast_the_last_goes_on_in_time() {
     assert_eq!(bench.processing.due(), None);
     let hole = bench.take(6, None, Quality::Bad(Fault::Silent));
     assert_eq!(hole.samples.len(), 1, "a hole does not wait");
+}
+
+#[test]
+fn what_was_let_go_early_is_no_later_than_it_was() {
+    let filter = Filter { changes: None, min_interval: Some(Duration::from_secs(5)) };
+    let mut bench = Bench::new(Rule { filter, ..rule() }, DataType::Float);
+    let mut take = |second| bench.take(second, Some(Value::Float(1.0)), Quality::Good).samples.len();
+    assert_eq!((take(0), take(1)), (1, 0));
+    assert_eq!(bench.processing.release_all(BootTime(2 * SECOND)).samples.len(), 1);
+    assert_eq!(bench.take(3, Some(Value::Float(2.0)), Quality::Good).samples.len(), 0);
+    assert_eq!(bench.processing.due(), Some(BootTime(7 * SECOND)));
 }
 
 #[test]
@@ -205,7 +217,7 @@ fn a_window_ends_with_the_first_reading_behind_it_with_a_hole_or_with_time() {
     assert_eq!(passed, [(0, 9, Some(Value::Float(4.5))), (0, 11, Some(Value::Float(10.5))), (0, 12, None)]);
     bench.take(100, Some(Value::Float(7.0)), Quality::Good);
     assert_eq!(bench.processing.due(), Some(BootTime(110 * SECOND)));
-    assert_eq!(bench.processing.release(Some(BootTime(110 * SECOND))).samples.len(), 1);
+    assert_eq!(bench.processing.release(BootTime(110 * SECOND)).samples.len(), 1);
     assert_eq!(&*bench.told[0].name, "flow", "the only one has the point's own name");
 }
 
@@ -215,7 +227,10 @@ fn a_window_of_texts_has_a_last_one() {
     for (second, text) in ["on", "off"].into_iter().enumerate() {
         bench.take(second as i64, Some(Value::Text(text.into())), Quality::Good);
     }
-    assert_eq!(bench.processing.release(None).samples[0].value, Some(Value::Text("off".into())));
+    assert_eq!(
+        bench.processing.release_all(BootTime(2 * SECOND)).samples[0].value,
+        Some(Value::Text("off".into()))
+    );
 }
 
 proptest! {
@@ -248,13 +263,13 @@ proptest! {
         for (pause, value, looks) in steps {
             second += pause;
             if looks {
-                count(bench.processing.release(Some(BootTime(second * SECOND))));
+                count(bench.processing.release(BootTime(second * SECOND)));
             }
             arrived += 1;
             let quality = value.map_or(Quality::Bad(Fault::Silent), |_| Quality::Good);
             count(bench.take(second, value.map(|value| Value::Float(value.into())), quality));
         }
-        count(bench.processing.release(None));
+        count(bench.processing.release_all(BootTime(second * SECOND)));
         prop_assert_eq!(bench.processing.due(), None);
         prop_assert!(produced >= arrived);
         prop_assert_eq!(produced, filtered + passed);

@@ -77,9 +77,9 @@ impl Span {
         closed
     }
 
-    /// What came of the open window, if it is over by now.
-    pub(super) fn close_if_due(&mut self, now: BootTime, each: usize, out: &mut Processed) -> Vec<Sample> {
-        if self.due().is_some_and(|due| due <= now) { self.close(each, out) } else { Vec::new() }
+    /// What came of the open window, if it is over until then.
+    pub(super) fn close_if_due(&mut self, until: BootTime, each: usize, out: &mut Processed) -> Vec<Sample> {
+        if self.due().is_some_and(|due| due <= until) { self.close(each, out) } else { Vec::new() }
     }
 
     fn close(&mut self, each: usize, out: &mut Processed) -> Vec<Sample> {
