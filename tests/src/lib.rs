@@ -10,6 +10,7 @@ pub mod load_device;
 pub mod mosquitto;
 pub mod opcua_server;
 pub mod own_database;
+pub mod patience;
 pub mod several;
 
 use std::io::{BufRead, BufReader};

@@ -13,15 +13,10 @@ use forebay_demo::lossy_link::Road;
 use forebay_demo::process::Process;
 use forebay_demo::site::Site;
 use forebay_tests::load_device::LoadDevice;
+use forebay_tests::patience::{HASTY, PATIENCE, until};
 use forebay_tests::programs;
 use serde_json::Value;
-use tokio::time::{Instant, sleep, timeout};
-
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
-const PATIENCE: Duration = Duration::from_secs(60);
-/// Quick to give up on a cut road, quick to be durable.
-const HASTY: &str = "[uplink]\nrequest_timeout = \"2s\"\nbackoff_max = \"1s\"\nheartbeat = \"5s\"\n\
-                     [buffer]\ndurability_window = \"100ms\"";
+use tokio::time::sleep;
 
 #[tokio::test]
 async fn a_copied_buffer_is_found_with_its_first_delivery_and_both_histories_can_be_queried() -> Result<()> {
@@ -161,15 +156,6 @@ async fn a_buffer_wiped_with_a_backlog_is_a_fault_and_a_gap_with_the_count() -> 
 }
 
 /// Asks again and again.
-async fn until(site: &Site, what: &str, mut done: impl AsyncFnMut() -> Result<bool>) -> Result<()> {
-    let begun = Instant::now();
-    while !timeout(PATIENCE, done()).await?? {
-        ensure!(begun.elapsed() < PATIENCE, "waited too long for {what}:\n{}", site.log_tails());
-        sleep(LOOK_AGAIN).await;
-    }
-    Ok(())
-}
-
 /// Readings in the database whose points are so.
 fn rows(site: &Site, points: &str) -> Result<u64> {
     let file = site.file("server/forebay.db");

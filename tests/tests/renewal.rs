@@ -12,6 +12,7 @@ use forebay_demo::dice::Dice;
 use forebay_demo::site::Site;
 use forebay_protocols::sync::tls::{Identity, fingerprint};
 use forebay_tests::load_device::LoadDevice;
+use forebay_tests::patience::{HASTY, PATIENCE, until};
 use forebay_tests::programs;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::pki_types::pem::PemObject;
@@ -20,10 +21,6 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 const DAY: i64 = 86_400;
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
-const PATIENCE: Duration = Duration::from_secs(60);
-const HASTY: &str = "[uplink]\nrequest_timeout = \"2s\"\nbackoff_max = \"1s\"\nheartbeat = \"5s\"\n\
-                     [buffer]\ndurability_window = \"100ms\"";
 /// Renewals that are killed.
 const KILLS: usize = 150;
 
@@ -49,7 +46,7 @@ async fn a_certificate_near_its_end_or_behind_it_is_renewed_and_readings_go_on()
             spread: Duration::ZERO,
         };
         let task = tokio::spawn(renewal.run(stop.clone()));
-        until(&site, "a new certificate", || {
+        until(&site, "a new certificate", async || {
             Ok(Identity::load(&own)?.context("never without one")?.chain != aged.chain)
         })
         .await?;
@@ -60,7 +57,7 @@ async fn a_certificate_near_its_end_or_behind_it_is_renewed_and_readings_go_on()
         assert_eq!((to - from) / DAY, 365);
         assert!(!renewed.renewal_due(now()) && renewed.key.secret_der() != aged.key.secret_der());
         let so_far = rows(&site)?;
-        until(&site, "readings after it", || Ok(rows(&site)? > so_far + 100)).await?;
+        until(&site, "readings after it", async || Ok(rows(&site)? > so_far + 100)).await?;
     }
     agent.terminate(PATIENCE).await?;
     server.terminate(PATIENCE).await?;
@@ -138,15 +135,6 @@ fn rows(site: &Site) -> Result<i64> {
     let database = rusqlite::Connection::open_with_flags(site.file("server/forebay.db"), flags)?;
     database.busy_timeout(Duration::from_secs(5))?;
     Ok(database.query_row("select count(*) from readings", [], |row| row.get(0))?)
-}
-
-async fn until(site: &Site, what: &str, done: impl Fn() -> Result<bool>) -> Result<()> {
-    let begun = Instant::now();
-    while !done()? {
-        ensure!(begun.elapsed() < PATIENCE, "waited too long for {what}:\n{}", site.log_tails());
-        sleep(LOOK_AGAIN).await;
-    }
-    Ok(())
 }
 
 fn now() -> i64 {
