@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use forebay_config::agent::Agent;
+use forebay_config::classes::Pattern;
 
 use crate::fittings;
 use crate::status::VERSION;
@@ -97,6 +98,25 @@ struct ConfigPath {
         default_value = DEFAULT_CONFIG
     )]
     config: PathBuf,
+}
+
+/// Which points.
+#[derive(Debug, clap::Args)]
+struct Wanted {
+    /// Only this device; `*` stands for any letters.
+    device: Option<String>,
+    /// Only this point of it; `*` stands for any letters.
+    point: Option<String>,
+}
+
+impl Wanted {
+    /// As a pattern. The words of an error are for people.
+    fn pattern(&self) -> Result<Pattern, String> {
+        let part = |given: &Option<String>| given.clone().unwrap_or_else(|| "*".into());
+        let text = format!("{}/{}", part(&self.device), part(&self.point));
+        let nonsense = |_| format!("{text} is not a device and a point: both are names without a slash");
+        Pattern::new(&text).map_err(nonsense)
+    }
 }
 
 /// Does what the command line says. `args` begins with the program's name.

@@ -28,7 +28,7 @@ use self::narrow::{brings_more, narrowed};
 use self::once::{Answer, read_once};
 use self::page::Page;
 use super::run::runtime;
-use super::{ConfigPath, FAILED, complain, print};
+use super::{ConfigPath, FAILED, Wanted, complain, print};
 use crate::buffer::inspect::User;
 use crate::clock::Clock;
 use crate::fittings::Fitter;
@@ -44,10 +44,8 @@ pub const HELP: &str = "Points with OPC UA use the gateway's own key, so run thi
 /// What is to be read.
 #[derive(Debug, Args)]
 pub struct Read {
-    /// Only this device; `*` stands for any letters.
-    device: Option<String>,
-    /// Only this point of it; `*` stands for any letters.
-    point: Option<String>,
+    #[command(flatten)]
+    wanted: Wanted,
     /// Read every point once, then end. That is what happens without it, too.
     #[arg(long)]
     once: bool,
@@ -64,16 +62,17 @@ pub struct Read {
 
 /// Reads and shows.
 pub fn run(read: &Read, config: Agent) -> ExitCode {
-    let Read { device, point, once: _, wait, json, config: _ } = read;
-    let any = || "*".to_owned();
-    let text = format!("{}/{}", device.clone().unwrap_or_else(any), point.clone().unwrap_or_else(any));
-    let Ok(wanted) = Pattern::new(&text) else {
-        complain(&format!("{text} is not a device and a point: both are names without a slash"));
-        return ExitCode::from(NO_SUCH_POINT);
+    let Read { wanted, once: _, wait, json, config: _ } = read;
+    let wanted = match wanted.pattern() {
+        Ok(wanted) => wanted,
+        Err(why) => {
+            complain(&why);
+            return ExitCode::from(NO_SUCH_POINT);
+        }
     };
     let links: Vec<Link> = config.links.iter().filter_map(|link| narrowed(link, &wanted)).collect();
     if links.is_empty() {
-        complain(&no_such_point(&config, &text));
+        complain(&no_such_point(&config, &wanted));
         return ExitCode::from(NO_SUCH_POINT);
     }
     let runtime = match runtime() {
@@ -154,7 +153,7 @@ fn is_of_another_user(state_dir: &Path) -> Option<String> {
     })
 }
 
-fn no_such_point(config: &Agent, wanted: &str) -> String {
+fn no_such_point(config: &Agent, wanted: &Pattern) -> String {
     let devices: Vec<String> =
         config.links.iter().flat_map(Link::device_names).map(ToString::to_string).collect();
     let known = match devices.as_slice() {

@@ -14,7 +14,7 @@ use serde_json::Value as Json;
 
 use super::buffer::words::stamp;
 use super::table::{harmless, value};
-use super::{ConfigPath, FAILED, complain, print};
+use super::{ConfigPath, FAILED, Wanted, complain, print};
 use crate::live::SOCKET;
 
 pub const HELP: &str = "Shows what is read from now on: a device that speaks only when something changes is \
@@ -24,10 +24,8 @@ pub const HELP: &str = "Shows what is read from now on: a device that speaks onl
 /// What is to be shown.
 #[derive(Debug, Args)]
 pub struct Tail {
-    /// Only this device; `*` stands for any letters.
-    device: Option<String>,
-    /// Only this point of it; `*` stands for any letters.
-    point: Option<String>,
+    #[command(flatten)]
+    wanted: Wanted,
     /// End after so many readings. Without it: at Ctrl-C.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
@@ -40,15 +38,15 @@ pub struct Tail {
 
 /// Watches.
 pub fn run(tail: &Tail, config: &Agent) -> ExitCode {
-    let any = || "*".to_owned();
-    let text =
-        format!("{}/{}", tail.device.clone().unwrap_or_else(any), tail.point.clone().unwrap_or_else(any));
-    if Pattern::new(&text).is_err() {
-        complain(&format!("{text} is not a device and a point: both are names without a slash"));
-        return ExitCode::from(2);
-    }
+    let wanted = match tail.wanted.pattern() {
+        Ok(wanted) => wanted,
+        Err(why) => {
+            complain(&why);
+            return ExitCode::from(2);
+        }
+    };
     let socket = config.state_dir.join(SOCKET);
-    let stream = match connect(&socket, &text) {
+    let stream = match connect(&socket, &wanted) {
         Ok(stream) => stream,
         Err(why) => {
             complain(&why);
@@ -58,7 +56,7 @@ pub fn run(tail: &Tail, config: &Agent) -> ExitCode {
     show(BufReader::new(stream), tail)
 }
 
-fn connect(socket: &Path, wish: &str) -> Result<UnixStream, String> {
+fn connect(socket: &Path, wish: &Pattern) -> Result<UnixStream, String> {
     use std::io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
     let mut stream = UnixStream::connect(socket).map_err(|why| match why.kind() {
         NotFound | ConnectionRefused => format!(
@@ -165,7 +163,7 @@ mod tests {
     #[test]
     fn where_no_agent_runs_it_says_so() {
         let folder = tempfile::tempdir().unwrap();
-        let why = connect(&folder.path().join(SOCKET), "*/*").unwrap_err();
+        let why = connect(&folder.path().join(SOCKET), &Pattern::new("*/*").unwrap()).unwrap_err();
         assert!(why.starts_with("no agent runs here") && why.contains("forebay-agent read"), "{why}");
     }
 }
