@@ -13,8 +13,8 @@ use forebay_config::field::Link;
 use forebay_protocols::field::modbus::{ModbusSource, learnt};
 use forebay_protocols::field::occupancy::Occupancy;
 use forebay_protocols::field::source::{Harvest, LinkFault, Source};
+use forebay_protocols::private_files::{private_folder, replace};
 use forebay_protocols::reading::Point;
-use forebay_protocols::sync::tls::{private_folder, replace};
 use tokio::task::{JoinHandle, spawn_blocking};
 use tracing::warn;
 

@@ -1,7 +1,9 @@
 //! Field and sync protocols: devices to readings (`field`), readings to batches and
-//! batches to a server (`sync`). The data model both sides speak is in `reading`.
+//! batches to a server (`sync`). The data model both sides speak is in `reading`; keys, certificates and
+//! other small files that must be whole are written by `private_files`.
 
 pub mod boot_time;
 pub mod field;
+pub mod private_files;
 pub mod reading;
 pub mod sync;

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use forebay_protocols::boot_time::wall_micros;
+use forebay_protocols::private_files;
 use forebay_protocols::sync::tls;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
@@ -106,7 +107,7 @@ pub fn make_state_folder(state_dir: &Path) -> Result<(), AuthorityError> {
         return Ok(());
     }
     let failed = |source| AuthorityError::File { doing: "make", path: state_dir.to_owned(), source };
-    tls::private_folder(state_dir).map_err(failed)
+    private_files::private_folder(state_dir).map_err(failed)
 }
 
 impl Authority {
@@ -119,8 +120,8 @@ impl Authority {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let write = |source| AuthorityError::File { doing: "write", path: path.clone(), source };
-                tls::private_folder(&folder).map_err(write)?;
-                if tls::create_once(&path, new_ca()?.as_bytes(), 0o600).map_err(write)? {
+                private_files::private_folder(&folder).map_err(write)?;
+                if private_files::create_once(&path, new_ca()?.as_bytes(), 0o600).map_err(write)? {
                     info!(path = %path.display(), "Made a new CA.");
                 }
                 std::fs::read_to_string(&path).map_err(write)?
@@ -131,11 +132,8 @@ impl Authority {
         let path = folder.join("ca.crt");
         let public = tls::pem_block("CERTIFICATE", &authority.certificate);
         if std::fs::read(&path).ok().as_deref() != Some(public.as_bytes()) {
-            tls::replace(&path, public.as_bytes(), 0o644).map_err(|source| AuthorityError::File {
-                doing: "write",
-                path,
-                source,
-            })?;
+            private_files::replace(&path, public.as_bytes(), 0o644)
+                .map_err(|source| AuthorityError::File { doing: "write", path, source })?;
         }
         Ok(authority)
     }

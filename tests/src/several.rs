@@ -199,10 +199,10 @@ impl Several {
 /// As an operator does it: the CA's file goes to the next server, readable for its owner only.
 fn copy_ca(from: &Path, to: &Path) -> Result<()> {
     let folder = to.join("ca");
-    forebay_protocols::sync::tls::private_folder(to)?;
-    forebay_protocols::sync::tls::private_folder(&folder)?;
+    forebay_protocols::private_files::private_folder(to)?;
+    forebay_protocols::private_files::private_folder(&folder)?;
     let ca = std::fs::read(from.join("ca/ca.pem")).context("read the first server's CA")?;
-    forebay_protocols::sync::tls::create_once(&folder.join("ca.pem"), &ca, 0o600)?;
+    forebay_protocols::private_files::create_once(&folder.join("ca.pem"), &ca, 0o600)?;
     Ok(())
 }
 

@@ -13,9 +13,10 @@ use std::process::ExitCode;
 
 use forebay_config::agent::Proxy;
 use forebay_protocols::boot_time::wall_micros;
+use forebay_protocols::private_files;
 use forebay_protocols::sync::join::{JoinString, JoinStringError};
 use forebay_protocols::sync::problem::{Kind, Problem};
-use forebay_protocols::sync::tls::{self, FreshKey, Identity, IdentityError};
+use forebay_protocols::sync::tls::{FreshKey, Identity, IdentityError};
 use forebay_protocols::sync::wire::JoinRequest;
 
 use crate::uplink::admission::{self, Refusal};
@@ -208,8 +209,8 @@ async fn steps(list: &mut Checklist, applicant: Applicant<'_>, text: &str) -> Re
 /// Makes the folder and tries to write in it. True if an identity is there already.
 fn prepare(folder: &Path) -> Result<bool, IdentityError> {
     let probe = folder.join("probe");
-    tls::private_folder(folder)
-        .and_then(|()| tls::replace(&probe, b"can this be written?\n", 0o600))
+    private_files::private_folder(folder)
+        .and_then(|()| private_files::replace(&probe, b"can this be written?\n", 0o600))
         .and_then(|()| std::fs::remove_file(&probe))
         .map_err(|source| IdentityError::File { doing: "write to", path: folder.to_owned(), source })?;
     // A damaged one is no reason to stop: it is about to be replaced.

@@ -8,7 +8,6 @@
 //!   system's clock and a floor, and [`ALWAYS_VALID_FROM`] lies before any floor. One that wakes ten
 //!   years ahead judges what has expired by then by the floor alone.
 
-mod files;
 mod identity;
 mod verifiers;
 
@@ -19,7 +18,6 @@ use rustls::time_provider::TimeProvider;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
-pub use files::{create_once, private_folder, replace};
 pub use identity::{FreshKey, Identity, IdentityError, pem_block};
 pub use verifiers::PinMismatch;
 

@@ -44,6 +44,11 @@ impl Namespace {
     pub(super) fn of_uri(text: &str) -> Self {
         Self::Uri(text.replace("%3B", ";").replace("%25", "%"))
     }
+
+    /// A URI as configuration writes it.
+    pub(super) fn escaped(uri: &str) -> String {
+        uri.replace('%', "%25").replace(';', "%3B")
+    }
 }
 
 impl NodeAddress {
@@ -89,7 +94,7 @@ impl fmt::Display for NodeAddress {
         match &self.namespace {
             Namespace::Index(0) => {}
             Namespace::Index(index) => write!(f, "ns={index};")?,
-            Namespace::Uri(uri) => write!(f, "nsu={};", uri.replace('%', "%25").replace(';', "%3B"))?,
+            Namespace::Uri(uri) => write!(f, "nsu={};", Namespace::escaped(uri))?,
         }
         write!(f, "{}", self.identifier)
     }

@@ -125,7 +125,7 @@ impl fmt::Display for BrowsePath {
             match namespace {
                 Namespace::Index(0) => {}
                 Namespace::Index(index) => write!(f, "{index}:")?,
-                Namespace::Uri(uri) => write!(f, "nsu={};", uri.replace('%', "%25").replace(';', "%3B"))?,
+                Namespace::Uri(uri) => write!(f, "nsu={};", Namespace::escaped(uri))?,
             }
             for (at, letter) in name.char_indices() {
                 // What would be taken for a namespace, a separator or an escape.

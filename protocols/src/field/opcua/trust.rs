@@ -8,15 +8,17 @@
 //! refused until a person says that it is right.
 
 use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use base64::Engine as _;
 use opcua::crypto::{CertificateStore, PrivateKey, X509, X509Data};
 use opcua::sync::RwLock;
+
+use crate::private_files::{create_once, replace};
+use crate::sync::tls::pem_block;
 
 /// How long our own certificate lasts. Renewing it would need a person at every server.
 const OWN_DAYS: u32 = 20 * 365;
@@ -83,7 +85,7 @@ impl Identity {
         if !key_path.exists() {
             let (_, key) = X509::cert_and_pkey(&wish).map_err(|why| TrustError::new(&key_path, why))?;
             let der = key.to_der().map_err(|why| TrustError::new(&key_path, why))?;
-            write_once(&key_path, pem("PRIVATE KEY", der.as_bytes()).as_bytes())?;
+            write_once(&key_path, pem_block("PRIVATE KEY", der.as_bytes()).as_bytes())?;
         }
         // Read back even if just made: another link may have been quicker.
         let key = CertificateStore::read_pkey(&key_path).map_err(|_| {
@@ -155,7 +157,9 @@ impl Places {
         // Made by the service's user, whoever moves a file there later.
         let folder = self.trusted.parent().unwrap_or(Path::new("."));
         make_folder(folder).map_err(|why| TrustError::new(folder, why))?;
-        place(&self.refused, shown, |draft, path| fs::rename(draft, path))
+        let folder = self.refused.parent().unwrap_or(Path::new("."));
+        let kept = make_folder(folder).and_then(|()| replace(&self.refused, shown, 0o600));
+        kept.map_err(|why| TrustError::new(&self.refused, why))
     }
 }
 
@@ -303,50 +307,11 @@ fn file_name(endpoint: &str) -> String {
     name
 }
 
-fn pem(label: &str, der: &[u8]) -> String {
-    let base64 = base64::engine::general_purpose::STANDARD.encode(der);
-    let mut text = format!("-----BEGIN {label}-----\n");
-    for line in base64.as_bytes().chunks(64) {
-        text.extend(line.iter().copied().map(char::from));
-        text.push('\n');
-    }
-    let _ = writeln!(text, "-----END {label}-----");
-    text
-}
-
 /// Puts a file there whole, durable and for us alone, or leaves the one that is there.
 fn write_once(path: &Path, bytes: &[u8]) -> Result<(), TrustError> {
-    place(path, bytes, |draft, path| {
-        match fs::hard_link(draft, path) {
-            Err(why) if why.kind() != io::ErrorKind::AlreadyExists => return Err(why),
-            _ => {}
-        }
-        fs::remove_file(draft)
-    })
-}
-
-/// Writes a draft beside `path` and has `put` bring it there, draft first.
-fn place(
-    path: &Path,
-    bytes: &[u8],
-    put: impl FnOnce(&Path, &Path) -> io::Result<()>,
-) -> Result<(), TrustError> {
-    let attempt = || -> io::Result<()> {
-        let folder = path.parent().unwrap_or(Path::new("."));
-        make_folder(folder)?;
-        let mut tail = [0u8; 8];
-        getrandom::fill(&mut tail).map_err(io::Error::other)?;
-        let draft = folder.join(format!(".{:016x}", u64::from_le_bytes(tail)));
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-        let placed = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| put(&draft, path));
-        if placed.is_err() {
-            // It may be gone already.
-            let _ = fs::remove_file(&draft);
-        }
-        placed?;
-        File::open(folder)?.sync_all()
-    };
-    attempt().map_err(|why| TrustError::new(path, why))
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let written = make_folder(folder).and_then(|()| create_once(path, bytes, 0o600));
+    written.map(drop).map_err(|why| TrustError::new(path, why))
 }
 
 fn make_folder(folder: &Path) -> io::Result<()> {

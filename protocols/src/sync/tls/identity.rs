@@ -21,7 +21,7 @@ use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P2
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
-use super::files;
+use crate::private_files;
 
 const FILE: &str = "identity.pem";
 const FIRST_LINE: &str = "Forebay identity 1";
@@ -79,8 +79,8 @@ impl Identity {
     /// Keeps the identity in `folder` (0700) as one file (0600), durable when this returns.
     pub fn save(&self, folder: &Path) -> Result<(), IdentityError> {
         let path = folder.join(FILE);
-        files::private_folder(folder)
-            .and_then(|()| files::replace(&path, self.to_text().as_bytes(), 0o600))
+        private_files::private_folder(folder)
+            .and_then(|()| private_files::replace(&path, self.to_text().as_bytes(), 0o600))
             .map_err(|source| IdentityError::File { doing: "write", path, source })
     }
 

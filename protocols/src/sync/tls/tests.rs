@@ -8,6 +8,7 @@ use rustls::pki_types::PrivatePkcs8KeyDer;
 use rustls::{CertificateError, ClientConnection, ServerConnection};
 
 use super::*;
+use crate::private_files::create_once;
 
 /// A CA, and a server certificate under it for 127.0.0.1, valid in the given seconds since 1970.
 struct Plant {
