@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Output};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -234,10 +234,10 @@ async fn a_reader_that_went_away_is_no_failure() -> Result<()> {
     }
     for words in ["status", "verify", "export"] {
         let mut command = Command::new(&agent.words()[0]);
-        command.args(["buffer", words, "--dir"]).arg(&state).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn()?;
-        drop(child.stdout.take());
-        let out = child.wait_with_output()?;
+        // Gone before the program begins: one that goes after may still have taken the words.
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let out = command.args(["buffer", words, "--dir"]).arg(&state).stdout(writer).output()?;
         let stderr = String::from_utf8_lossy(&out.stderr);
         assert_eq!((out.status.code(), stderr.as_ref()), (Some(0), ""), "{words}");
     }
