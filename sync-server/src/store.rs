@@ -21,6 +21,8 @@ mod sqlite;
 mod timescale;
 mod words;
 
+#[cfg(feature = "measure")]
+pub use plan::WITHOUT_EXACTLY_ONCE;
 pub(crate) use sieve::within_reason;
 
 /// Opens the configured store, makes or migrates its schema, and leaves it ready.

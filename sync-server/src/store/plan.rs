@@ -25,7 +25,7 @@ mod sheet;
 pub use ledger::{Event, Former, Ledger, Note};
 pub use lineage::{Border, Branch, Families, Family, Known, MOST_RANGES, countable};
 pub use pieces::{join, pieces, put_aside};
-pub use sheet::{Mark, Row, Sheet, marks};
+pub use sheet::{Mark, News, Row, Sheet, marks, news};
 
 /// Of how many of the newest sequences of a branch the checksums are kept.
 pub const PRINTS: u64 = 4_096;
@@ -48,6 +48,18 @@ impl From<Failure> for StoreError {
             Failure::Store(error) => error,
         }
     }
+}
+
+/// Set by the bench that asks what exactly-once costs: which batches came is neither asked nor kept.
+#[cfg(feature = "measure")]
+pub static WITHOUT_EXACTLY_ONCE: std::sync::atomic::AtomicBool = std::sync::atomic::AtomicBool::new(false);
+
+/// Whether batches are to be stored exactly once: always, but in a bench.
+pub fn exactly_once() -> bool {
+    #[cfg(feature = "measure")]
+    return !WITHOUT_EXACTLY_ONCE.load(std::sync::atomic::Ordering::Relaxed);
+    #[cfg(not(feature = "measure"))]
+    true
 }
 
 /// What to write for one delivery. Branches stand here by their keys.
@@ -211,7 +223,9 @@ impl<'a> Plan<'a> {
             }
             return;
         }
-        branch.fresh.push(countable);
+        if exactly_once() {
+            branch.fresh.push(countable);
+        }
         match &batch.content {
             Content::Readings(readings) => {
                 let revision = family.revision(home);
@@ -247,7 +261,7 @@ impl<'a> Plan<'a> {
         let branch = &mut family.branches[home];
         let key = branch.key;
         branch.has_come(sequence);
-        if sequence.saturating_add(PRINTS) > branch.newest {
+        if exactly_once() && sequence.saturating_add(PRINTS) > branch.newest {
             branch.prints.insert(sequence, batch.checksum);
             let readings = u32::try_from(readings.len()).unwrap_or(u32::MAX);
             let (sequence, checksum) = (sequence as i64, batch.checksum);
@@ -308,7 +322,7 @@ impl Branch {
     /// Below which sequence the checksums are no longer kept, if it is time to clear them away.
     pub fn prune_below(&self) -> Option<i64> {
         let passed = self.newest / PRUNED_EVERY > self.newest_before / PRUNED_EVERY;
-        passed.then(|| (self.newest + 1).saturating_sub(PRINTS) as i64)
+        (passed && exactly_once()).then(|| (self.newest + 1).saturating_sub(PRINTS) as i64)
     }
 }
 

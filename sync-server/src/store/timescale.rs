@@ -18,6 +18,7 @@ use super::{
 };
 
 mod books;
+mod copy;
 mod identity;
 mod ingest;
 mod read;

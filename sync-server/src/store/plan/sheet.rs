@@ -1,11 +1,12 @@
-//! The readings of a transaction, sorted for writing. Pure.
+//! What a transaction writes, gathered from its plans. Pure.
 
 use std::collections::{BTreeMap, HashMap};
 
 use forebay_protocols::reading::PointId;
+use forebay_protocols::sync::batch::Epoch;
 use forebay_protocols::sync::wire;
 
-use super::super::{Micros, PointKey, StoreError, Timed, sieve};
+use super::super::{AgentKey, Delivery, Micros, PointKey, StoreError, Timed, sieve};
 use super::{Failure, Plan};
 
 /// A reading and where it goes.
@@ -108,4 +109,41 @@ pub fn marks(plans: &[Plan<'_>]) -> Vec<Mark> {
         }
     }
     marks.into_values().collect()
+}
+
+/// What the deliveries of an agent come to.
+#[derive(Clone, Copy, Debug)]
+pub struct News<'a> {
+    pub agent: AgentKey,
+    /// Readings.
+    pub stored: i64,
+    /// Batches stored as readings.
+    pub batches: i64,
+    /// Batches set aside.
+    pub aside: i64,
+    /// When the newest of them came; the rest is as that one says.
+    pub seen: Micros,
+    pub report: Option<&'a wire::Report>,
+    pub epoch: Epoch,
+    pub branch: i64,
+}
+
+/// One for each agent that need not greet first.
+pub fn news<'a>(plans: &[Plan<'a>]) -> Vec<News<'a>> {
+    let mut all: BTreeMap<AgentKey, News<'a>> = BTreeMap::new();
+    for plan in plans {
+        let Some(branch) = plan.branch else { continue };
+        let &Delivery { agent, epoch, received, ref report, .. } = plan.delivery;
+        let nothing =
+            News { agent, stored: 0, batches: 0, aside: 0, seen: received, report: None, epoch, branch };
+        let news = all.entry(agent).or_insert(nothing);
+        news.stored += plan.stored() as i64;
+        news.batches += plan.taken.len() as i64;
+        news.aside += plan.aside.len() as i64;
+        if received >= news.seen {
+            (news.seen, news.epoch, news.branch) = (received, epoch, branch);
+            news.report = report.as_ref().or(news.report);
+        }
+    }
+    all.into_values().collect()
 }

@@ -5,9 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 use forebay_protocols::reading::Point;
 use prost::Message;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
-use tracing::trace_span;
 
-use super::super::plan::{self, Entry, Failure, Families, Mark, Plan, Row, Sheet};
+use super::super::plan::{self, Entry, Failure, Families, Mark, News, Plan, Row, Sheet};
 use super::super::{Delivery, PointKey, Receipt, StoreError, sieve};
 use super::books;
 use super::values::column;
@@ -66,7 +65,9 @@ fn apply(on: &Connection, deliveries: &[&Delivery]) -> Result<Vec<Receipt>, Fail
     let mut families = books::open(on, deliveries)?;
     let seats = families.settle(deliveries);
     books::settle(on, &mut families)?;
-    trace_span!("books").in_scope(|| books::recall(on, &mut families, deliveries, &seats))?;
+    if plan::exactly_once() {
+        books::recall(on, &mut families, deliveries, &seats)?;
+    }
     let mut plans = Vec::with_capacity(deliveries.len());
     for (delivery, seat) in deliveries.iter().zip(seats) {
         let Some(family) = families.get_mut(delivery.agent, delivery.epoch) else { continue };
@@ -82,9 +83,11 @@ fn apply(on: &Connection, deliveries: &[&Delivery]) -> Result<Vec<Receipt>, Fail
     for plan in &plans {
         set_aside(on, plan)?;
         keep_gaps(on, plan)?;
-        update_agent(on, plan)?;
     }
-    trace_span!("books").in_scope(|| books::close(on, &families, &plans))?;
+    for news in plan::news(&plans) {
+        update_agent(on, &news)?;
+    }
+    books::close(on, &families, &plans)?;
     books::tell(on, &families)?;
     Ok(plans.into_iter().map(|plan| plan.receipt).collect())
 }
@@ -243,8 +246,7 @@ fn keep_gaps(on: &Connection, plan: &Plan<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn update_agent(on: &Connection, plan: &Plan<'_>) -> Result<(), Failure> {
-    let Some(branch) = plan.branch else { return Ok(()) };
+fn update_agent(on: &Connection, news: &News<'_>) -> Result<(), Failure> {
     // Servers' clocks differ a little: the newest delivery says how the gateway is.
     let sql = "update agents set stored = stored + ?2, committed_batches = committed_batches + ?3, \
                set_aside = set_aside + ?4, \
@@ -252,10 +254,9 @@ fn update_agent(on: &Connection, plan: &Plan<'_>) -> Result<(), Failure> {
                epoch = case when last_seen > ?5 then epoch else ?7 end, \
                current = case when last_seen > ?5 then current else ?8 end, \
                last_seen = max(coalesce(last_seen, ?5), ?5) where agent = ?1";
-    let Delivery { agent, epoch, report, received, .. } = plan.delivery;
-    let report = report.as_ref().map(Message::encode_to_vec);
-    let counts = (plan.stored() as i64, plan.taken.len() as i64, plan.aside.len() as i64);
+    let &News { agent, stored, batches, aside, seen, report, epoch, branch } = news;
+    let report = report.map(Message::encode_to_vec);
     on.prepare_cached(sql)?
-        .execute(params![agent.0, counts.0, counts.1, counts.2, received, report, epoch.0, branch])?;
+        .execute(params![agent.0, stored, batches, aside, seen, report, epoch.0, branch])?;
     Ok(())
 }

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use deadpool_postgres::Transaction;
 use forebay_protocols::sync::batch::Epoch;
+use tokio::try_join;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 
 use super::super::plan::{
     Border, Branch, Event, Failure, Families, Family, Former, Known, Ledger, MOST_RANGES, Note, Plan,
@@ -22,6 +24,8 @@ const BRANCH: &str = "e.epoch_key, fork, e.parent, forked_at, forked_revision, f
                       uncounted, stored_at_report, reported, backlog, drained, refilling, wiped, \
                       e.last_seen, agent, e.epoch";
 
+const LOCK: &str = "select agent, current from agents where agent = any($1) order by agent for no key update";
+
 /// Locks the agents in ascending order, and says from which branch each wrote last. Whoever writes an
 /// agent's epochs, dictionary, points or latest values holds this lock, so nothing else of it needs
 /// one, and no two servers wait for each other.
@@ -31,9 +35,8 @@ pub async fn lock(
 ) -> Result<BTreeMap<AgentKey, Option<i64>>, Failure> {
     let wanted: BTreeSet<i64> = deliveries.iter().map(|delivery| delivery.agent.0).collect();
     let agents: Vec<i64> = wanted.iter().copied().collect();
-    let sql = "select agent, current from agents where agent = any($1) order by agent for no key update";
     let mut found = BTreeMap::new();
-    for row in run(on, sql, &[&agents]).await? {
+    for row in run(on, LOCK, &[&agents]).await? {
         found.insert(AgentKey(row.try_get(0)?), row.try_get(1)?);
     }
     let missing: Vec<_> = wanted.iter().filter(|agent| !found.contains_key(&AgentKey(**agent))).collect();
@@ -43,12 +46,9 @@ pub async fn lock(
     }
 }
 
-/// All that is known of the epochs of `deliveries` and of the openings they name.
-pub async fn open(
-    on: &Transaction<'_>,
-    deliveries: &[&Delivery],
-    current: &BTreeMap<AgentKey, Option<i64>>,
-) -> Result<Families, Failure> {
+/// Locks the agents (see [`lock`]), and reads all that is known of the epochs of `deliveries` and of
+/// the openings they name.
+pub async fn open(on: &Transaction<'_>, deliveries: &[&Delivery]) -> Result<Families, Failure> {
     let mut families = Families::of(deliveries);
     let agents: Vec<i64> = families.iter().map(|family| family.agent.0).collect();
     let epochs: Vec<[u8; 16]> = families.iter().map(|family| family.epoch.0).collect();
@@ -62,7 +62,13 @@ pub async fn open(
          left join openings o on o.epoch_key = e.epoch_key and o.id = any($3) \
          order by fork > 0, e.epoch_key"
     );
-    for row in run(on, &sql, &[&agents, &epochs, &ids]).await? {
+    // Sent behind the lock without waiting for its answer: the database takes one after the other, and
+    // each statement sees what was committed before it began. What is not prepared yet would overtake.
+    on.prepare_cached(LOCK).await?;
+    on.prepare_cached(&sql).await?;
+    let with: [&(dyn ToSql + Sync); 3] = [&agents, &epochs, &ids];
+    let (current, rows) = try_join!(biased; lock(on, deliveries), run(on, &sql, &with))?;
+    for row in rows {
         let epoch: &[u8] = row.try_get(21)?;
         let Ok(epoch) = epoch.try_into() else { continue };
         let Some(family) = families.get_mut(AgentKey(row.try_get(20)?), Epoch(epoch)) else { continue };
@@ -356,16 +362,20 @@ pub async fn close(on: &Transaction<'_>, families: &Families, plans: &[Plan<'_>]
         ],
     )
     .await?;
-    for branch in touched {
-        if let Some(below) = branch.prune_below() {
-            run(
-                on,
-                "delete from fingerprints where epoch_key = $1 and sequence < $2",
-                &[&branch.key, &below],
-            )
-            .await?;
-        }
+    Ok(())
+}
+
+/// Clears away checksums that are too old to be asked for.
+pub async fn prune(on: &Transaction<'_>, families: &Families) -> Result<(), Failure> {
+    let old = |branch: &Branch| Some((branch.key, branch.prune_below()?));
+    let (keys, below): (Vec<i64>, Vec<i64>) =
+        families.branches().filter(|branch| branch.touched).filter_map(old).unzip();
+    if keys.is_empty() {
+        return Ok(());
     }
+    let sql = "delete from fingerprints f using unnest($1::bigint[], $2::bigint[]) as old(epoch_key, below) \
+               where f.epoch_key = old.epoch_key and f.sequence < old.below";
+    run(on, sql, &[&keys, &below]).await?;
     Ok(())
 }
 

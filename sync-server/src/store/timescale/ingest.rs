@@ -1,6 +1,7 @@
 //! Deliveries into PostgreSQL: one transaction, a dozen statements whatever the number of batches.
 //! Readings go in by binary COPY, sorted by (point, time), which is three times as fast as anything
-//! with a unique index.
+//! with a unique index. What does not wait for each other's answers is sent at once: a transaction
+//! costs five waits for the database, not one a statement.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
@@ -8,15 +9,15 @@ use std::pin::pin;
 
 use deadpool_postgres::{Client, Transaction};
 use forebay_protocols::reading::Point;
+use futures::SinkExt;
 use prost::Message;
-use tokio_postgres::binary_copy::BinaryCopyInWriter;
-use tokio_postgres::types::{ToSql, Type};
-use tracing::{Instrument, trace_span};
+use tokio::join;
+use tokio_postgres::types::ToSql;
 
 use super::super::plan::{self, Entry as New, Failure, Families, Mark, Plan, Row, Sheet};
 use super::super::{Delivery, PointKey, Receipt, StoreError, sieve};
-use super::books;
 use super::values::{Columns, Moment};
+use super::{books, copy};
 
 /// Stores all deliveries or none. What the database refuses for its content is set aside alone.
 pub async fn ingest(client: &mut Client, deliveries: &[Delivery]) -> Result<Vec<Receipt>, StoreError> {
@@ -70,11 +71,12 @@ async fn attempt(transaction: &mut Transaction<'_>, delivery: &Delivery) -> Resu
 }
 
 async fn apply(on: &Transaction<'_>, deliveries: &[&Delivery]) -> Result<Vec<Receipt>, Failure> {
-    let current = books::lock(on, deliveries).await?;
-    let mut families = books::open(on, deliveries, &current).await?;
+    let mut families = books::open(on, deliveries).await?;
     let seats = families.settle(deliveries);
     books::settle(on, &mut families).await?;
-    books::recall(on, &mut families, deliveries, &seats).instrument(trace_span!("books")).await?;
+    if plan::exactly_once() {
+        books::recall(on, &mut families, deliveries, &seats).await?;
+    }
     let mut plans = Vec::with_capacity(deliveries.len());
     for (delivery, seat) in deliveries.iter().zip(seats) {
         let Some(family) = families.get_mut(delivery.agent, delivery.epoch) else { continue };
@@ -83,16 +85,33 @@ async fn apply(on: &Transaction<'_>, deliveries: &[&Delivery]) -> Result<Vec<Rec
     extend_dictionary(on, &plans).await?;
     let keys = point_keys(on, &families, &plans).await?;
     let sheet = Sheet::new(&mut plans, &keys)?;
-    copy_readings(on, &sheet.rows).await?;
-    quarantine(on, &sheet).await?;
-    renew_latest(on, &sheet.newest).await?;
-    mark_times(on, &plan::marks(&plans)).await?;
-    set_aside(on, &plans).await?;
-    keep_gaps(on, &plans).await?;
-    update_agents(on, &plans).await?;
-    books::close(on, &families, &plans).instrument(trace_span!("books")).await?;
+    let marks = plan::marks(&plans);
+    let outcomes = join!(
+        biased;
+        copy_readings(on, &sheet.rows),
+        quarantine(on, &sheet),
+        renew_latest(on, &sheet.newest),
+        mark_times(on, &marks),
+        set_aside(on, &plans),
+        keep_gaps(on, &plans),
+        update_agents(on, &plans),
+        books::close(on, &families, &plans),
+        books::prune(on, &families),
+    );
+    all(outcomes.into())?;
     books::tell(on, &families).await?;
     Ok(plans.into_iter().map(|plan| plan.receipt).collect())
+}
+
+/// Of several statements sent at once, those behind one that failed only say that the transaction is
+/// broken: why is what counts.
+fn all<const N: usize>(outcomes: [Result<(), Failure>; N]) -> Result<(), Failure> {
+    let telling = |failure: &Failure| match failure {
+        Failure::Content(_) => 0,
+        Failure::Store(StoreError::Away(_)) => 1,
+        Failure::Store(_) => 2,
+    };
+    outcomes.into_iter().filter_map(Result::err).min_by_key(telling).map_or(Ok(()), Err)
 }
 
 /// Runs a statement that stays prepared on its connection.
@@ -227,22 +246,13 @@ async fn copy_readings(on: &Transaction<'_>, rows: &[Row<'_>]) -> Result<(), Fai
     if rows.is_empty() {
         return Ok(());
     }
-    let statement = on
-        .prepare_cached("copy readings (time, point, quality, value, whole, state, text) from stdin binary")
-        .await?;
-    let sink = on.copy_in(&statement).await?;
-    let types = [Type::TIMESTAMPTZ, Type::INT4, Type::INT2, Type::FLOAT8, Type::INT8, Type::BOOL, Type::TEXT];
-    let mut writer = pin!(BinaryCopyInWriter::new(sink, &types));
-    for Row { point, reading } in rows {
-        let value = Columns::from(reading.value.as_ref());
-        let (time, point, quality) =
-            (Moment(reading.time), point.0 as i32, i16::from(reading.quality.code()));
-        writer
-            .as_mut()
-            .write(&[&time, &point, &quality, &value.value, &value.whole, &value.state, &value.text])
-            .await?;
+    let statement =
+        on.prepare_cached(&format!("copy readings ({}) from stdin binary", copy::COLUMNS)).await?;
+    let mut sink = pin!(on.copy_in(&statement).await?);
+    for part in copy::parts(rows) {
+        sink.feed(part).await?;
     }
-    writer.finish().await?;
+    sink.finish().await?;
     Ok(())
 }
 
@@ -307,34 +317,44 @@ async fn renew_latest(on: &Transaction<'_>, newest: &[Row<'_>]) -> Result<(), Fa
 }
 
 async fn mark_times(on: &Transaction<'_>, marks: &[Mark]) -> Result<(), Failure> {
+    if marks.is_empty() {
+        return Ok(());
+    }
     let sql = "insert into time_marks as m \
                (epoch_key, boot_counter, clock, from_time, to_time, readings, correction) \
-               values ($1, $2, $3, $4, $5, $6, $7) \
+               select * from unnest($1::bigint[], $2::bigint[], $3::int[], $4::timestamptz[], \
+               $5::timestamptz[], $6::bigint[], $7::bigint[]) \
                on conflict (epoch_key, boot_counter, clock) do update set \
                from_time = least(m.from_time, excluded.from_time), \
                to_time = greatest(m.to_time, excluded.to_time), \
                readings = m.readings + excluded.readings, correction = excluded.correction";
-    for mark in marks {
-        let Mark { branch, boot_counter, clock, from, to, readings, correction_us } = mark;
-        let (from, to) = (Moment(*from), Moment(*to));
-        run(on, sql, &[branch, boot_counter, clock, &from, &to, readings, correction_us]).await?;
-    }
+    let of: Vec<i64> = marks.iter().map(|mark| mark.branch).collect();
+    let boots: Vec<i64> = marks.iter().map(|mark| mark.boot_counter).collect();
+    let clocks: Vec<i32> = marks.iter().map(|mark| mark.clock).collect();
+    let from: Vec<Moment> = marks.iter().map(|mark| Moment(mark.from)).collect();
+    let to: Vec<Moment> = marks.iter().map(|mark| Moment(mark.to)).collect();
+    let readings: Vec<i64> = marks.iter().map(|mark| mark.readings).collect();
+    let corrections: Vec<i64> = marks.iter().map(|mark| mark.correction_us).collect();
+    run(on, sql, &[&of, &boots, &clocks, &from, &to, &readings, &corrections]).await?;
     Ok(())
 }
 
 async fn set_aside(on: &Transaction<'_>, plans: &[Plan<'_>]) -> Result<(), Failure> {
-    for plan in plans {
-        for aside in &plan.aside {
-            let sql = "insert into set_aside (epoch_key, sequence, checksum, bytes, reason, received) \
-                       values ($1, $2, $3, $4, $5, $6) on conflict do nothing";
-            let why = sieve::text(&aside.why);
-            let received = Moment(plan.delivery.received);
-            // A number beyond the column's keeps its bits.
-            let (sequence, checksum) = (aside.sequence as i64, i64::from(aside.checksum));
-            run(on, sql, &[&aside.branch, &sequence, &checksum, &aside.bytes.as_ref(), &why, &received])
-                .await?;
-        }
+    let asides = || plans.iter().flat_map(|plan| plan.aside.iter().map(move |aside| (plan, aside)));
+    // Numbers beyond the column's keep their bits.
+    let sequences: Vec<i64> = asides().map(|(_, aside)| aside.sequence as i64).collect();
+    if sequences.is_empty() {
+        return Ok(());
     }
+    let of: Vec<i64> = asides().map(|(_, aside)| aside.branch).collect();
+    let checksums: Vec<i64> = asides().map(|(_, aside)| aside.checksum.into()).collect();
+    let bytes: Vec<&[u8]> = asides().map(|(_, aside)| aside.bytes.as_ref()).collect();
+    let reasons: Vec<_> = asides().map(|(_, aside)| sieve::text(&aside.why)).collect();
+    let received: Vec<Moment> = asides().map(|(plan, _)| Moment(plan.delivery.received)).collect();
+    let sql = "insert into set_aside (epoch_key, sequence, checksum, bytes, reason, received) \
+               select * from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bytea[], $5::text[], \
+               $6::timestamptz[]) on conflict do nothing";
+    run(on, sql, &[&of, &sequences, &checksums, &bytes, &reasons, &received]).await?;
     Ok(())
 }
 
@@ -359,20 +379,29 @@ async fn keep_gaps(on: &Transaction<'_>, plans: &[Plan<'_>]) -> Result<(), Failu
 }
 
 async fn update_agents(on: &Transaction<'_>, plans: &[Plan<'_>]) -> Result<(), Failure> {
-    // Servers' clocks differ a little: the newest delivery says how the gateway is.
-    let sql = "update agents set stored = stored + $2, committed_batches = committed_batches + $3, \
-               set_aside = set_aside + $4, \
-               report = case when last_seen > $5 then report else coalesce($6, report) end, \
-               epoch = case when last_seen > $5 then epoch else $7 end, \
-               current = case when last_seen > $5 then current else $8 end, \
-               last_seen = greatest(last_seen, $5) where agent = $1";
-    for plan in plans {
-        let Some(branch) = plan.branch else { continue };
-        let report = plan.delivery.report.as_ref().map(Message::encode_to_vec);
-        let (stored, taken, aside) = (plan.stored() as i64, plan.taken.len() as i64, plan.aside.len() as i64);
-        let (received, epoch) = (Moment(plan.delivery.received), plan.delivery.epoch.0.as_slice());
-        let agent = plan.delivery.agent.0;
-        run(on, sql, &[&agent, &stored, &taken, &aside, &received, &report, &epoch, &branch]).await?;
+    let news = plan::news(plans);
+    if news.is_empty() {
+        return Ok(());
     }
+    // Servers' clocks differ a little: the newest delivery says how the gateway is.
+    let sql = "update agents a set stored = a.stored + n.stored, \
+               committed_batches = a.committed_batches + n.batches, set_aside = a.set_aside + n.aside, \
+               report = case when a.last_seen > n.seen then a.report else coalesce(n.report, a.report) end, \
+               epoch = case when a.last_seen > n.seen then a.epoch else n.epoch end, \
+               current = case when a.last_seen > n.seen then a.current else n.branch end, \
+               last_seen = greatest(a.last_seen, n.seen) \
+               from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::timestamptz[], \
+               $6::bytea[], $7::bytea[], $8::bigint[]) \
+               as n(agent, stored, batches, aside, seen, report, epoch, branch) where a.agent = n.agent";
+    let agents: Vec<i64> = news.iter().map(|news| news.agent.0).collect();
+    let stored: Vec<i64> = news.iter().map(|news| news.stored).collect();
+    let batches: Vec<i64> = news.iter().map(|news| news.batches).collect();
+    let aside: Vec<i64> = news.iter().map(|news| news.aside).collect();
+    let seen: Vec<Moment> = news.iter().map(|news| Moment(news.seen)).collect();
+    let reports: Vec<Option<Vec<u8>>> =
+        news.iter().map(|news| news.report.map(Message::encode_to_vec)).collect();
+    let epochs: Vec<&[u8]> = news.iter().map(|news| news.epoch.0.as_slice()).collect();
+    let branches: Vec<i64> = news.iter().map(|news| news.branch).collect();
+    run(on, sql, &[&agents, &stored, &batches, &aside, &seen, &reports, &epochs, &branches]).await?;
     Ok(())
 }

@@ -18,9 +18,16 @@ const PG_EPOCH: Micros = 946_684_800_000_000;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Moment(pub Micros);
 
+impl Moment {
+    /// Microseconds since 2000, as PostgreSQL keeps it.
+    pub fn as_postgres(self) -> i64 {
+        sieve::time(self.0) - PG_EPOCH
+    }
+}
+
 impl ToSql for Moment {
     fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn Error + Sync + Send>> {
-        out.put_i64(sieve::time(self.0) - PG_EPOCH);
+        out.put_i64(self.as_postgres());
         Ok(IsNull::No)
     }
 
