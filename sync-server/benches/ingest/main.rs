@@ -8,7 +8,7 @@
 //! **Exactly once**: transactions that keep which batches came, in turn with transactions that do not
 //! ask and do not keep it, on one database, in several cuts.
 //!
-//!     cargo bench -p forebay-server --bench ingest --features measure -- [--json] [--rows N]
+//!     cargo bench -p forebay-server --bench ingest --features measure -- [rate|cost] [--json] [--rows N]
 //!
 //! PostgreSQL is measured where FOREBAY_TEST_DATABASE_URL names a server. Ratios tell; absolute figures
 //! are the machine's.
@@ -81,20 +81,22 @@ async fn main() {
     let asked =
         arguments.iter().position(|argument| argument == "--rows").and_then(|at| arguments.get(at + 1));
     let rows: u64 = asked.and_then(|rows| rows.parse().ok()).unwrap_or(2_000_000);
+    let only = |word: &str| arguments.iter().any(|argument| argument == word);
+    let mut works: Vec<Option<Cut>> = [None].into_iter().chain(CUTS.map(Some)).collect();
+    works.retain(|work| if work.is_none() { !only("cost") } else { !only("rate") });
 
     let folder = tempfile::tempdir().unwrap();
-    let sqlite = |name: &str| folder.path().join(name);
-    let path = sqlite("rate.db");
-    let store = store::open(&server::Store::Sqlite { path: path.clone() }).await.unwrap();
-    let side = bare::Sqlite::open(&path);
-    rate(json, &*store, vec![Box::new(side)], rows).await;
-    for (n, cut) in CUTS.into_iter().enumerate() {
-        let path = sqlite(&format!("{n}.db"));
-        cost(json, &*store::open(&server::Store::Sqlite { path }).await.unwrap(), cut, rows).await;
+    for (n, work) in works.iter().enumerate() {
+        let path = folder.path().join(format!("{n}.db"));
+        let store = store::open(&server::Store::Sqlite { path: path.clone() }).await.unwrap();
+        match work {
+            None => rate(json, &*store, vec![Box::new(bare::Sqlite::open(&path))], rows).await,
+            Some(cut) => cost(json, &*store, *cut, rows).await,
+        }
     }
     let Ok(url) = std::env::var("FOREBAY_TEST_DATABASE_URL") else { return };
     let admin = bare::connect(&url).await;
-    for work in [None].into_iter().chain(CUTS.map(Some)) {
+    for work in works {
         let name = format!("forebay_bench_{}", std::process::id());
         admin.batch_execute(&format!("create database {name}")).await.unwrap();
         let (host, _) = url.rsplit_once('/').expect("a database URL has a path");

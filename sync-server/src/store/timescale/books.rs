@@ -290,10 +290,15 @@ pub async fn close(on: &Transaction<'_>, families: &Families, plans: &[Plan<'_>]
     if touched.is_empty() {
         return Ok(());
     }
-    let (mut of, mut fresh) = (Vec::new(), Vec::new());
+    let (mut of, mut first, mut last) = (Vec::new(), Vec::<i64>::new(), Vec::<i64>::new());
     for branch in &touched {
-        of.extend(std::iter::repeat_n(branch.key, branch.fresh.len()));
-        fresh.extend_from_slice(&branch.fresh);
+        let mut fresh = branch.fresh.clone();
+        fresh.sort_unstable();
+        for run in fresh.chunk_by(|a, b| a + 1 == *b) {
+            of.push(branch.key);
+            first.extend(run.first());
+            last.extend(run.last());
+        }
     }
     let prints = || plans.iter().flat_map(|plan| &plan.prints);
     let print_of: Vec<i64> = prints().map(|print| print.branch).collect();
@@ -316,10 +321,11 @@ pub async fn close(on: &Transaction<'_>, families: &Families, plans: &[Plan<'_>]
     let reported: Vec<Option<Moment>> = touched.iter().map(|b| b.ledger.reported.map(Moment)).collect();
     let reports: Vec<Option<&[u8]>> = touched.iter().map(|b| b.ledger.report.as_deref()).collect();
     let sql = "with kept as (insert into fingerprints (epoch_key, sequence, checksum, readings) \
-                 select * from unnest($3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[]) \
+                 select * from unnest($4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[]) \
                  on conflict do nothing), \
-               added as (select epoch_key, range_agg(int8range(sequence, sequence, '[]')) as fresh \
-                 from unnest($1::bigint[], $2::bigint[]) as f(epoch_key, sequence) group by epoch_key) \
+               added as (select epoch_key, range_agg(int8range(first, last, '[]')) as fresh \
+                 from unnest($1::bigint[], $2::bigint[], $3::bigint[]) as f(epoch_key, first, last) \
+                 group by epoch_key) \
                update epochs e set \
                  committed = case when a.fresh is null then e.committed else e.committed + a.fresh end, \
                  dictionary_revision = w.revision, gaps_known = w.gaps, newest = w.newest, \
@@ -327,10 +333,10 @@ pub async fn close(on: &Transaction<'_>, families: &Families, plans: &[Plan<'_>]
                  uncounted = w.uncounted, stored_at_report = w.at_report, reported = w.reported, \
                  report = coalesce(w.report, e.report), backlog = w.backlog, drained = w.drained, \
                  refilling = w.refilling, wiped = w.wiped, last_seen = w.seen \
-               from unnest($7::bigint[], $8::int[], $9::bigint[], $10::bigint[], $11::bigint[], \
-                 $12::bigint[], $13::bigint[], $14::bool[], $15::bigint[], $16::timestamptz[], \
-                 $17::bytea[], $18::bigint[], $19::timestamptz[], $20::bool[], $21::bool[], \
-                 $22::timestamptz[]) as w(epoch_key, revision, gaps, newest, stored, aside, inherited, \
+               from unnest($8::bigint[], $9::int[], $10::bigint[], $11::bigint[], $12::bigint[], \
+                 $13::bigint[], $14::bigint[], $15::bool[], $16::bigint[], $17::timestamptz[], \
+                 $18::bytea[], $19::bigint[], $20::timestamptz[], $21::bool[], $22::bool[], \
+                 $23::timestamptz[]) as w(epoch_key, revision, gaps, newest, stored, aside, inherited, \
                  uncounted, at_report, reported, report, backlog, drained, refilling, wiped, seen) \
                left join added a on a.epoch_key = w.epoch_key where e.epoch_key = w.epoch_key";
     run(
@@ -338,7 +344,8 @@ pub async fn close(on: &Transaction<'_>, families: &Families, plans: &[Plan<'_>]
         sql,
         &[
             &of,
-            &fresh,
+            &first,
+            &last,
             &print_of,
             &print_sequences,
             &checksums,
