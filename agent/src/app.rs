@@ -34,7 +34,7 @@ use crate::fittings::{self, Fitter};
 use crate::gaps::{self, Recorder, Silences, Tally};
 use crate::ledger::Books;
 use crate::link::{Desk, LinkState, LinkStatus};
-use crate::live::{self, Window};
+use crate::live::{self, Feed};
 use crate::status::{Board, VERSION};
 use crate::supervisor::{Birth, Ending, Grace, Supervisor, Verdict};
 use crate::systemd::{self, Progress};
@@ -129,7 +129,7 @@ async fn build(
     let (handovers, to_batcher) = mpsc::channel::<Handover>(HANDOVERS);
     let (open, seen) = watch::channel::<Option<OpenBuffer>>(None);
     let (uplink_status, uplink_seen) = watch::channel(UplinkStatus::default());
-    let window_of_links = Window::default();
+    let feed = Feed::default();
     // The buffer was looked at: no other agent works in this folder.
     let door = live::Door::open(&state_dir);
     let fitter = Arc::new(Fitter { site, gateway, state_dir, clock: clock.clone() });
@@ -147,7 +147,7 @@ async fn build(
             silences: silences[index].clone(),
             rules: rules.clone(),
             status,
-            window: window_of_links.clone(),
+            feed: feed.clone(),
             stop: ending.stop_links.clone(),
             goodbye: ending.close_links.clone(),
         };
@@ -228,7 +228,7 @@ async fn build(
         Ok(door) => {
             let (clock, stop) = (clock.clone(), ending.give_up.clone());
             supervisor.attendant("live", async move {
-                live::serve(door, window_of_links, clock, stop).await;
+                live::serve(door, feed, clock, stop).await;
                 Ok(())
             });
         }
@@ -327,7 +327,7 @@ struct DeskPlan {
     silences: Silences,
     rules: Arc<[Rule]>,
     status: watch::Sender<LinkStatus>,
-    window: Window,
+    feed: Feed,
     stop: CancellationToken,
     goodbye: CancellationToken,
 }
@@ -347,7 +347,7 @@ fn spawn_link(supervisor: &mut Supervisor, fitter: Arc<Fitter>, link: field::Lin
                 silences: plan.silences.clone(),
                 rules: plan.rules.clone(),
                 status: plan.status.clone(),
-                window: plan.window.clone(),
+                feed: plan.feed.clone(),
                 backoff: pauses.clone(),
                 stop: plan.stop.clone(),
                 goodbye: plan.goodbye.clone(),

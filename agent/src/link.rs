@@ -30,7 +30,7 @@ use crate::backoff::{Backoff, Waited};
 use crate::batcher::Handover;
 use crate::gaps::Silences;
 use crate::ledger::Books;
-use crate::live::Window;
+use crate::live::Feed;
 use crate::processing::{Processed, Processing};
 
 /// A connection that lives this long ends an episode of faults. Shorter ones are flapping.
@@ -116,7 +116,7 @@ pub struct Desk {
     /// Seen by telemetry, systemd and the server.
     pub status: watch::Sender<LinkStatus>,
     /// Where what is read is shown to whoever watches.
-    pub window: Window,
+    pub feed: Feed,
     /// Pauses between attempts.
     pub backoff: Backoff,
     /// Cancelled when the agent ends: nothing more is taken from the field.
@@ -246,7 +246,7 @@ impl<S: Source> Link<S> {
     }
 
     async fn deliver(&mut self, samples: Vec<Sample>, receipt: Option<Receipt>, course: &mut Course) -> bool {
-        self.desk.window.show(&self.desk.name, self.source.points(), &samples);
+        self.desk.feed.show(&self.desk.name, self.source.points(), &samples);
         let processed = course.processing.take(samples, self.source.points(), BootTime::now());
         if !processed.points.is_empty() {
             self.desk.list_devices(&self.source);

@@ -58,15 +58,15 @@ struct Piece {
 
 /// Where links show what they read. Cheap to clone; every clone is the same.
 #[derive(Clone, Debug)]
-pub struct Window(broadcast::Sender<Piece>);
+pub struct Feed(broadcast::Sender<Piece>);
 
-impl Default for Window {
+impl Default for Feed {
     fn default() -> Self {
         Self(broadcast::Sender::new(RING))
     }
 }
 
-impl Window {
+impl Feed {
     /// Shows `samples` of a link to all who watch. Never waits, and does nothing while nobody watches.
     /// Samples of points that `points` does not have are left out.
     pub fn show(&self, link: &Arc<str>, points: &[Point], samples: &[Sample]) {
@@ -138,7 +138,7 @@ impl Drop for Door {
 }
 
 /// Lets watchers in until `stop`.
-pub async fn serve(door: Door, window: Window, clock: Clock, stop: CancellationToken) {
+pub async fn serve(door: Door, feed: Feed, clock: Clock, stop: CancellationToken) {
     let mut watchers = JoinSet::new();
     loop {
         tokio::select! {
@@ -155,14 +155,14 @@ pub async fn serve(door: Door, window: Window, clock: Clock, stop: CancellationT
                 }
                 // Dropped, which says no.
                 Ok(_) if watchers.len() >= MOST_WATCHERS => debug!("Another watcher would be too many."),
-                Ok((stream, _)) => drop(watchers.spawn(watch(stream, window.clone(), clock.clone()))),
+                Ok((stream, _)) => drop(watchers.spawn(watch(stream, feed.clone(), clock.clone()))),
             },
         }
     }
 }
 
 /// One watcher, until it goes.
-async fn watch(stream: UnixStream, window: Window, clock: Clock) -> io::Result<()> {
+async fn watch(stream: UnixStream, feed: Feed, clock: Clock) -> io::Result<()> {
     let (from, mut to) = stream.into_split();
     let mut wish = String::new();
     let mut from = BufReader::new(from.take(LONGEST_WISH));
@@ -174,7 +174,7 @@ async fn watch(stream: UnixStream, window: Window, clock: Clock) -> io::Result<(
             return timeout(TAKES_WITHIN, to.write_all(no.as_bytes())).await?;
         }
     };
-    let mut pieces = window.0.subscribe();
+    let mut pieces = feed.0.subscribe();
     timeout(TAKES_WITHIN, to.write_all(b"{\"watching\":true}\n")).await??;
     loop {
         // It says nothing more: what comes from it now is its end.

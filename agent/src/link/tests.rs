@@ -50,6 +50,9 @@ impl Source for Scripted {
     async fn knock(&mut self) -> bool {
         self.there.load(Ordering::Relaxed)
     }
+    fn occupancy(&self) -> Option<Occupancy> {
+        None
+    }
     async fn close(&mut self) {
         let _ = self.deeds.send("close");
     }
@@ -95,7 +98,7 @@ fn ruled_bench(points: &[&str], max_pause: Duration, rules: Arc<[Rule]>) -> Benc
         silences: silences.clone(),
         rules,
         status,
-        window: Window::default(),
+        feed: Feed::default(),
         backoff: Backoff::new(Duration::from_millis(1), max_pause).unwrap(),
         stop: stop.clone(),
         goodbye: goodbye.clone(),

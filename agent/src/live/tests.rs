@@ -9,7 +9,7 @@ use super::*;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 struct House {
-    window: Window,
+    feed: Feed,
     folder: tempfile::TempDir,
     stop: CancellationToken,
     serving: tokio::task::JoinHandle<()>,
@@ -23,11 +23,11 @@ struct Watcher {
 impl House {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let (window, stop) = (Window::default(), CancellationToken::new());
+        let (feed, stop) = (Feed::default(), CancellationToken::new());
         let door = Door::open(folder.path()).unwrap();
         let clock = Clock::open(folder.path());
-        let serving = tokio::spawn(serve(door, window.clone(), clock, stop.clone()));
-        Self { window, folder, stop, serving }
+        let serving = tokio::spawn(serve(door, feed.clone(), clock, stop.clone()));
+        Self { feed, folder, stop, serving }
     }
 
     fn socket(&self) -> PathBuf {
@@ -52,7 +52,7 @@ impl House {
             data_type: DataType::Integer,
         };
         let sample = Sample { slot: 0, stamp: Stamp::device(7), value: Some(value), quality: Quality::Good };
-        self.window.show(&"hall".into(), &[point], &[sample]);
+        self.feed.show(&"hall".into(), &[point], &[sample]);
     }
 }
 
@@ -80,7 +80,7 @@ async fn a_watcher_sees_what_it_asked_for_and_nothing_else() {
     house.show("pump", "state", Value::Text("ö".repeat(1_000).into()));
     assert_eq!(watcher.line().await.unwrap()["value"], format!("{}…", "ö".repeat(LONGEST_TEXT / 2)));
     let bad = Sample { slot: 1, stamp: Stamp::now(), value: None, quality: Quality::Bad(Fault::Silent) };
-    house.window.show(&"hall".into(), &[], &[bad]);
+    house.feed.show(&"hall".into(), &[], &[bad]);
     house.stop.cancel();
     assert_eq!(watcher.line().await, None, "a sample of no point shows nothing");
 }
@@ -124,12 +124,12 @@ async fn a_watcher_that_takes_nothing_is_skipped_and_stops_nobody() {
 async fn nothing_is_kept_while_nobody_watches() {
     let house = House::new();
     house.show("pump", "speed", Value::Integer(1));
-    assert_eq!((house.window.0.receiver_count(), house.window.0.len()), (0, 0));
+    assert_eq!((house.feed.0.receiver_count(), house.feed.0.len()), (0, 0));
     let (watcher, _) = house.watcher("*/*").await;
-    assert_eq!(house.window.0.receiver_count(), 1);
+    assert_eq!(house.feed.0.receiver_count(), 1);
     drop(watcher);
     timeout(PATIENCE, async {
-        while house.window.0.receiver_count() > 0 {
+        while house.feed.0.receiver_count() > 0 {
             tokio::task::yield_now().await;
         }
     })

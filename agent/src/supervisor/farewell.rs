@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use forebay_config::agent::WhenFull;
 use forebay_config::units::ByteSize;
+use forebay_protocols::field::occupancy::Occupancy;
 use forebay_protocols::field::source::{Harvest, LinkFault, Receipt, Sample, Source};
 use forebay_protocols::reading::{DataType, Point, PointKind, Quality, Stamp, Value};
 use futures::FutureExt;
@@ -46,6 +47,12 @@ impl Source for Broker {
                 std::future::pending().await
             }
         }
+    }
+    async fn knock(&mut self) -> bool {
+        false
+    }
+    fn occupancy(&self) -> Option<Occupancy> {
+        None
     }
     async fn close(&mut self) {
         self.heard.lock().unwrap().push("goodbye");
@@ -93,7 +100,7 @@ async fn a_broker_hears_that_its_message_is_durable_before_our_goodbye() {
         silences: Silences::default(),
         rules: [].into(),
         status,
-        window: Default::default(),
+        feed: Default::default(),
         backoff: Backoff::new(AGES, AGES).unwrap(),
         stop: ending.stop_links.clone(),
         goodbye: ending.close_links.clone(),

@@ -150,6 +150,12 @@ impl Source for ModbusSource {
         self.bus.turn().await
     }
 
+    /// Nothing would be gained: a tty's far end cannot be seen, and a device that takes one connection
+    /// at a time may hold the one that was closed at once.
+    async fn knock(&mut self) -> bool {
+        false
+    }
+
     async fn close(&mut self) {
         self.bus.detach();
     }

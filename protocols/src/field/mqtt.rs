@@ -58,6 +58,7 @@ use self::client::Connection;
 use self::dialect::{Filter, Message, Terms};
 use self::topics::Topics;
 use self::trust::Trust;
+use super::occupancy::Occupancy;
 use super::source::{DeviceNews, Harvest, LinkFault, Source};
 use crate::boot_time::BootTime;
 use crate::reading::Point;
@@ -183,6 +184,14 @@ impl Source for MqttSource {
                 Err(fault)
             }
         }
+    }
+
+    async fn knock(&mut self) -> bool {
+        false
+    }
+
+    fn occupancy(&self) -> Option<Occupancy> {
+        None
     }
 
     async fn close(&mut self) {

@@ -54,6 +54,7 @@ use self::subscription::Subscription;
 use self::token::User;
 use self::trust::{Identity, Pin, store};
 use self::values::{Conversion, quality};
+use super::occupancy::Occupancy;
 use super::source::{Harvest, LinkFault, Sample, Source};
 use crate::field::scaling::Scaling;
 use crate::reading::{Fault, Point, Quality, Stamp};
@@ -309,6 +310,10 @@ impl Source for OpcUaSource {
 
     async fn close(&mut self) {
         self.let_go().await;
+    }
+
+    fn occupancy(&self) -> Option<Occupancy> {
+        None
     }
 }
 

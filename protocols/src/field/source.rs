@@ -6,6 +6,7 @@
 //!   call is [`Source::connect`].
 //! - Sources never retry a connection and never log above DEBUG; the link task does both.
 //! - A source owns its schedule: [`Source::next`] waits until something is due or arrives.
+//! - No method has a default: a source around another one would lose it, and nobody would notice.
 
 use std::fmt;
 use std::future::Future;
@@ -30,17 +31,13 @@ pub trait Source: Send + 'static {
     /// Asked while the link task waits between two attempts: is somebody there, at first glance? As
     /// cheap as a TCP connection that is closed at once, and over within a second. `false` where
     /// that cannot be told cheaply.
-    fn knock(&mut self) -> impl Future<Output = bool> + Send {
-        std::future::ready(false)
-    }
+    fn knock(&mut self) -> impl Future<Output = bool> + Send;
 
     /// Says goodbye to the peer where the protocol knows a goodbye. Ends within seconds.
     fn close(&mut self) -> impl Future<Output = ()> + Send;
 
     /// How busy the line is, where asking is what it is for.
-    fn occupancy(&self) -> Option<Occupancy> {
-        None
-    }
+    fn occupancy(&self) -> Option<Occupancy>;
 }
 
 /// What one call of [`Source::next`] brought.

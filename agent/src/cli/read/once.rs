@@ -89,6 +89,7 @@ fn is_wanted(wanted: &Pattern, point: &Point) -> bool {
 mod tests {
     use std::sync::Mutex;
 
+    use forebay_protocols::field::occupancy::Occupancy;
     use forebay_protocols::field::source::{DeviceNews, Harvest, LinkFault, Receipt};
     use forebay_protocols::reading::{DataType, Fault, PointKind, Quality, Stamp, Value};
 
@@ -114,6 +115,12 @@ mod tests {
                 true => std::future::pending().await,
                 false => self.harvests.remove(0),
             }
+        }
+        async fn knock(&mut self) -> bool {
+            false
+        }
+        fn occupancy(&self) -> Option<Occupancy> {
+            None
         }
         async fn close(&mut self) {
             *self.closed.lock().unwrap() = true;
