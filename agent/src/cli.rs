@@ -53,7 +53,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Collect until SIGTERM.
+    /// Collect until SIGTERM. SIGHUP reads the configuration again and restarts the links that changed.
     Run(ConfigPath),
     /// Read the configuration and say everything that is wrong with it.
     Check(ConfigPath),
@@ -132,7 +132,7 @@ pub fn run_cli(args: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     match cli.command {
-        Command::Run(ConfigPath { config }) => with_config(&config, run::run),
+        Command::Run(ConfigPath { config }) => with_config(&config, |agent| run::run(agent, &config)),
         Command::Check(ConfigPath { config }) => with_config(&config, |config| {
             check::overloads(&config).iter().for_each(|warning| complain(warning));
             say(&check::summary(&config))

@@ -1,8 +1,6 @@
 //! The agent's state at one moment: one source for `/metrics`, `/status`, the words systemd shows
 //! and the report the server gets. Reads what the tasks show anyway; changes nothing.
 
-use std::sync::Arc;
-
 use forebay_protocols::boot_time::BootTime;
 use forebay_protocols::sync::wire;
 use serde::Serialize;
@@ -13,6 +11,7 @@ use crate::clock::Clock;
 use crate::gaps::Tally;
 use crate::ledger::{Books, Ledger};
 use crate::link::{LinkState, LinkStatus};
+use crate::roster::{Entry, Roster};
 use crate::uplink::UplinkStatus;
 
 /// This program's version.
@@ -24,8 +23,10 @@ pub struct Board {
     pub books: Books,
     /// The durable half of the ledger; `None` until the buffer is open.
     pub buffer: Box<dyn Fn() -> Option<buffer::Status> + Send + Sync>,
-    /// Links by name, in the order of the configuration.
-    pub links: Vec<(Arc<str>, watch::Receiver<LinkStatus>)>,
+    /// Links, in the order of the configuration.
+    pub links: Roster,
+    /// What became of the configuration when it was read again.
+    pub config: watch::Receiver<ConfigShown>,
     /// The uplink.
     pub uplink: watch::Receiver<UplinkStatus>,
     /// The clock.
@@ -49,6 +50,8 @@ pub struct Snapshot {
     pub synchronised: bool,
     /// Where that comes from.
     pub clock: ClockShown,
+    /// The configuration.
+    pub config: ConfigShown,
     /// Where every reading is.
     pub ledger: Ledger,
     /// Readings by which the ledger does not close.
@@ -61,6 +64,20 @@ pub struct Snapshot {
     pub uplink: UplinkShown,
     /// The field.
     pub links: Vec<LinkShown>,
+}
+
+/// The configuration in a [`Snapshot`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ConfigShown {
+    /// What was wrong when it was read last, for people; empty when it was taken. Meanwhile the one
+    /// before runs.
+    pub mistakes: Vec<String>,
+    /// Keys that have changed and need a restart.
+    pub needs_restart: Vec<&'static str>,
+    /// How often it was read again and taken, since the start.
+    pub applied: u64,
+    /// How often it was not.
+    pub refused: u64,
 }
 
 /// The buffer in a [`Snapshot`].
@@ -168,6 +185,7 @@ impl Board {
                 system_ahead_s: self.clock.system_ahead_us() as f64 / 1e6,
                 boots_unsure: self.clock.boots_unsure(),
             },
+            config: self.config.borrow().clone(),
             ledger,
             imbalance: ledger.imbalance(),
             gaps: GapsShown { device_silent: self.gaps.device_silent(), agent_down: self.gaps.agent_down() },
@@ -176,7 +194,7 @@ impl Board {
                 _ => UplinkShown::new(&self.uplink.borrow()),
             },
             buffer,
-            links: self.links.iter().map(|(name, link)| LinkShown::new(name, &link.borrow())).collect(),
+            links: self.links.entries().iter().map(LinkShown::new).collect(),
         }
     }
 
@@ -220,7 +238,12 @@ impl Board {
 
     /// One line for `systemctl status`.
     pub fn words(&self) -> String {
-        let Snapshot { ledger, buffer, uplink, links, .. } = self.snapshot();
+        let Snapshot { config, ledger, buffer, uplink, links, .. } = self.snapshot();
+        let config = match config.mistakes.len() {
+            0 => String::new(),
+            1 => "The configuration has 1 mistake and was not reloaded, see the log. ".into(),
+            n => format!("The configuration has {n} mistakes and was not reloaded, see the log. "),
+        };
         let up = links.iter().filter(|link| link.state == "connected").count();
         let server = match uplink.state {
             "not_joined" => "not joined",
@@ -233,7 +256,7 @@ impl Board {
             _ => " The disk refuses writes.",
         };
         format!(
-            "{up} of {} links up, {} readings in the buffer, uplink: {server}.{disk}",
+            "{config}{up} of {} links up, {} readings in the buffer, uplink: {server}.{disk}",
             links.len(),
             ledger.backlog
         )
@@ -273,7 +296,9 @@ impl UplinkShown {
 }
 
 impl LinkShown {
-    fn new(name: &str, status: &LinkStatus) -> Self {
+    fn new(entry: &Entry) -> Self {
+        let Entry { name, status, index: _, silences: _ } = entry;
+        let status: &LinkStatus = &status.borrow();
         let (state, words) = match &status.state {
             LinkState::Connecting => ("connecting", ""),
             LinkState::Connected => ("connected", ""),
@@ -286,7 +311,7 @@ impl LinkShown {
             DeviceShown { name: device.to_string(), answers, words }
         });
         Self {
-            name: name.into(),
+            name: name.to_string(),
             state,
             words: words.into(),
             attempts: status.attempts,

@@ -51,6 +51,9 @@ const CLOCK_SYNCHRONISED: &str = "forebay_agent_clock_synchronised";
 const CLOCK_SOURCE: &str = "forebay_agent_clock_source";
 const CLOCK_AHEAD: &str = "forebay_agent_clock_system_ahead_seconds";
 const CLOCK_UNSURE: &str = "forebay_agent_clock_boots_unsure";
+const CONFIG_REFUSED: &str = "forebay_agent_config_reload_failed";
+const CONFIG_RELOADS: &str = "forebay_agent_config_reloads_total";
+const CONFIG_RESTART: &str = "forebay_agent_config_restart_needed";
 const UPTIME: &str = "forebay_agent_uptime_seconds";
 const MEMORY_PEAK: &str = "forebay_agent_memory_peak_bytes";
 
@@ -159,6 +162,9 @@ fn recorder() -> PrometheusRecorder {
         describe_gauge!(CLOCK_SOURCE, "1 for whose word the wall clock is: system, server or nobody.");
         describe_gauge!(CLOCK_AHEAD, "Seconds that the system's clock is ahead of what is believed.");
         describe_gauge!(CLOCK_UNSURE, "Earlier boots in the buffer of which nobody knows the exact time.");
+        describe_gauge!(CONFIG_REFUSED, "1 while the configuration that was read last is not taken.");
+        describe_counter!(CONFIG_RELOADS, "Times that the configuration was read again.");
+        describe_gauge!(CONFIG_RESTART, "Keys of the configuration that have changed and need a restart.");
         describe_gauge!(UPTIME, "Seconds since the agent started.");
         describe_gauge!(MEMORY_PEAK, "Most memory ever resident (VmHWM).");
     });
@@ -172,6 +178,7 @@ fn record(snapshot: &Snapshot) {
         wall_us: _,
         synchronised,
         clock,
+        config,
         ledger,
         imbalance,
         gaps,
@@ -218,6 +225,10 @@ fn record(snapshot: &Snapshot) {
     }
     gauge!(CLOCK_AHEAD).set(clock.system_ahead_s);
     gauge!(CLOCK_UNSURE).set(clock.boots_unsure as f64);
+    gauge!(CONFIG_REFUSED).set(one_if(!config.mistakes.is_empty()));
+    counter!(CONFIG_RELOADS, "outcome" => "applied").absolute(config.applied);
+    counter!(CONFIG_RELOADS, "outcome" => "refused").absolute(config.refused);
+    gauge!(CONFIG_RESTART).set(config.needs_restart.len() as f64);
     gauge!(UPTIME).set(*uptime_s as f64);
     if let Some(bytes) = memory_peak() {
         gauge!(MEMORY_PEAK).set(bytes as f64);
