@@ -36,7 +36,7 @@ use crate::clock::{Clock, keeping};
 use crate::fittings::{self, Fitter};
 use crate::gaps::{self, Recorder, Tally};
 use crate::ledger::Books;
-use crate::live::{self, Window};
+use crate::live::{self, Question, Window};
 use crate::log;
 use crate::roster::Roster;
 use crate::status::{Board, ConfigShown, VERSION};
@@ -243,9 +243,13 @@ async fn build(
     supervisor.uplink(uplink);
     match door {
         Ok(door) => {
-            let (clock, stop) = (clock.clone(), ending.give_up.clone());
+            let (clock, board, stop) = (clock.clone(), board.clone(), ending.give_up.clone());
+            let answers = move |question| match question {
+                Question::Status => serde_json::to_string(&board.snapshot()).unwrap_or_default(),
+                Question::Metrics => telemetry::text(&board),
+            };
             supervisor.attendant("live", async move {
-                live::serve(door, window_of_links, clock, stop).await;
+                live::serve(door, window_of_links, clock, Arc::new(answers), stop).await;
                 Ok(())
             });
         }

@@ -4,6 +4,7 @@
 //! 10 to 16 why joining failed ([`join::JoinError::exit_code`]);
 //! of `buffer`: 1 damaged parts were found, 2 the buffer cannot be read;
 //! of `read`: 1 some point could not be read, 2 there is no such point;
+//! of `status`: 1 something needs a look, 3 the agent does not run, 4 it cannot be told;
 //! of `serial`: 1 a configured port is missing or may not be opened;
 //! 78 the configuration was refused (`EX_CONFIG` of sysexits.h).
 
@@ -12,12 +13,16 @@ pub mod join;
 mod buffer;
 mod check;
 mod opcua;
+mod paint;
 mod probe;
 mod read;
 mod run;
 mod serial;
+mod sight;
+mod status;
 mod table;
 mod tail;
+mod top;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -78,6 +83,12 @@ enum Command {
     /// Show the serial ports: lasting names, drivers, who uses them, who may.
     #[command(after_help = serial::HELP)]
     Serial(serial::Serial),
+    /// Say how the agent is: links, devices, buffer, uplink, and what to look at.
+    #[command(after_help = status::HELP)]
+    Status(status::Status),
+    /// Show the same live, once a second.
+    #[command(after_help = top::HELP)]
+    Top(top::Top),
     /// Show what the agent that runs reads, as it reads it.
     #[command(after_help = tail::HELP)]
     Tail(tail::Tail),
@@ -145,6 +156,8 @@ pub fn run_cli(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Probe(command) => probe::run(command),
         Command::Read(read) => with_config(&read.config.config, |config| read::run(&read, config)),
         Command::Serial(serial) => serial::run(&serial),
+        Command::Status(status) => status::run(&status),
+        Command::Top(top) => top::run(&top),
         Command::Tail(tail) => with_config(&tail.config.config, |config| tail::run(&tail, &config)),
         Command::Opcua(command) => opcua::run(command),
         Command::Version => say(&format!("forebay-agent {VERSION}")),

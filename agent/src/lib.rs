@@ -19,6 +19,7 @@ pub mod link;
 pub mod live;
 pub mod log;
 pub mod processing;
+pub mod rate;
 pub mod reload;
 pub mod roster;
 pub mod status;

@@ -33,6 +33,7 @@ use crate::gaps::Silences;
 use crate::ledger::Books;
 use crate::live::Window;
 use crate::processing::{Processed, Processing};
+use crate::rate::Rate;
 
 /// A connection that lives this long ends an episode of faults. Shorter ones are flapping.
 pub const SETTLED_AFTER: Duration = Duration::from_secs(5);
@@ -64,6 +65,8 @@ pub struct LinkStatus {
     pub state: LinkState,
     /// Failed attempts in a row.
     pub attempts: u32,
+    /// When the next attempt begins, while it is waited for.
+    pub next_attempt: Option<Instant>,
     /// Connections made so far.
     pub connections: u64,
     /// Devices by name: what was said of them last on this connection, if anything.
@@ -118,6 +121,8 @@ pub struct Desk {
     pub rules: Arc<[Rule]>,
     /// Seen by telemetry, systemd and the server.
     pub status: watch::Sender<LinkStatus>,
+    /// Counts readings, for people.
+    pub rate: Rate,
     /// Where what is read is shown to whoever watches.
     pub window: Window,
     /// Pauses between attempts.
@@ -265,6 +270,7 @@ impl<S: Source> Link<S> {
         }
         course.holes_marked = false;
         course.owes_receipts |= receipt.is_some();
+        self.desk.rate.count(samples.len() as u64, BootTime::now());
         self.deliver(samples, receipt, course).await
     }
 
@@ -301,6 +307,7 @@ impl<S: Source> Link<S> {
                 return Waited::Stopped;
             }
         }
+        self.desk.status.send_modify(|status| status.next_attempt = Some(Instant::now() + pause));
         match course.absence.wait(&mut self.source, pause, &self.desk.stop).await {
             Pause::Over => Waited::Over,
             Pause::Stopped => Waited::Stopped,
@@ -361,6 +368,7 @@ impl Desk {
         debug!(link = %self.name, "Connected.");
         self.status.send_modify(|status| {
             status.state = LinkState::Connected;
+            status.next_attempt = None;
             status.connections += 1;
             status.heard = false;
             status.devices.values_mut().for_each(|news| *news = None);

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::gaps::{Lasting, Silence, Silences};
 use crate::link::LinkStatus;
+use crate::rate::Rate;
 
 /// Who is there. Cheap to clone; every clone is the same roster.
 #[derive(Clone, Debug, Default)]
@@ -32,6 +33,19 @@ pub struct Entry {
     pub status: watch::Receiver<LinkStatus>,
     /// Who of it answers.
     pub silences: Silences,
+    /// How many readings it brings.
+    pub rate: Rate,
+    /// Its protocol, as in the configuration.
+    pub protocol: &'static str,
+}
+
+#[cfg(test)]
+impl Entry {
+    /// A link of which nothing else matters.
+    pub fn of(name: &str, index: usize, status: watch::Receiver<LinkStatus>) -> Self {
+        let (silences, rate) = (Silences::default(), Rate::default());
+        Self { name: name.into(), index, status, silences, rate, protocol: "mqtt" }
+    }
 }
 
 impl Roster {
@@ -102,7 +116,7 @@ mod tests {
 
     fn entry(name: &str, index: usize, silences: &Silences) -> Entry {
         let (_, status) = watch::channel(LinkStatus::default());
-        Entry { name: name.into(), index, status, silences: silences.clone() }
+        Entry { silences: silences.clone(), ..Entry::of(name, index, status) }
     }
 
     #[test]

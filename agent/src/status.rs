@@ -1,10 +1,13 @@
 //! The agent's state at one moment: one source for `/metrics`, `/status`, the words systemd shows
 //! and the report the server gets. Reads what the tasks show anyway; changes nothing.
 
+use std::time::Duration;
+
 use forebay_protocols::boot_time::BootTime;
 use forebay_protocols::sync::wire;
 use serde::Serialize;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::buffer;
 use crate::clock::Clock;
@@ -42,8 +45,12 @@ pub struct Board {
 pub struct Snapshot {
     /// This program's version.
     pub version: &'static str,
+    /// Its process.
+    pub process: u32,
     /// Seconds since the agent started.
     pub uptime_s: u64,
+    /// When it started, by the wall time that is believed now, microseconds since 1970.
+    pub started_us: i64,
     /// Wall time as believed, microseconds since 1970.
     pub wall_us: i64,
     /// Is it trusted?
@@ -124,6 +131,8 @@ pub struct UplinkShown {
     pub state: &'static str,
     /// Why it is troubled, or what must be known while it is up.
     pub words: String,
+    /// Seconds since the server acknowledged something; `None` if it did not since the start.
+    pub acknowledged_s: Option<f64>,
 }
 
 /// A link in a [`Snapshot`].
@@ -131,10 +140,18 @@ pub struct UplinkShown {
 pub struct LinkShown {
     /// The link's name.
     pub name: String,
+    /// Its protocol, as in the configuration.
+    pub protocol: &'static str,
     /// `connecting`, `connected`, `backing_off`, `gave_up`, `stopped`.
     pub state: &'static str,
     /// Why it is not connected.
     pub words: String,
+    /// Seconds until the next attempt, while it is waited for.
+    pub next_attempt_s: Option<f64>,
+    /// Readings taken since the link was started.
+    pub readings: u64,
+    /// Readings a second over about the last minute; `None` while that cannot be told.
+    pub per_second: Option<f64>,
     /// Failed attempts in a row.
     pub attempts: u32,
     /// Connections made so far.
@@ -172,12 +189,17 @@ pub struct DeviceShown {
 impl Board {
     /// Looks at everything once.
     pub fn snapshot(&self) -> Snapshot {
-        let buffer = BufferShown::new((self.buffer)());
+        let status = (self.buffer)();
+        let acknowledged = status.and_then(|status| status.acknowledged_at);
+        let acknowledged_s = acknowledged.map(|at| rounded(BootTime::now().since(at)));
+        let buffer = BufferShown::new(status);
         let belief = self.clock.belief();
         let ledger = self.books.ledger(|| (self.buffer)().unwrap_or_default());
         Snapshot {
             version: VERSION,
+            process: std::process::id(),
             uptime_s: BootTime::now().since(self.started).as_secs(),
+            started_us: self.started.0.saturating_add(belief.offset_us),
             wall_us: self.clock.wall_us(),
             synchronised: belief.synchronised(),
             clock: ClockShown {
@@ -190,8 +212,12 @@ impl Board {
             imbalance: ledger.imbalance(),
             gaps: GapsShown { device_silent: self.gaps.device_silent(), agent_down: self.gaps.agent_down() },
             uplink: match buffer.state {
-                "opening" => UplinkShown { state: "waiting", words: "the buffer is not open yet".into() },
-                _ => UplinkShown::new(&self.uplink.borrow()),
+                "opening" => UplinkShown {
+                    state: "waiting",
+                    words: "the buffer is not open yet".into(),
+                    acknowledged_s,
+                },
+                _ => UplinkShown::new(&self.uplink.borrow(), acknowledged_s),
             },
             buffer,
             links: self.links.entries().iter().map(LinkShown::new).collect(),
@@ -263,6 +289,11 @@ impl Board {
     }
 }
 
+/// Seconds, to the tenth.
+fn rounded(span: Duration) -> f64 {
+    (span.as_secs_f64() * 10.0).round() / 10.0
+}
+
 impl BufferShown {
     fn new(status: Option<buffer::Status>) -> Self {
         let state = if status.is_some() { "open" } else { "opening" };
@@ -283,7 +314,7 @@ impl BufferShown {
 }
 
 impl UplinkShown {
-    fn new(status: &UplinkStatus) -> Self {
+    fn new(status: &UplinkStatus, acknowledged_s: Option<f64>) -> Self {
         let (state, words) = match status {
             UplinkStatus::NotJoined => ("not_joined", ""),
             UplinkStatus::Connecting => ("connecting", ""),
@@ -291,13 +322,13 @@ impl UplinkShown {
             UplinkStatus::UpBut(words) => ("up", words.as_str()),
             UplinkStatus::Troubled(words) => ("troubled", words.as_str()),
         };
-        Self { state, words: words.into() }
+        Self { state, words: words.into(), acknowledged_s }
     }
 }
 
 impl LinkShown {
     fn new(entry: &Entry) -> Self {
-        let Entry { name, status, index: _, silences: _ } = entry;
+        let Entry { name, status, rate, protocol, index: _, silences: _ } = entry;
         let status: &LinkStatus = &status.borrow();
         let (state, words) = match &status.state {
             LinkState::Connecting => ("connecting", ""),
@@ -312,8 +343,14 @@ impl LinkShown {
         });
         Self {
             name: name.to_string(),
+            protocol,
             state,
             words: words.into(),
+            next_attempt_s: status
+                .next_attempt
+                .map(|at| rounded(at.saturating_duration_since(Instant::now()))),
+            readings: rate.total(),
+            per_second: rate.per_second(BootTime::now()).map(|rate| (rate * 1e3).round() / 1e3),
             attempts: status.attempts,
             connections: status.connections,
             discarded: status.discarded,

@@ -98,6 +98,13 @@ pub async fn serve(
     }
 }
 
+/// The metrics of this moment, for whoever does not come over HTTP.
+pub fn text(board: &Board) -> String {
+    let recorder = recorder();
+    with_local_recorder(&recorder, || record(&board.snapshot()));
+    recorder.handle().render()
+}
+
 struct Window {
     board: Arc<Board>,
     ending: CancellationToken,
@@ -107,22 +114,22 @@ struct Window {
 impl Window {
     fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
         if request.method() != Method::GET && request.method() != Method::HEAD {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+            return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
         }
         match request.uri().path() {
-            "/livez" => text(StatusCode::OK, "alive\n"),
-            "/readyz" if self.ending.is_cancelled() => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
-            "/readyz" if (self.board.buffer)().is_none() => text(
+            "/livez" => plain(StatusCode::OK, "alive\n"),
+            "/readyz" if self.ending.is_cancelled() => plain(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
+            "/readyz" if (self.board.buffer)().is_none() => plain(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "opening the buffer; links are started, readings are held\n",
             ),
-            "/readyz" => text(StatusCode::OK, "ready: the buffer is open and links are started\n"),
+            "/readyz" => plain(StatusCode::OK, "ready: the buffer is open and links are started\n"),
             "/metrics" => respond(StatusCode::OK, "text/plain; version=0.0.4", self.metrics()),
             "/status" => match serde_json::to_string(&self.board.snapshot()) {
                 Ok(json) => respond(StatusCode::OK, "application/json", json),
-                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+                Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
             },
-            _ => text(StatusCode::NOT_FOUND, "try /metrics, /status, /livez or /readyz\n"),
+            _ => plain(StatusCode::NOT_FOUND, "try /metrics, /status, /livez or /readyz\n"),
         }
     }
 
@@ -174,6 +181,8 @@ fn recorder() -> PrometheusRecorder {
 fn record(snapshot: &Snapshot) {
     let Snapshot {
         version: _,
+        process: _,
+        started_us: _,
         uptime_s,
         wall_us: _,
         synchronised,
@@ -246,7 +255,7 @@ fn memory_peak() -> Option<u64> {
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? << 10)
 }
 
-fn text(status: StatusCode, words: &str) -> Response<Full<Bytes>> {
+fn plain(status: StatusCode, words: &str) -> Response<Full<Bytes>> {
     respond(status, "text/plain; charset=utf-8", words.to_owned())
 }
 

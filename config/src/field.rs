@@ -88,6 +88,18 @@ pub enum Protocol {
     Mqtt(Mqtt),
 }
 
+impl Protocol {
+    /// The word for it, as in `[link.NAME.WORD]`.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::ModbusTcp(_) => "modbus-tcp",
+            Self::ModbusRtu(_) => "modbus-rtu",
+            Self::OpcUa(_) => "opcua",
+            Self::Mqtt(_) => "mqtt",
+        }
+    }
+}
+
 /// What every protocol says of a point besides its address.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PointMeta {

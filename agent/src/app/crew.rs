@@ -23,6 +23,7 @@ use crate::ledger::Books;
 use crate::link::{Desk, LinkState, LinkStatus};
 use crate::live::Window;
 use crate::log;
+use crate::rate::Rate;
 use crate::reload::Plan;
 use crate::roster::{Entry, Roster};
 use crate::status::ConfigShown;
@@ -50,7 +51,15 @@ impl Crew {
         let index = self.roster.free_index();
         let (status, seen) = watch::channel(LinkStatus::default());
         let silences = Silences::default();
-        self.roster.enlist(Entry { name: name.clone(), index, status: seen, silences: silences.clone() });
+        let rate = Rate::default();
+        self.roster.enlist(Entry {
+            name: name.clone(),
+            index,
+            status: seen,
+            silences: silences.clone(),
+            rate: rate.clone(),
+            protocol: link.protocol.word(),
+        });
         let stop = self.stop.child_token();
         let backoff = Backoff::up_to(LINK_PAUSE, link.backoff_max);
         let Self { fitter, handovers, books, window, roster: _, stop: _, goodbye } = self;
@@ -68,6 +77,7 @@ impl Crew {
                     silences: silences.clone(),
                     rules: rules.clone(),
                     status: status.clone(),
+                    rate: rate.clone(),
                     window: window.clone(),
                     backoff: backoff.clone(),
                     stop: stop.clone(),

@@ -124,7 +124,7 @@ async fn bench(link: Silences) -> Bench {
     let clock = Clock::with_boot_id(dir.path(), 3, [3; 8]);
     let (_, status) = tokio::sync::watch::channel(Default::default());
     let links = Roster::default();
-    links.enlist(crate::roster::Entry { name: "hall".into(), index: 0, status, silences: link });
+    links.enlist(crate::roster::Entry { silences: link, ..crate::roster::Entry::of("hall", 0, status) });
     let recorder = Recorder { links, clock, tally: Tally::default() };
     Bench { buffer, recorder, _dir: dir }
 }

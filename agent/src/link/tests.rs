@@ -95,6 +95,7 @@ fn ruled_bench(points: &[&str], max_pause: Duration, rules: Arc<[Rule]>) -> Benc
         silences: silences.clone(),
         rules,
         status,
+        rate: Rate::default(),
         window: Window::default(),
         backoff: Backoff::new(Duration::from_millis(1), max_pause).unwrap(),
         stop: stop.clone(),

@@ -93,6 +93,7 @@ async fn a_broker_hears_that_its_message_is_durable_before_our_goodbye() {
         silences: Silences::default(),
         rules: [].into(),
         status,
+        rate: Default::default(),
         window: Default::default(),
         backoff: Backoff::new(AGES, AGES).unwrap(),
         stop: ending.stop_links.clone(),

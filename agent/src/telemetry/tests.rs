@@ -29,8 +29,7 @@ fn window(dir: &std::path::Path) -> (Window, Books, watch::Sender<LinkStatus>) {
     clock.place(7, &[]);
     let (_, config) = watch::channel(crate::status::ConfigShown { refused: 2, ..Default::default() });
     let roster = crate::roster::Roster::default();
-    let silences = crate::gaps::Silences::default();
-    roster.enlist(crate::roster::Entry { name: "hall".into(), index: 0, status: links, silences });
+    roster.enlist(crate::roster::Entry::of("hall", 0, links));
     let board = Board {
         books: books.clone(),
         buffer: Box::new(move || Some(status)),
