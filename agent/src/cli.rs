@@ -5,6 +5,7 @@
 //! of `buffer`: 1 damaged parts were found, 2 the buffer cannot be read;
 //! of `read`: 1 some point could not be read, 2 there is no such point;
 //! of `status`: 1 something needs a look, 3 the agent does not run, 4 it cannot be told;
+//! of `doctor`: 1 something deserves a look, 2 something does not work;
 //! of `serial`: 1 a configured port is missing or may not be opened;
 //! 78 the configuration was refused (`EX_CONFIG` of sysexits.h).
 
@@ -12,6 +13,7 @@ pub mod join;
 
 mod buffer;
 mod check;
+mod doctor;
 mod opcua;
 mod paint;
 mod probe;
@@ -89,6 +91,9 @@ enum Command {
     /// Show the same live, once a second.
     #[command(after_help = top::HELP)]
     Top(top::Top),
+    /// Try everything this gateway needs, and say what to do about what is wrong.
+    #[command(after_help = doctor::HELP)]
+    Doctor(doctor::Doctor),
     /// Show what the agent that runs reads, as it reads it.
     #[command(after_help = tail::HELP)]
     Tail(tail::Tail),
@@ -158,6 +163,7 @@ pub fn run_cli(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Serial(serial) => serial::run(&serial),
         Command::Status(status) => status::run(&status),
         Command::Top(top) => top::run(&top),
+        Command::Doctor(doctor) => doctor::run(&doctor),
         Command::Tail(tail) => with_config(&tail.config.config, |config| tail::run(&tail, &config)),
         Command::Opcua(command) => opcua::run(command),
         Command::Version => say(&format!("forebay-agent {VERSION}")),
