@@ -12,6 +12,7 @@
 pub mod join;
 
 mod buffer;
+mod bundle;
 mod check;
 mod doctor;
 mod opcua;
@@ -94,6 +95,9 @@ enum Command {
     /// Try everything this gateway needs, and say what to do about what is wrong.
     #[command(after_help = doctor::HELP)]
     Doctor(doctor::Doctor),
+    /// Pack everything somebody far away needs to help, without secrets.
+    #[command(after_help = bundle::HELP)]
+    SupportBundle(bundle::Bundle),
     /// Show what the agent that runs reads, as it reads it.
     #[command(after_help = tail::HELP)]
     Tail(tail::Tail),
@@ -164,6 +168,7 @@ pub fn run_cli(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Status(status) => status::run(&status),
         Command::Top(top) => top::run(&top),
         Command::Doctor(doctor) => doctor::run(&doctor),
+        Command::SupportBundle(bundle) => bundle::run(&bundle),
         Command::Tail(tail) => with_config(&tail.config.config, |config| tail::run(&tail, &config)),
         Command::Opcua(command) => opcua::run(command),
         Command::Version => say(&format!("forebay-agent {VERSION}")),
