@@ -6,8 +6,12 @@
 //!    all seen by the board ──▶ telemetry, systemd, the server's report
 //! ```
 //!
+//! SIGHUP has the configuration read again; the rooms of `crew` change the links then.
+//!
 //! Links do not wait for the buffer: a store that takes long to open costs no reading, for the
 //! batcher opens it while handovers wait in their bounded channel.
+
+mod crew;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -15,7 +19,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use forebay_config::agent::{Agent, Proxy, Telemetry};
-use forebay_config::field;
 use forebay_config::processing::Rule;
 use forebay_protocols::boot_time::BootTime;
 use forebay_protocols::sync::batch::Epoch;
@@ -24,22 +27,26 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::backoff::Backoff;
 use crate::batcher::{Batcher, Handover, while_opening};
 use crate::buffer::{Appender, Buffer, BufferError, Opening, Settings as BufferSettings};
 use crate::clock::{Clock, keeping};
 use crate::fittings::{self, Fitter};
-use crate::gaps::{self, Recorder, Silences, Tally};
+use crate::gaps::{self, Recorder, Tally};
 use crate::ledger::Books;
-use crate::link::{Desk, LinkState, LinkStatus};
-use crate::live::{self, Feed};
-use crate::status::{Board, VERSION};
-use crate::supervisor::{Birth, Ending, Grace, Supervisor, Verdict};
+use crate::live::{self, Feed, Question};
+use crate::log;
+use crate::roster::Roster;
+use crate::status::{Board, ConfigShown, VERSION};
+use crate::supervisor::{Ending, Grace, Supervisor, Verdict};
 use crate::systemd::{self, Progress};
 use crate::telemetry;
 use crate::uplink::{Settings as UplinkSettings, Uplink, UplinkStatus};
+
+pub use self::crew::Reread;
+use self::crew::{Crew, Reloads};
 
 /// The last thing the buffer does may take this long.
 const CLOSE_WITHIN: Duration = Duration::from_secs(3);
@@ -48,8 +55,8 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 const FIRST_LOOK: Duration = Duration::from_millis(100);
 /// Harvests between the links and the batcher. Full, it makes links wait.
 const HANDOVERS: usize = 64;
-/// The first pause after a link's fault.
-const LINK_PAUSE: Duration = Duration::from_secs(1);
+/// Changes of the links that wait for the supervisor.
+const ORDERS: usize = 16;
 /// Pauses between attempts at a disk that refuses.
 const DISK_PAUSES: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
 
@@ -65,8 +72,16 @@ struct OpenBuffer {
     epoch: Epoch,
 }
 
+/// What an agent that runs can be told anew.
+pub struct Control {
+    /// Reads the configuration again, at SIGHUP.
+    pub reread: Reread,
+    /// How much is logged; `None` where somebody else logs.
+    pub level: Option<log::Level>,
+}
+
 /// Runs the agent until SIGTERM, SIGINT or `ending.asked`, and through its orderly end.
-pub async fn run(config: Agent, ending: Ending) -> anyhow::Result<Verdict> {
+pub async fn run(config: Agent, control: Control, ending: Ending) -> anyhow::Result<Verdict> {
     // First of all: a signal without a handler kills.
     let signals = Signals::listen().context("listen for signals")?;
     let grace = Grace::default();
@@ -75,8 +90,9 @@ pub async fn run(config: Agent, ending: Ending) -> anyhow::Result<Verdict> {
     let dir = config.state_dir.join("buffer");
     let classes = config.classes.clone();
     let opening = Buffer::open(BufferSettings { dir, max_size, reserve, when_full, tail, classes });
-    let (mut supervisor, buffer) = build(config, opening, &ending).await?;
-    supervisor.attendant("signals", signals.run(ending.asked.clone(), ending.give_up.clone()));
+    let (hangups, reloads) = mpsc::channel(1);
+    let (mut supervisor, buffer) = build(config, control, opening, reloads, &ending).await?;
+    supervisor.attendant("signals", signals.run(hangups, ending.asked.clone(), ending.give_up.clone()));
     supervisor.attendant("farewell", async move {
         ending.asked.cancelled().await;
         systemd::stopping(grace.whole() + CLOSE_WITHIN);
@@ -103,9 +119,12 @@ async fn close(buffer: Seen) {
 /// Starts every task. `opening` opens the buffer; if it is refused at once, nothing is started.
 async fn build(
     config: Agent,
+    control: Control,
     opening: impl Future<Output = Result<Opened, BufferError>> + Send + 'static,
+    reloads: mpsc::Receiver<()>,
     ending: &Ending,
 ) -> anyhow::Result<(Supervisor, Seen)> {
+    let running = config.clone();
     let Telemetry { listen } = config.telemetry;
     // The classes are the buffer's.
     let Agent {
@@ -135,26 +154,23 @@ async fn build(
     let fitter = Arc::new(Fitter { site, gateway, state_dir, clock: clock.clone() });
 
     let mut supervisor = Supervisor::new(ending.clone());
-    let (mut links_seen, mut silences) = (Vec::with_capacity(links.len()), Vec::with_capacity(links.len()));
-    for (index, link) in links.into_iter().enumerate() {
-        let (status, seen) = watch::channel(LinkStatus::default());
-        links_seen.push((link.name.to_arc(), seen));
-        silences.push(Silences::default());
-        let desk = DeskPlan {
-            index,
-            handovers: handovers.clone(),
-            books: books.clone(),
-            silences: silences[index].clone(),
-            rules: rules.clone(),
-            status,
-            feed: feed.clone(),
-            stop: ending.stop_links.clone(),
-            goodbye: ending.close_links.clone(),
-        };
-        spawn_link(&mut supervisor, fitter.clone(), link, desk);
+    let roster = Roster::default();
+    let crew = Crew {
+        fitter: fitter.clone(),
+        // The batcher ends when the last sender is gone; this one goes with the attendant of reloads.
+        handovers,
+        books: books.clone(),
+        feed: feed.clone(),
+        roster: roster.clone(),
+        stop: ending.stop_links.clone(),
+        goodbye: ending.close_links.clone(),
+    };
+    for link in links {
+        supervisor.link(crew.engage(link, rules.clone()));
     }
-    // The batcher ends when the last sender is gone; this one is nobody's.
-    drop(handovers);
+    let (orders, to_supervisor) = mpsc::channel(ORDERS);
+    supervisor.takes_orders(to_supervisor);
+    let (shown, config_seen) = watch::channel(ConfigShown::default());
 
     let board = Arc::new(Board {
         books: books.clone(),
@@ -162,13 +178,14 @@ async fn build(
             let seen = seen.clone();
             Box::new(move || seen.borrow().as_ref().map(|open| open.buffer.status()))
         },
-        links: links_seen,
+        links: roster.clone(),
+        config: config_seen,
         uplink: uplink_seen,
         clock: clock.clone(),
         gaps: tally.clone(),
         started,
     });
-    let recorder = Recorder { links: silences, clock: clock.clone(), tally };
+    let recorder = Recorder { links: roster.clone(), clock: clock.clone(), tally };
     let batcher = {
         let (clock, recorder, progress) = (clock.clone(), recorder.clone(), progress.clone());
         let (hurry, give_up) = (ending.stop_links.clone(), ending.give_up.clone());
@@ -226,9 +243,13 @@ async fn build(
     supervisor.uplink(uplink);
     match door {
         Ok(door) => {
-            let (clock, stop) = (clock.clone(), ending.give_up.clone());
+            let (clock, board, stop) = (clock.clone(), board.clone(), ending.give_up.clone());
+            let answers = move |question| match question {
+                Question::Status => serde_json::to_string(&board.snapshot()).unwrap_or_default(),
+                Question::Metrics => telemetry::text(&board),
+            };
             supervisor.attendant("live", async move {
-                live::serve(door, feed, clock, stop).await;
+                live::serve(door, feed, clock, Arc::new(answers), stop).await;
                 Ok(())
             });
         }
@@ -243,12 +264,18 @@ async fn build(
         let board = board.clone();
         move || board.words()
     };
+    let reloading = Reloads { crew, running, reread: control.reread, orders, shown, level: control.level };
+    let (told, stop) = (words.clone(), ending.stop_links.clone());
+    supervisor.attendant("reload", async move {
+        stop.run_until_cancelled_owned(reloading.run(reloads, told)).await;
+        Ok(())
+    });
     let stop = ending.give_up.clone();
     supervisor.attendant("systemd", async move {
         systemd::run(words, progress, stop).await;
         Ok(())
     });
-    info!(version = VERSION, links = board.links.len(), "Started.");
+    info!(version = VERSION, links = roster.len(), "Started.");
     Ok((supervisor, seen))
 }
 
@@ -319,54 +346,6 @@ fn attend_clock(supervisor: &mut Supervisor, clock: Clock, seen: Seen, stop: Can
     });
 }
 
-/// What every life of a link's task gets anew.
-struct DeskPlan {
-    index: usize,
-    handovers: mpsc::Sender<Handover>,
-    books: Books,
-    silences: Silences,
-    rules: Arc<[Rule]>,
-    status: watch::Sender<LinkStatus>,
-    feed: Feed,
-    stop: CancellationToken,
-    goodbye: CancellationToken,
-}
-
-fn spawn_link(supervisor: &mut Supervisor, fitter: Arc<Fitter>, link: field::Link, plan: DeskPlan) {
-    let name = link.name.to_arc();
-    let pauses = Backoff::up_to(LINK_PAUSE, link.backoff_max);
-    let birth: Birth = {
-        let (name, pauses) = (name.clone(), pauses.clone());
-        Box::new(move || {
-            let (fitter, link, name, stop) = (fitter.clone(), link.clone(), name.clone(), plan.stop.clone());
-            let desk = Desk {
-                name: name.clone(),
-                index: plan.index,
-                handovers: plan.handovers.clone(),
-                books: plan.books.clone(),
-                silences: plan.silences.clone(),
-                rules: plan.rules.clone(),
-                status: plan.status.clone(),
-                feed: plan.feed.clone(),
-                backoff: pauses.clone(),
-                stop: plan.stop.clone(),
-                goodbye: plan.goodbye.clone(),
-            };
-            let status = plan.status.clone();
-            Box::pin(async move {
-                if let Err(words) = fitter.run_link(&link, desk).await {
-                    // The configuration will not change while we run: trying again is of no use.
-                    error!(link = %name, "The link cannot be started: {words}. The others go on.");
-                    status.send_modify(|status| status.state = LinkState::GaveUp(words));
-                    stop.cancelled().await;
-                }
-                Ok(())
-            })
-        })
-    };
-    supervisor.link(&name, pauses, birth);
-}
-
 async fn attend_telemetry(
     supervisor: &mut Supervisor,
     address: std::net::SocketAddr,
@@ -404,14 +383,20 @@ impl Signals {
         Ok(Self { term, int, hangup: signal(SignalKind::hangup())? })
     }
 
-    /// The first SIGTERM or SIGINT asks for the end, a second one hurries.
-    async fn run(mut self, asked: CancellationToken, give_up: CancellationToken) -> anyhow::Result<()> {
+    /// The first SIGTERM or SIGINT asks for the end, a second one hurries. SIGHUP is told to `hangups`.
+    async fn run(
+        mut self,
+        hangups: mpsc::Sender<()>,
+        asked: CancellationToken,
+        give_up: CancellationToken,
+    ) -> anyhow::Result<()> {
         let end = give_up.clone();
         end.run_until_cancelled(async {
             loop {
                 tokio::select! {
                     _ = self.hangup.recv() => {
-                        warn!("SIGHUP changes nothing: the configuration is read at the start.");
+                        // One that waits already stands for this one too.
+                        let _ = hangups.try_send(());
                         continue;
                     }
                     _ = self.term.recv() => {}

@@ -45,6 +45,8 @@ pub struct Handover {
     pub samples: Vec<Sample>,
     /// To be confirmed when all of this is durable.
     pub receipt: Option<Receipt>,
+    /// The link hangs up, and closes when this is confirmed: no window is waited for.
+    pub last: bool,
 }
 
 /// The writing side of the buffer. A trait so that tests can be the disk that refuses.
@@ -137,6 +139,8 @@ struct Collection {
     readings: Vec<Reading>,
     bytes: usize,
     receipts: Vec<Receipt>,
+    /// Somebody waits for it.
+    wanted: bool,
 }
 
 enum Received {
@@ -146,8 +150,8 @@ enum Received {
 }
 
 impl Collection {
-    fn is_full(&self) -> bool {
-        self.readings.len() >= FULL_READINGS || self.bytes >= FULL_BYTES
+    fn is_due(&self) -> bool {
+        self.wanted || self.readings.len() >= FULL_READINGS || self.bytes >= FULL_BYTES
     }
     fn is_empty(&self) -> bool {
         // A harvest may carry nothing but a receipt: a message without a reading wants its word too.
@@ -166,7 +170,7 @@ impl<F: Flash, E: Encode> Batcher<F, E> {
             let until = Instant::now() + if self.hurry.is_cancelled() { Duration::ZERO } else { self.window };
             let mut collection = Collection::default();
             self.take(first, &mut slots, &mut collection).await?;
-            while !collection.is_full()
+            while !collection.is_due()
                 && let Received::Handover(next) = self.receive(&mut handovers, Some(until)).await
             {
                 self.take(next, &mut slots, &mut collection).await?;
@@ -202,7 +206,7 @@ impl<F: Flash, E: Encode> Batcher<F, E> {
         slots: &mut Vec<Vec<PointId>>,
         into: &mut Collection,
     ) -> Result<(), BatcherError> {
-        let Handover { link, points, first_slot, samples, receipt } = handover;
+        let Handover { link, points, first_slot, samples, receipt, last } = handover;
         if slots.len() <= link {
             slots.resize_with(link + 1, Vec::new);
         }
@@ -219,6 +223,7 @@ impl<F: Flash, E: Encode> Batcher<F, E> {
             into.readings.push(Reading { point, stamp, value, quality });
         }
         into.receipts.extend(receipt);
+        into.wanted |= last;
         Ok(())
     }
 
@@ -238,7 +243,7 @@ impl<F: Flash, E: Encode> Batcher<F, E> {
         if collection.is_empty() {
             return Ok(());
         }
-        let Collection { readings, receipts, .. } = collection;
+        let Collection { readings, receipts, bytes: _, wanted: _ } = collection;
         let batches = self.encode(readings);
         if !batches.is_empty() {
             let count = batches.iter().map(|batch| batch.count as usize).sum();

@@ -55,6 +55,7 @@ use bytes::Bytes;
 use forebay_config::agent::WhenFull;
 use forebay_config::classes::Class;
 use forebay_config::units::ByteSize;
+use forebay_protocols::boot_time::BootTime;
 use forebay_protocols::reading::{Point, PointId};
 use forebay_protocols::sync::batch::{Encoded, Epoch, Sequence};
 use forebay_protocols::sync::ranges::Ranges;
@@ -205,6 +206,8 @@ pub struct Status {
     pub newest: Option<Sequence>,
     /// False while the disk refuses writes; [`Buffer::words`] says what it said.
     pub writable: bool,
+    /// When the server acknowledged something last, since the store was opened.
+    pub acknowledged_at: Option<BootTime>,
 }
 
 /// A batch read back for sending.

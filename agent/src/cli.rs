@@ -4,20 +4,28 @@
 //! 10 to 16 why joining failed ([`join::JoinError::exit_code`]);
 //! of `buffer`: 1 damaged parts were found, 2 the buffer cannot be read;
 //! of `read`: 1 some point could not be read, 2 there is no such point;
+//! of `status`: 1 something needs a look, 3 the agent does not run, 4 it cannot be told;
+//! of `doctor`: 1 something deserves a look, 2 something does not work;
 //! of `serial`: 1 a configured port is missing or may not be opened;
 //! 78 the configuration was refused (`EX_CONFIG` of sysexits.h).
 
 pub mod join;
 
 mod buffer;
+mod bundle;
 mod check;
+mod doctor;
 mod opcua;
+mod paint;
 mod probe;
 mod read;
 mod run;
 mod serial;
+mod sight;
+mod status;
 mod table;
 mod tail;
+mod top;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -53,7 +61,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Collect until SIGTERM.
+    /// Collect until SIGTERM. SIGHUP reads the configuration again and restarts the links that changed.
     Run(ConfigPath),
     /// Read the configuration and say everything that is wrong with it.
     Check(ConfigPath),
@@ -78,6 +86,18 @@ enum Command {
     /// Show the serial ports: lasting names, drivers, who uses them, who may.
     #[command(after_help = serial::HELP)]
     Serial(serial::Serial),
+    /// Say how the agent is: links, devices, buffer, uplink, and what to look at.
+    #[command(after_help = status::HELP)]
+    Status(status::Status),
+    /// Show the same live, once a second.
+    #[command(after_help = top::HELP)]
+    Top(top::Top),
+    /// Try everything this gateway needs, and say what to do about what is wrong.
+    #[command(after_help = doctor::HELP)]
+    Doctor(doctor::Doctor),
+    /// Pack everything somebody far away needs to help, without secrets.
+    #[command(after_help = bundle::HELP)]
+    SupportBundle(bundle::Bundle),
     /// Show what the agent that runs reads, as it reads it.
     #[command(after_help = tail::HELP)]
     Tail(tail::Tail),
@@ -132,7 +152,7 @@ pub fn run_cli(args: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     match cli.command {
-        Command::Run(ConfigPath { config }) => with_config(&config, run::run),
+        Command::Run(ConfigPath { config }) => with_config(&config, |agent| run::run(agent, &config)),
         Command::Check(ConfigPath { config }) => with_config(&config, |config| {
             check::overloads(&config).iter().for_each(|warning| complain(warning));
             say(&check::summary(&config))
@@ -145,6 +165,10 @@ pub fn run_cli(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Probe(command) => probe::run(command),
         Command::Read(read) => with_config(&read.config.config, |config| read::run(&read, config)),
         Command::Serial(serial) => serial::run(&serial),
+        Command::Status(status) => status::run(&status),
+        Command::Top(top) => top::run(&top),
+        Command::Doctor(doctor) => doctor::run(&doctor),
+        Command::SupportBundle(bundle) => bundle::run(&bundle),
         Command::Tail(tail) => with_config(&tail.config.config, |config| tail::run(&tail, &config)),
         Command::Opcua(command) => opcua::run(command),
         Command::Version => say(&format!("forebay-agent {VERSION}")),

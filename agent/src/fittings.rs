@@ -16,6 +16,7 @@ use forebay_protocols::reading::{Point, Reading};
 use forebay_protocols::sync::batch::{Encoder, Head};
 use forebay_protocols::sync::tls::{self, Identity};
 
+use crate::app::Reread;
 use crate::batcher::Encode;
 use crate::cli::join::identity_folder;
 use crate::clock::Clock;
@@ -31,6 +32,12 @@ const RENEWAL_SPREAD: Duration = Duration::from_secs(60);
 /// Reads and judges the configuration. The error is every finding, for people.
 pub fn configuration(path: &Path) -> Result<Agent, String> {
     forebay_config::load::agent(path).map_err(|findings| findings.to_string())
+}
+
+/// Reads it again, for an agent that runs.
+pub fn rereads(path: &Path) -> Reread {
+    let path = path.to_owned();
+    Arc::new(move || forebay_config::load::agent(&path))
 }
 
 /// The batch codec.

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::buffer::{Buffer, BufferError, LastRun};
 use crate::clock::Clock;
+use crate::roster::Roster;
 
 /// An agent that is back sooner missed no reading worth a record: the shortest usual interval is a
 /// second, and the last batch before the end was up to a window old.
@@ -194,7 +195,7 @@ impl Tally {
 #[derive(Clone)]
 pub struct Recorder {
     /// Of every link.
-    pub links: Vec<Silences>,
+    pub links: Roster,
     /// The clock that both ends are written down by.
     pub clock: Clock,
     /// What was recorded.
@@ -236,8 +237,7 @@ impl Recorder {
 
     async fn record_silences(&self, buffer: &Buffer, lasting: Lasting) -> Result<(), BufferError> {
         let now = BootTime::now();
-        let taken: Vec<_> = self.links.iter().flat_map(|link| link.take(now, lasting)).collect();
-        for Silence { device, from, to } in taken {
+        for Silence { device, from, to } in self.links.take_silences(now, lasting) {
             let here = self.clock.boot();
             buffer
                 .record_gap(wire::Gap {

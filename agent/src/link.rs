@@ -6,8 +6,9 @@
 //! - A fault is logged once and counted after that. It is over when a connection has held.
 //! - Notes which device answers: the time in which one does not is a gap.
 //! - Waits for the batcher when the batcher waits for the disk: then devices are read later.
-//! - At the end it hangs up and keeps its connection until the batcher has confirmed what is in
-//!   hand: a broker that does not hear of it would send all of that again.
+//! - At the end it hangs up and, where a peer waits for our word, keeps its connection until the
+//!   batcher has confirmed what is in hand: a broker that does not hear of it would send all of that
+//!   again.
 
 mod absence;
 
@@ -20,7 +21,7 @@ use forebay_protocols::boot_time::BootTime;
 use forebay_protocols::field::occupancy::Occupancy;
 use forebay_protocols::field::source::{DeviceNews, Harvest, LinkFault, Receipt, Sample, Source};
 use forebay_protocols::reading::{Clock, Fault, Point, Quality, Stamp};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -32,9 +33,12 @@ use crate::gaps::Silences;
 use crate::ledger::Books;
 use crate::live::Feed;
 use crate::processing::{Processed, Processing};
+use crate::rate::Rate;
 
 /// A connection that lives this long ends an episode of faults. Shorter ones are flapping.
 pub const SETTLED_AFTER: Duration = Duration::from_secs(5);
+/// The batcher may take this long with what is in hand: behind it stands the disk.
+const CONFIRMED_WITHIN: Duration = Duration::from_secs(30);
 /// Saying goodbye may take this long.
 const CLOSE_WITHIN: Duration = Duration::from_secs(3);
 
@@ -50,7 +54,7 @@ pub enum LinkState {
     BackingOff(String),
     /// Never to be tried again, because of this: a person must come.
     GaveUp(String),
-    /// The agent ends.
+    /// The link or the agent ends.
     Stopped,
 }
 
@@ -61,6 +65,8 @@ pub struct LinkStatus {
     pub state: LinkState,
     /// Failed attempts in a row.
     pub attempts: u32,
+    /// When the next attempt begins, while it is waited for.
+    pub next_attempt: Option<Instant>,
     /// Connections made so far.
     pub connections: u64,
     /// Devices by name: what was said of them last on this connection, if anything.
@@ -115,11 +121,13 @@ pub struct Desk {
     pub rules: Arc<[Rule]>,
     /// Seen by telemetry, systemd and the server.
     pub status: watch::Sender<LinkStatus>,
+    /// Counts readings, for people.
+    pub rate: Rate,
     /// Where what is read is shown to whoever watches.
     pub feed: Feed,
     /// Pauses between attempts.
     pub backoff: Backoff,
-    /// Cancelled when the agent ends: nothing more is taken from the field.
+    /// Cancelled when the link or the agent ends: nothing more is taken from the field.
     pub stop: CancellationToken,
     /// Cancelled when every receipt has had its word, or the time for that is over.
     pub goodbye: CancellationToken,
@@ -135,6 +143,8 @@ struct Course {
     fault_logged: bool,
     /// Is the peer there?
     absence: Absence,
+    /// The peer waits for our word, or did.
+    owes_receipts: bool,
 }
 
 /// Why a connection is over.
@@ -178,9 +188,26 @@ impl<S: Source> Link<S> {
         let Self { mut source, desk } = self;
         let held = course.processing.release_all(BootTime::now());
         desk.pass_on(held, None).await;
-        let Desk { name, handovers, status, goodbye, .. } = desk;
-        drop(handovers);
-        goodbye.cancelled().await;
+        let Desk { name, index, handovers, status, goodbye, .. } = desk;
+        if course.owes_receipts {
+            let (sender, confirmed) = oneshot::channel();
+            let receipt = Some(Receipt::new(move || _ = sender.send(())));
+            let (points, samples) = (Vec::new(), Vec::new());
+            let last = Handover { link: index, points, first_slot: 0, samples, receipt, last: true };
+            let confirmed = async {
+                let handed_over = handovers.send(last).await.is_ok();
+                drop(handovers);
+                if !handed_over || confirmed.await.is_err() {
+                    goodbye.cancelled().await;
+                }
+            };
+            let patience = goodbye.run_until_cancelled(timeout(CONFIRMED_WITHIN, confirmed)).await;
+            if let Some(Err(_)) = patience {
+                warn!(link = %name, "The link closes though readings of it are not on the disk. Its peer sends them again.");
+            }
+        } else {
+            drop(handovers);
+        }
         if timeout(CLOSE_WITHIN, source.close()).await.is_err() {
             debug!(link = %name, "The peer did not take our goodbye in time.");
         }
@@ -242,6 +269,8 @@ impl<S: Source> Link<S> {
             return true;
         }
         course.holes_marked = false;
+        course.owes_receipts |= receipt.is_some();
+        self.desk.rate.count(samples.len() as u64, BootTime::now());
         self.deliver(samples, receipt, course).await
     }
 
@@ -278,6 +307,7 @@ impl<S: Source> Link<S> {
                 return Waited::Stopped;
             }
         }
+        self.desk.status.send_modify(|status| status.next_attempt = Some(Instant::now() + pause));
         match course.absence.wait(&mut self.source, pause, &self.desk.stop).await {
             Pause::Over => Waited::Over,
             Pause::Stopped => Waited::Stopped,
@@ -295,7 +325,7 @@ impl Course {
     fn new(desk: &Desk) -> Self {
         let processing = Processing::new(desk.rules.clone());
         let absence = Absence::default();
-        Self { processing, holes_marked: false, fault_logged: false, absence }
+        Self { processing, holes_marked: false, fault_logged: false, absence, owes_receipts: false }
     }
 
     /// When something that is held back is due.
@@ -318,7 +348,7 @@ impl Desk {
             receipt.into_iter().for_each(Receipt::confirm);
             return true;
         }
-        let handover = Handover { link: self.index, points, first_slot, samples, receipt };
+        let handover = Handover { link: self.index, points, first_slot, samples, receipt, last: false };
         self.handovers.send(handover).await.is_ok()
     }
 
@@ -338,6 +368,7 @@ impl Desk {
         debug!(link = %self.name, "Connected.");
         self.status.send_modify(|status| {
             status.state = LinkState::Connected;
+            status.next_attempt = None;
             status.connections += 1;
             status.heard = false;
             status.devices.values_mut().for_each(|news| *news = None);

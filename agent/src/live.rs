@@ -1,8 +1,10 @@
-//! What the links read at this moment, for whoever watches: `forebay-agent tail`.
+//! What the links read at this moment, and how the agent is, for whoever asks: `forebay-agent tail`,
+//! `status` and `top`.
 //!
 //! A Unix socket in the state directory (`live.sock`, mode 0660), so that the rights on files decide who
 //! may look, and nothing is open to the network. A watcher says in one line what it wants to see,
-//! `device/point` with `*` for any letters, and gets one JSON object a line until it goes.
+//! `device/point` with `*` for any letters, and gets one JSON object a line until it goes. `status` and
+//! `metrics` are answered once.
 //!
 //! - Collecting never waits for a watcher: what is shown goes into a ring, and a watcher that is too slow
 //!   is told how many pieces it missed and goes on with the oldest that is left.
@@ -22,6 +24,7 @@ use forebay_protocols::reading::{Clock as StampClock, Point, Value};
 use serde_json::{Value as Json, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -41,6 +44,8 @@ pub const PIECE: usize = 200;
 pub const LONGEST_TEXT: usize = 200;
 /// Watchers at the same time; more are turned away.
 const MOST_WATCHERS: usize = 8;
+/// Connections at the same time: watchers, and who asks how the agent is.
+const MOST_CONNECTIONS: usize = 2 * MOST_WATCHERS;
 /// What a watcher asks for is shorter than this, and comes at once.
 const LONGEST_WISH: u64 = 512;
 const WISH_WITHIN: Duration = Duration::from_secs(5);
@@ -137,8 +142,30 @@ impl Drop for Door {
     }
 }
 
+/// A question that is answered once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// How the agent is: one JSON object.
+    Status,
+    /// Its metrics.
+    Metrics,
+}
+
+/// Answers questions.
+pub type Answers = Arc<dyn Fn(Question) -> String + Send + Sync>;
+
+/// What one who comes in may see.
+#[derive(Clone)]
+struct House {
+    feed: Feed,
+    clock: Clock,
+    answers: Answers,
+    places: Arc<Semaphore>,
+}
+
 /// Lets watchers in until `stop`.
-pub async fn serve(door: Door, feed: Feed, clock: Clock, stop: CancellationToken) {
+pub async fn serve(door: Door, feed: Feed, clock: Clock, answers: Answers, stop: CancellationToken) {
+    let house = House { feed, clock, answers, places: Arc::new(Semaphore::new(MOST_WATCHERS)) };
     let mut watchers = JoinSet::new();
     loop {
         tokio::select! {
@@ -154,19 +181,31 @@ pub async fn serve(door: Door, feed: Feed, clock: Clock, stop: CancellationToken
                     }
                 }
                 // Dropped, which says no.
-                Ok(_) if watchers.len() >= MOST_WATCHERS => debug!("Another watcher would be too many."),
-                Ok((stream, _)) => drop(watchers.spawn(watch(stream, feed.clone(), clock.clone()))),
+                Ok(_) if watchers.len() >= MOST_CONNECTIONS => debug!("Another watcher would be too many."),
+                Ok((stream, _)) => drop(watchers.spawn(watch(stream, house.clone()))),
             },
         }
     }
 }
 
 /// One watcher, until it goes.
-async fn watch(stream: UnixStream, feed: Feed, clock: Clock) -> io::Result<()> {
+async fn watch(stream: UnixStream, house: House) -> io::Result<()> {
+    let House { feed, clock, answers, places } = house;
     let (from, mut to) = stream.into_split();
     let mut wish = String::new();
     let mut from = BufReader::new(from.take(LONGEST_WISH));
     timeout(WISH_WITHIN, from.read_line(&mut wish)).await??;
+    let question = match wish.trim() {
+        "status" => Some(Question::Status),
+        "metrics" => Some(Question::Metrics),
+        _ => None,
+    };
+    if let Some(question) = question {
+        let answer = answers(question) + "\n";
+        return timeout(TAKES_WITHIN, to.write_all(answer.as_bytes())).await?;
+    }
+    // Dropped, which says no.
+    let Ok(_place) = places.try_acquire() else { return Ok(()) };
     let pattern = match Pattern::new(wish.trim()) {
         Ok(pattern) => pattern,
         Err(why) => {

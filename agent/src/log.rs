@@ -4,8 +4,11 @@
 use std::io::{IsTerminal, stderr};
 
 use forebay_config::agent::{Log, LogFormat, LogLevel};
+use tracing::warn;
+use tracing_subscriber::Registry;
 use tracing_subscriber::filter::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload::{Handle, Layer};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 /// Our crates, at the configured level.
@@ -16,10 +19,23 @@ const SILENT: [&str; 6] =
 /// These warn on every lost connection.
 const ERRORS_ONLY: [&str; 3] = ["rumqttc", "tokio_modbus", "sled"];
 
+/// How much is logged, while the program runs.
+pub struct Level(Handle<EnvFilter, Registry>);
+
+impl Level {
+    /// From now on this much.
+    pub fn set(&self, level: LogLevel) {
+        if let Err(error) = self.0.reload(EnvFilter::new(directives(level))) {
+            warn!("The log's level stays as it was: {error}.");
+        }
+    }
+}
+
 /// Starts logging. To be called once in a process.
-pub fn start(log: &Log) -> Result<(), TryInitError> {
+pub fn start(log: &Log) -> Result<Level, TryInitError> {
     let Log { format, level } = log;
-    let registry = tracing_subscriber::registry().with(EnvFilter::new(directives(*level)));
+    let (filter, handle) = Layer::new(EnvFilter::new(directives(*level)));
+    let registry = tracing_subscriber::registry().with(filter);
     match resolve(*format, std::env::var_os("JOURNAL_STREAM").is_some()) {
         LogFormat::Json => {
             registry.with(tracing_subscriber::fmt::layer().json().with_writer(stderr)).try_init()
@@ -35,7 +51,8 @@ pub fn start(log: &Log) -> Result<(), TryInitError> {
             let text = tracing_subscriber::fmt::layer().with_target(false).with_ansi(stderr().is_terminal());
             registry.with(text.with_writer(stderr)).try_init()
         }
-    }
+    }?;
+    Ok(Level(handle))
 }
 
 /// systemd sets `JOURNAL_STREAM` where standard error goes to the journal.

@@ -1,18 +1,20 @@
 //! The agent's state at one moment: one source for `/metrics`, `/status`, the words systemd shows
 //! and the report the server gets. Reads what the tasks show anyway; changes nothing.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use forebay_protocols::boot_time::BootTime;
 use forebay_protocols::sync::wire;
 use serde::Serialize;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::buffer;
 use crate::clock::Clock;
 use crate::gaps::Tally;
 use crate::ledger::{Books, Ledger};
 use crate::link::{LinkState, LinkStatus};
+use crate::roster::{Entry, Roster};
 use crate::uplink::UplinkStatus;
 
 /// This program's version.
@@ -24,8 +26,10 @@ pub struct Board {
     pub books: Books,
     /// The durable half of the ledger; `None` until the buffer is open.
     pub buffer: Box<dyn Fn() -> Option<buffer::Status> + Send + Sync>,
-    /// Links by name, in the order of the configuration.
-    pub links: Vec<(Arc<str>, watch::Receiver<LinkStatus>)>,
+    /// Links, in the order of the configuration.
+    pub links: Roster,
+    /// What became of the configuration when it was read again.
+    pub config: watch::Receiver<ConfigShown>,
     /// The uplink.
     pub uplink: watch::Receiver<UplinkStatus>,
     /// The clock.
@@ -41,14 +45,20 @@ pub struct Board {
 pub struct Snapshot {
     /// This program's version.
     pub version: &'static str,
+    /// Its process.
+    pub process: u32,
     /// Seconds since the agent started.
     pub uptime_s: u64,
+    /// When it started, by the wall time that is believed now, microseconds since 1970.
+    pub started_us: i64,
     /// Wall time as believed, microseconds since 1970.
     pub wall_us: i64,
     /// Is it trusted?
     pub synchronised: bool,
     /// Where that comes from.
     pub clock: ClockShown,
+    /// The configuration.
+    pub config: ConfigShown,
     /// Where every reading is.
     pub ledger: Ledger,
     /// Readings by which the ledger does not close.
@@ -61,6 +71,20 @@ pub struct Snapshot {
     pub uplink: UplinkShown,
     /// The field.
     pub links: Vec<LinkShown>,
+}
+
+/// The configuration in a [`Snapshot`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ConfigShown {
+    /// What was wrong when it was read last, for people; empty when it was taken. Meanwhile the one
+    /// before runs.
+    pub mistakes: Vec<String>,
+    /// Keys that have changed and need a restart.
+    pub needs_restart: Vec<&'static str>,
+    /// How often it was read again and taken, since the start.
+    pub applied: u64,
+    /// How often it was not.
+    pub refused: u64,
 }
 
 /// The buffer in a [`Snapshot`].
@@ -107,6 +131,8 @@ pub struct UplinkShown {
     pub state: &'static str,
     /// Why it is troubled, or what must be known while it is up.
     pub words: String,
+    /// Seconds since the server acknowledged something; `None` if it did not since the start.
+    pub acknowledged_s: Option<f64>,
 }
 
 /// A link in a [`Snapshot`].
@@ -114,10 +140,18 @@ pub struct UplinkShown {
 pub struct LinkShown {
     /// The link's name.
     pub name: String,
+    /// Its protocol, as in the configuration.
+    pub protocol: &'static str,
     /// `connecting`, `connected`, `backing_off`, `gave_up`, `stopped`.
     pub state: &'static str,
     /// Why it is not connected.
     pub words: String,
+    /// Seconds until the next attempt, while it is waited for.
+    pub next_attempt_s: Option<f64>,
+    /// Readings taken since the link was started.
+    pub readings: u64,
+    /// Readings a second over about the last minute; `None` while that cannot be told.
+    pub per_second: Option<f64>,
     /// Failed attempts in a row.
     pub attempts: u32,
     /// Connections made so far.
@@ -155,12 +189,17 @@ pub struct DeviceShown {
 impl Board {
     /// Looks at everything once.
     pub fn snapshot(&self) -> Snapshot {
-        let buffer = BufferShown::new((self.buffer)());
+        let status = (self.buffer)();
+        let acknowledged = status.and_then(|status| status.acknowledged_at);
+        let acknowledged_s = acknowledged.map(|at| rounded(BootTime::now().since(at)));
+        let buffer = BufferShown::new(status);
         let belief = self.clock.belief();
         let ledger = self.books.ledger(|| (self.buffer)().unwrap_or_default());
         Snapshot {
             version: VERSION,
+            process: std::process::id(),
             uptime_s: BootTime::now().since(self.started).as_secs(),
+            started_us: self.started.0.saturating_add(belief.offset_us),
             wall_us: self.clock.wall_us(),
             synchronised: belief.synchronised(),
             clock: ClockShown {
@@ -168,15 +207,20 @@ impl Board {
                 system_ahead_s: self.clock.system_ahead_us() as f64 / 1e6,
                 boots_unsure: self.clock.boots_unsure(),
             },
+            config: self.config.borrow().clone(),
             ledger,
             imbalance: ledger.imbalance(),
             gaps: GapsShown { device_silent: self.gaps.device_silent(), agent_down: self.gaps.agent_down() },
             uplink: match buffer.state {
-                "opening" => UplinkShown { state: "waiting", words: "the buffer is not open yet".into() },
-                _ => UplinkShown::new(&self.uplink.borrow()),
+                "opening" => UplinkShown {
+                    state: "waiting",
+                    words: "the buffer is not open yet".into(),
+                    acknowledged_s,
+                },
+                _ => UplinkShown::new(&self.uplink.borrow(), acknowledged_s),
             },
             buffer,
-            links: self.links.iter().map(|(name, link)| LinkShown::new(name, &link.borrow())).collect(),
+            links: self.links.entries().iter().map(LinkShown::new).collect(),
         }
     }
 
@@ -220,7 +264,12 @@ impl Board {
 
     /// One line for `systemctl status`.
     pub fn words(&self) -> String {
-        let Snapshot { ledger, buffer, uplink, links, .. } = self.snapshot();
+        let Snapshot { config, ledger, buffer, uplink, links, .. } = self.snapshot();
+        let config = match config.mistakes.len() {
+            0 => String::new(),
+            1 => "The configuration has 1 mistake and was not reloaded, see the log. ".into(),
+            n => format!("The configuration has {n} mistakes and was not reloaded, see the log. "),
+        };
         let up = links.iter().filter(|link| link.state == "connected").count();
         let server = match uplink.state {
             "not_joined" => "not joined",
@@ -233,11 +282,16 @@ impl Board {
             _ => " The disk refuses writes.",
         };
         format!(
-            "{up} of {} links up, {} readings in the buffer, uplink: {server}.{disk}",
+            "{config}{up} of {} links up, {} readings in the buffer, uplink: {server}.{disk}",
             links.len(),
             ledger.backlog
         )
     }
+}
+
+/// Seconds, to the tenth.
+fn rounded(span: Duration) -> f64 {
+    (span.as_secs_f64() * 10.0).round() / 10.0
 }
 
 impl BufferShown {
@@ -260,7 +314,7 @@ impl BufferShown {
 }
 
 impl UplinkShown {
-    fn new(status: &UplinkStatus) -> Self {
+    fn new(status: &UplinkStatus, acknowledged_s: Option<f64>) -> Self {
         let (state, words) = match status {
             UplinkStatus::NotJoined => ("not_joined", ""),
             UplinkStatus::Connecting => ("connecting", ""),
@@ -268,12 +322,14 @@ impl UplinkShown {
             UplinkStatus::UpBut(words) => ("up", words.as_str()),
             UplinkStatus::Troubled(words) => ("troubled", words.as_str()),
         };
-        Self { state, words: words.into() }
+        Self { state, words: words.into(), acknowledged_s }
     }
 }
 
 impl LinkShown {
-    fn new(name: &str, status: &LinkStatus) -> Self {
+    fn new(entry: &Entry) -> Self {
+        let Entry { name, status, rate, protocol, index: _, silences: _ } = entry;
+        let status: &LinkStatus = &status.borrow();
         let (state, words) = match &status.state {
             LinkState::Connecting => ("connecting", ""),
             LinkState::Connected => ("connected", ""),
@@ -286,9 +342,15 @@ impl LinkShown {
             DeviceShown { name: device.to_string(), answers, words }
         });
         Self {
-            name: name.into(),
+            name: name.to_string(),
+            protocol,
             state,
             words: words.into(),
+            next_attempt_s: status
+                .next_attempt
+                .map(|at| rounded(at.saturating_duration_since(Instant::now()))),
+            readings: rate.total(),
+            per_second: rate.per_second(BootTime::now()).map(|rate| (rate * 1e3).round() / 1e3),
             attempts: status.attempts,
             connections: status.connections,
             discarded: status.discarded,

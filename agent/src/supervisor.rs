@@ -1,16 +1,18 @@
 //! Owns every task of the agent and sees it end.
 //!
-//! - A link task that ends is started again, with growing pauses; the others never notice.
+//! - A link task that ends is started again, with growing pauses; the others never notice. Links may be
+//!   ended and added while the agent runs ([`Order`]).
 //! - The batcher and the uplink are critical: if one ends before it was asked to, the process ends
 //!   with an error and systemd starts it anew. What is on the flash stays.
 //! - The end is orderly: links take nothing more, the batcher does the last append and confirms it
 //!   to the peers, links close while the uplink sends until the deadline. What stays is on the flash.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::pin::Pin;
 use std::time::Duration;
 
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -84,17 +86,41 @@ enum Role {
     Attendant,
 }
 
+/// A link task that is to be.
+pub struct Post {
+    /// Nobody else's number.
+    pub index: usize,
+    /// The link's name.
+    pub name: String,
+    /// Pauses between its lives.
+    pub backoff: Backoff,
+    /// Cancelled when the link or the agent ends; every life ends then.
+    pub stop: CancellationToken,
+    /// Called again whenever a life ends before that.
+    pub birth: Birth,
+}
+
+/// A change of the links while the agent runs.
+pub enum Order {
+    /// Start this one.
+    Start(Post),
+    /// End the one with this number, and say when it has.
+    End(usize, oneshot::Sender<()>),
+}
+
+/// A link task as the supervisor knows it.
 struct Cradle {
-    name: String,
-    birth: Birth,
-    backoff: Backoff,
+    post: Post,
+    /// Who waits for its end, which is to be the last.
+    leaving: Option<oneshot::Sender<()>>,
 }
 
 /// All tasks of the agent.
 pub struct Supervisor {
     tasks: JoinSet<anyhow::Result<()>>,
     roles: HashMap<Id, (Role, String)>,
-    links: Vec<Cradle>,
+    links: BTreeMap<usize, Cradle>,
+    orders: Option<mpsc::Receiver<Order>>,
     ending: Ending,
 }
 
@@ -109,14 +135,20 @@ struct Ended {
 impl Supervisor {
     /// Nobody yet.
     pub fn new(ending: Ending) -> Self {
-        Self { tasks: JoinSet::new(), roles: HashMap::new(), links: Vec::new(), ending }
+        let (tasks, roles, links) = (JoinSet::new(), HashMap::new(), BTreeMap::new());
+        Self { tasks, roles, links, orders: None, ending }
     }
 
-    /// A link task. `birth` is called again whenever a life ends before the agent does.
-    pub fn link(&mut self, name: &str, backoff: Backoff, mut birth: Birth) {
-        let life = birth();
-        self.spawn(Role::Link(self.links.len()), name.to_owned(), life);
-        self.links.push(Cradle { name: name.to_owned(), birth, backoff });
+    /// A link task.
+    pub fn link(&mut self, mut post: Post) {
+        let life = (post.birth)();
+        self.spawn(Role::Link(post.index), post.name.clone(), life);
+        self.links.insert(post.index, Cradle { post, leaving: None });
+    }
+
+    /// Where changes of the links will come from. What still waits there when the agent ends is dropped.
+    pub fn takes_orders(&mut self, orders: mpsc::Receiver<Order>) {
+        self.orders = Some(orders);
     }
 
     /// The batcher: ends by itself when the last link hung up.
@@ -136,25 +168,53 @@ impl Supervisor {
 
     /// Watches over the tasks until somebody asks for the end or a critical task ends.
     pub async fn run(mut self, grace: Grace) -> Verdict {
+        match self.watch_over().await {
+            None => {
+                info!("Stopping: nothing more is read, and what is in hand is written.");
+                self.drain(grace).await
+            }
+            Some(words) => {
+                error!("The agent cannot go on: {words}.");
+                self.drain(grace).await;
+                Verdict::Failed(words)
+            }
+        }
+    }
+
+    /// Until somebody asks for the end; or why the agent cannot go on.
+    async fn watch_over(&mut self) -> Option<String> {
         let asked = self.ending.asked.clone();
+        // Posts in it hold the batcher's channel open: it is gone when this returns.
+        let mut orders = self.orders.take().unwrap_or_else(|| mpsc::channel(1).1);
         loop {
             tokio::select! {
                 biased;
-                () = asked.cancelled() => break,
+                () = asked.cancelled() => return None,
                 Some(ended) = self.next_end() => match ended.role {
                     Role::Link(link) => self.bear_again(link, ended.fault),
                     Role::Attendant => warn!(task = ended.name, "A task ended: {}.", ended.words()),
-                    Role::Batcher | Role::Uplink => {
-                        let words = format!("{}: {}", ended.name, ended.words());
-                        error!("The agent cannot go on: {words}.");
-                        self.drain(grace).await;
-                        return Verdict::Failed(words);
-                    }
+                    Role::Batcher | Role::Uplink => return Some(format!("{}: {}", ended.name, ended.words())),
                 },
+                // Cancel-safe: recv() gives an order whole or not at all.
+                Some(order) = orders.recv() => self.obey(order),
             }
         }
-        info!("Stopping: nothing more is read, and what is in hand is written.");
-        self.drain(grace).await
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Start(post) => self.link(post),
+            Order::End(link, ended) => match self.links.get_mut(&link) {
+                Some(cradle) => {
+                    cradle.post.stop.cancel();
+                    cradle.leaving = Some(ended);
+                }
+                None => {
+                    // Who asked may have gone since.
+                    let _ = ended.send(());
+                }
+            },
+        }
     }
 
     /// The orderly end.
@@ -204,11 +264,21 @@ impl Supervisor {
     }
 
     fn bear_again(&mut self, link: usize, fault: Option<String>) {
-        let Some(Cradle { name, birth, backoff }) = self.links.get_mut(link) else { return };
+        let Some(Cradle { post, leaving }) = self.links.get_mut(&link) else { return };
+        if let Some(leaving) = leaving.take() {
+            if let Some(words) = fault {
+                warn!(link = %post.name, "The link's task fell as it ended: {words}.");
+            }
+            self.links.remove(&link);
+            // Who asked may have gone since.
+            let _ = leaving.send(());
+            return;
+        }
+        let Post { index: _, name, backoff, stop, birth } = post;
         let pause = backoff.next_pause();
         let words = fault.unwrap_or_else(|| "it ended".into());
         error!(link = %name, "The link's task fell: {words}. Starting it again in {pause:.1?}.");
-        let (name, next, stop) = (name.clone(), birth(), self.ending.stop_links.clone());
+        let (name, next, stop) = (name.clone(), birth(), stop.clone());
         let life = async move {
             match crate::backoff::wait(pause, &stop).await {
                 Waited::Over => next.await,

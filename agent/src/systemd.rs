@@ -36,6 +36,19 @@ pub fn ready() {
     tell(&[NotifyState::Ready]);
 }
 
+/// Says that the configuration is being read again, until [`reloaded`].
+pub fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => tell(&[NotifyState::Reloading, now]),
+        Err(error) => debug!("systemd was not told of the reload: {error}"),
+    }
+}
+
+/// Says that what was read is done with, and how the agent is.
+pub fn reloaded(words: &str) {
+    tell(&[NotifyState::Ready, NotifyState::Status(words)]);
+}
+
 /// Says that the agent ends, and how long that may take.
 pub fn stopping(within: Duration) {
     let micros = u32::try_from(within.as_micros()).unwrap_or(u32::MAX);

@@ -51,6 +51,9 @@ const CLOCK_SYNCHRONISED: &str = "forebay_agent_clock_synchronised";
 const CLOCK_SOURCE: &str = "forebay_agent_clock_source";
 const CLOCK_AHEAD: &str = "forebay_agent_clock_system_ahead_seconds";
 const CLOCK_UNSURE: &str = "forebay_agent_clock_boots_unsure";
+const CONFIG_REFUSED: &str = "forebay_agent_config_reload_failed";
+const CONFIG_RELOADS: &str = "forebay_agent_config_reloads_total";
+const CONFIG_RESTART: &str = "forebay_agent_config_restart_needed";
 const UPTIME: &str = "forebay_agent_uptime_seconds";
 const MEMORY_PEAK: &str = "forebay_agent_memory_peak_bytes";
 
@@ -95,6 +98,13 @@ pub async fn serve(
     }
 }
 
+/// The metrics of this moment, for whoever does not come over HTTP.
+pub fn text(board: &Board) -> String {
+    let recorder = recorder();
+    with_local_recorder(&recorder, || record(&board.snapshot()));
+    recorder.handle().render()
+}
+
 struct Window {
     board: Arc<Board>,
     ending: CancellationToken,
@@ -104,22 +114,22 @@ struct Window {
 impl Window {
     fn answer<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
         if request.method() != Method::GET && request.method() != Method::HEAD {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
+            return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
         }
         match request.uri().path() {
-            "/livez" => text(StatusCode::OK, "alive\n"),
-            "/readyz" if self.ending.is_cancelled() => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
-            "/readyz" if (self.board.buffer)().is_none() => text(
+            "/livez" => plain(StatusCode::OK, "alive\n"),
+            "/readyz" if self.ending.is_cancelled() => plain(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
+            "/readyz" if (self.board.buffer)().is_none() => plain(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "opening the buffer; links are started, readings are held\n",
             ),
-            "/readyz" => text(StatusCode::OK, "ready: the buffer is open and links are started\n"),
+            "/readyz" => plain(StatusCode::OK, "ready: the buffer is open and links are started\n"),
             "/metrics" => respond(StatusCode::OK, "text/plain; version=0.0.4", self.metrics()),
             "/status" => match serde_json::to_string(&self.board.snapshot()) {
                 Ok(json) => respond(StatusCode::OK, "application/json", json),
-                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+                Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
             },
-            _ => text(StatusCode::NOT_FOUND, "try /metrics, /status, /livez or /readyz\n"),
+            _ => plain(StatusCode::NOT_FOUND, "try /metrics, /status, /livez or /readyz\n"),
         }
     }
 
@@ -159,6 +169,9 @@ fn recorder() -> PrometheusRecorder {
         describe_gauge!(CLOCK_SOURCE, "1 for whose word the wall clock is: system, server or nobody.");
         describe_gauge!(CLOCK_AHEAD, "Seconds that the system's clock is ahead of what is believed.");
         describe_gauge!(CLOCK_UNSURE, "Earlier boots in the buffer of which nobody knows the exact time.");
+        describe_gauge!(CONFIG_REFUSED, "1 while the configuration that was read last is not taken.");
+        describe_counter!(CONFIG_RELOADS, "Times that the configuration was read again.");
+        describe_gauge!(CONFIG_RESTART, "Keys of the configuration that have changed and need a restart.");
         describe_gauge!(UPTIME, "Seconds since the agent started.");
         describe_gauge!(MEMORY_PEAK, "Most memory ever resident (VmHWM).");
     });
@@ -168,10 +181,13 @@ fn recorder() -> PrometheusRecorder {
 fn record(snapshot: &Snapshot) {
     let Snapshot {
         version: _,
+        process: _,
+        started_us: _,
         uptime_s,
         wall_us: _,
         synchronised,
         clock,
+        config,
         ledger,
         imbalance,
         gaps,
@@ -218,6 +234,10 @@ fn record(snapshot: &Snapshot) {
     }
     gauge!(CLOCK_AHEAD).set(clock.system_ahead_s);
     gauge!(CLOCK_UNSURE).set(clock.boots_unsure as f64);
+    gauge!(CONFIG_REFUSED).set(one_if(!config.mistakes.is_empty()));
+    counter!(CONFIG_RELOADS, "outcome" => "applied").absolute(config.applied);
+    counter!(CONFIG_RELOADS, "outcome" => "refused").absolute(config.refused);
+    gauge!(CONFIG_RESTART).set(config.needs_restart.len() as f64);
     gauge!(UPTIME).set(*uptime_s as f64);
     if let Some(bytes) = memory_peak() {
         gauge!(MEMORY_PEAK).set(bytes as f64);
@@ -235,7 +255,7 @@ fn memory_peak() -> Option<u64> {
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? << 10)
 }
 
-fn text(status: StatusCode, words: &str) -> Response<Full<Bytes>> {
+fn plain(status: StatusCode, words: &str) -> Response<Full<Bytes>> {
     respond(status, "text/plain; charset=utf-8", words.to_owned())
 }
 

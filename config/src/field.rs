@@ -42,6 +42,24 @@ impl Link {
         names
     }
 
+    /// Device and name of every point, if they are known before the link runs: of an MQTT link never,
+    /// for its topics name points while they arrive.
+    pub fn point_names(&self) -> Option<Vec<(&Name, &Name)>> {
+        fn of_bus(bus: &ModbusBus) -> Vec<(&Name, &Name)> {
+            let points = bus.devices.iter();
+            points.flat_map(|d| d.points.iter().map(|point| (&d.name, &point.meta.name))).collect()
+        }
+        match &self.protocol {
+            Protocol::ModbusTcp(tcp) => Some(of_bus(&tcp.bus)),
+            Protocol::ModbusRtu(rtu) => Some(of_bus(&rtu.bus)),
+            Protocol::OpcUa(opcua) => {
+                let points = opcua.devices.iter();
+                Some(points.flat_map(|d| d.points.iter().map(|point| (&d.name, &point.meta.name))).collect())
+            }
+            Protocol::Mqtt(_) => None,
+        }
+    }
+
     /// The points this link names. Topic templates find more while they run.
     pub fn point_count(&self) -> usize {
         match &self.protocol {
@@ -68,6 +86,18 @@ pub enum Protocol {
     ModbusRtu(ModbusRtu),
     OpcUa(OpcUa),
     Mqtt(Mqtt),
+}
+
+impl Protocol {
+    /// The word for it, as in `[link.NAME.WORD]`.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::ModbusTcp(_) => "modbus-tcp",
+            Self::ModbusRtu(_) => "modbus-rtu",
+            Self::OpcUa(_) => "opcua",
+            Self::Mqtt(_) => "mqtt",
+        }
+    }
 }
 
 /// What every protocol says of a point besides its address.

@@ -42,6 +42,21 @@ pub fn agent(path: &Path) -> Result<agent::Agent, Findings> {
     book.close(found)
 }
 
+/// The files an agent's configuration is read from, in order: `path`, and what lies in the folder beside
+/// it. Of a folder that cannot be listed, none.
+pub fn files(path: &Path) -> Vec<PathBuf> {
+    std::iter::once(path.to_owned()).chain(drop_ins(path, &Book::default())).collect()
+}
+
+/// `[agent] state_dir`, whatever else is wrong with the file: where to look for an agent that runs with
+/// what stood there before. `None` if it says nothing.
+pub fn state_dir(path: &Path) -> Option<PathBuf> {
+    let text = std::fs::read_to_string(path).ok()?;
+    let (table, _) = toml::de::DeTable::parse_recoverable(&text);
+    let agent = table.get_ref().get("agent")?.get_ref().as_table()?;
+    agent.get("state_dir")?.get_ref().as_str().map(PathBuf::from)
+}
+
 /// Judges the text of an agent's configuration that is not a file; `name` stands for it in findings.
 ///
 /// # Errors

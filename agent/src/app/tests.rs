@@ -50,6 +50,15 @@ async fn serve(mut stream: TcpStream, count: &watch::Sender<u16>) -> std::io::Re
     }
 }
 
+/// Nothing is told anew.
+fn fixed() -> Control {
+    Control { reread: Arc::new(|| panic!("nobody asked")), level: None }
+}
+
+fn nobody() -> mpsc::Receiver<()> {
+    mpsc::channel(1).1
+}
+
 struct Bench {
     config: Agent,
     store: BufferSettings,
@@ -120,7 +129,7 @@ async fn links_are_read_while_the_buffer_opens_and_nothing_is_lost() {
         let _ = gate.await;
         Buffer::open(store).await
     };
-    let built = timeout(Duration::from_secs(30), build(config, opening, &ending)).await;
+    let built = timeout(Duration::from_secs(30), build(config, fixed(), opening, nobody(), &ending)).await;
     let (supervisor, mut seen) = built.expect("it waits for the buffer").unwrap();
     let running = tokio::spawn(supervisor.run(Grace::default()));
     device.until_read(5).await;
@@ -143,7 +152,7 @@ async fn a_second_agent_on_the_same_folder_ends_at_once_and_asks_no_device() {
     let mut device = Device::start().await;
     let Bench { config, store, ending, _dir } = bench(&device);
     let first = Buffer::open(store.clone()).await.unwrap();
-    let refused = build(config, Buffer::open(store), &ending).await.err().unwrap();
+    let refused = build(config, fixed(), Buffer::open(store), nobody(), &ending).await.err().unwrap();
     assert_eq!(
         format!("{refused:#}"),
         "open the buffer: cannot write to the buffer: another process has this buffer open; end it first"
@@ -163,7 +172,7 @@ async fn a_buffer_that_will_not_open_after_all_ends_the_agent_with_its_words() {
         let _ = gate.await;
         Err(BufferError::Disk("no thread for it".into()))
     };
-    let (supervisor, seen) = build(config, opening, &ending).await.unwrap();
+    let (supervisor, seen) = build(config, fixed(), opening, nobody(), &ending).await.unwrap();
     let running = tokio::spawn(supervisor.run(Grace::default()));
     device.until_read(1).await;
     open.send(()).unwrap();
@@ -176,7 +185,7 @@ async fn a_buffer_that_will_not_open_after_all_ends_the_agent_with_its_words() {
 async fn an_agent_that_must_end_while_its_buffer_opens_ends_in_time() {
     let mut device = Device::start().await;
     let Bench { config, store: _, ending, _dir } = bench(&device);
-    let (supervisor, seen) = build(config, std::future::pending(), &ending).await.unwrap();
+    let (supervisor, seen) = build(config, fixed(), std::future::pending(), nobody(), &ending).await.unwrap();
     let grace = Grace { append: Duration::from_millis(20), uplink: Duration::from_millis(20) };
     let running = tokio::spawn(supervisor.run(grace));
     device.until_read(1).await;
@@ -190,7 +199,8 @@ async fn an_agent_that_must_end_while_its_buffer_opens_ends_in_time() {
 async fn a_device_that_is_silent_when_the_agent_ends_leaves_a_gap() {
     let mut device = Device::start().await;
     let Bench { config, store, ending, _dir } = bench(&device);
-    let (supervisor, mut seen) = build(config, Buffer::open(store), &ending).await.unwrap();
+    let (supervisor, mut seen) =
+        build(config, fixed(), Buffer::open(store), nobody(), &ending).await.unwrap();
     let running = tokio::spawn(supervisor.run(Grace::default()));
     let buffer = opened(&mut seen).await;
     device.until_read(2).await;
@@ -217,7 +227,7 @@ async fn what_a_link_learnt_is_kept_in_the_state_directory_and_a_bad_file_is_wri
     let file = config.state_dir.join("learnt/hall.json");
     std::fs::create_dir(config.state_dir.join("learnt")).unwrap();
     std::fs::write(&file, "torn").unwrap();
-    let (supervisor, _seen) = build(config, Buffer::open(store), &ending).await.unwrap();
+    let (supervisor, _seen) = build(config, fixed(), Buffer::open(store), nobody(), &ending).await.unwrap();
     let running = tokio::spawn(supervisor.run(Grace::default()));
     device.until_read(2).await;
     ending.asked.cancel();

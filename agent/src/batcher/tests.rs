@@ -192,7 +192,7 @@ fn samples(values: &[(usize, i64)]) -> Vec<Sample> {
 
 fn handover(link: usize, points: &[&str], values: &[(usize, i64)]) -> Handover {
     let points = points.iter().map(|name| point(name)).collect();
-    Handover { link, points, first_slot: 0, samples: samples(values), receipt: None }
+    Handover { link, points, first_slot: 0, samples: samples(values), receipt: None, last: false }
 }
 
 fn disk_error() -> BufferError {
@@ -248,6 +248,18 @@ async fn a_message_without_a_reading_is_confirmed_too() {
     bench.hand(Handover { receipt, ..handover(0, &[], &[]) }).await;
     confirmed.await.expect("the receipt was dropped");
     assert_eq!(bench.finish().await.1, [], "there was nothing to append");
+}
+
+#[tokio::test]
+async fn a_link_that_hangs_up_waits_for_no_window() {
+    let mut bench = bench(AGES, vec![]);
+    let (sender, confirmed) = tokio::sync::oneshot::channel();
+    let receipt = Some(Receipt::new(move || _ = sender.send(())));
+    bench.hand(handover(0, &["flow"], &[(0, 1)])).await;
+    bench.hand(Handover { receipt, last: true, ..handover(0, &[], &[]) }).await;
+    bench.tried.recv().await.unwrap();
+    confirmed.await.expect("the receipt was dropped");
+    assert_eq!(bench.finish().await.1, [(1, "1=1".into())]);
 }
 
 #[tokio::test]

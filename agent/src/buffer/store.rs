@@ -215,6 +215,8 @@ impl Store {
             oldest: oldest.map(|(first, _)| Sequence(first)),
             newest: newest.map(|(_, last)| Sequence(last)),
             writable: self.fault.is_none(),
+            // Known to whoever carries the acknowledgement.
+            acknowledged_at: None,
         }
     }
 

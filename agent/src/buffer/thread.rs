@@ -48,13 +48,19 @@ pub(super) enum Wish {
 #[derive(Default)]
 pub(super) struct Shared {
     books: Mutex<(Status, Option<String>)>,
+    acknowledged_at: Mutex<Option<BootTime>>,
     /// Told of every append.
     pub appended: Notify,
 }
 
 impl Shared {
     pub fn status(&self) -> Status {
-        self.books().0
+        let acknowledged_at = *self.acknowledged_at();
+        Status { acknowledged_at, ..self.books().0 }
+    }
+
+    fn acknowledged_at(&self) -> MutexGuard<'_, Option<BootTime>> {
+        self.acknowledged_at.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     pub fn words(&self) -> Option<String> {
@@ -151,6 +157,7 @@ fn grant(store: &mut Store, wish: Wish, shared: &Shared) {
         Wish::Acknowledge { ranges, answer } => {
             store.acknowledge(&ranges);
             shared.update(store);
+            *shared.acknowledged_at() = Some(BootTime::now());
             tell(answer, ());
         }
         Wish::Dictionary { after, answer } => tell(answer, store.dictionary_to_tell(after)),

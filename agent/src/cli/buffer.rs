@@ -19,7 +19,7 @@ use clap::{Args, Subcommand};
 use forebay_config::agent::Agent;
 
 use super::{BAD_CONFIG, complain};
-use crate::buffer::inspect::Inspection;
+use crate::buffer::inspect::{Inspection, Overview};
 use crate::fittings;
 
 /// All is well.
@@ -83,6 +83,11 @@ pub fn run(command: &Command) -> ExitCode {
             ExitCode::from(code)
         }
     }
+}
+
+/// The books as `buffer status` shows them.
+pub fn page(overview: &Overview, config: Option<&Agent>) -> String {
+    status::Page { overview, budget: config.map(|config| &config.buffer) }.to_string()
 }
 
 /// The buffer, and the configuration where there is one.

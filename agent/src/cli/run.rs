@@ -1,5 +1,6 @@
 //! `forebay-agent run`, and the runtime that it and `join` work in.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -8,8 +9,9 @@ use tokio::runtime::{Builder, Runtime};
 use tracing::error;
 
 use super::{FAILED, complain, join, say};
+use crate::app::Control;
 use crate::clock::Clock;
-use crate::fittings::Fitter;
+use crate::fittings::{Fitter, rereads};
 use crate::supervisor::{Ending, Verdict};
 use crate::{app, log};
 
@@ -17,11 +19,14 @@ use crate::{app, log};
 const MOST_BLOCKING: usize = 8;
 
 /// Collects until SIGTERM or SIGINT.
-pub fn run(config: Agent) -> ExitCode {
-    if let Err(error) = log::start(&config.log) {
-        complain(&format!("cannot start logging: {error}"));
-        return ExitCode::from(FAILED);
-    }
+pub fn run(config: Agent, path: &Path) -> ExitCode {
+    let level = match log::start(&config.log) {
+        Ok(level) => level,
+        Err(error) => {
+            complain(&format!("cannot start logging: {error}"));
+            return ExitCode::from(FAILED);
+        }
+    };
     let runtime = match runtime() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -29,7 +34,8 @@ pub fn run(config: Agent) -> ExitCode {
             return ExitCode::from(FAILED);
         }
     };
-    let verdict = runtime.block_on(app::run(config, Ending::default()));
+    let control = Control { reread: rereads(path), level: Some(level) };
+    let verdict = runtime.block_on(app::run(config, control, Ending::default()));
     // Whatever still blocks a thread had its time.
     runtime.shutdown_timeout(Duration::from_secs(1));
     match verdict {

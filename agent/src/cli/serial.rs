@@ -59,6 +59,21 @@ pub fn run(serial: &Serial) -> ExitCode {
     code.unwrap_or_else(|| ExitCode::from(if page.troubles().is_empty() { 0 } else { FAILED }))
 }
 
+/// Ports of these links as configured, and what keeps them from being used; `None` if there are none.
+pub fn troubles(links: &[Link]) -> Option<(Vec<String>, Vec<String>)> {
+    let configured = configured(links);
+    if configured.is_empty() {
+        return None;
+    }
+    let also: Vec<PathBuf> = configured.iter().map(|(_, port)| port.clone()).collect();
+    let ports = also.iter().map(|port| port.display().to_string()).collect();
+    let troubles = match find(&Roots::default(), &also) {
+        Ok(found) => Page { found, configured }.troubles(),
+        Err(why) => vec![format!("the kernel's list of terminals (/sys/class/tty) cannot be read: {why}")],
+    };
+    Some((ports, troubles))
+}
+
 /// Links on serial ports: name and port as configured.
 fn configured(links: &[Link]) -> Vec<(String, PathBuf)> {
     let port = |link: &Link| match &link.protocol {

@@ -122,7 +122,10 @@ async fn bench(link: Silences) -> Bench {
     };
     let (buffer, _, _) = Buffer::open(store).await.unwrap();
     let clock = Clock::with_boot_id(dir.path(), 3, [3; 8]);
-    let recorder = Recorder { links: vec![link], clock, tally: Tally::default() };
+    let (_, status) = tokio::sync::watch::channel(Default::default());
+    let links = Roster::default();
+    links.enlist(crate::roster::Entry { silences: link, ..crate::roster::Entry::of("hall", 0, status) });
+    let recorder = Recorder { links, clock, tally: Tally::default() };
     Bench { buffer, recorder, _dir: dir }
 }
 

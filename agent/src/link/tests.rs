@@ -98,6 +98,7 @@ fn ruled_bench(points: &[&str], max_pause: Duration, rules: Arc<[Rule]>) -> Benc
         silences: silences.clone(),
         rules,
         status,
+        rate: Rate::default(),
         feed: Feed::default(),
         backoff: Backoff::new(Duration::from_millis(1), max_pause).unwrap(),
         stop: stop.clone(),
@@ -213,7 +214,7 @@ async fn a_reading_of_no_point_is_discarded_and_never_enters_the_books() {
 #[tokio::test]
 async fn a_harvest_without_samples_is_confirmed_at_once_and_bothers_nobody() {
     let mut bench = bench(&["flow"], SOON);
-    let (sender, confirmed) = tokio::sync::oneshot::channel();
+    let (sender, confirmed) = oneshot::channel();
     let receipt = Some(Receipt::new(move || _ = sender.send(())));
     bench.play([
         Step::Connect(Ok(())),
@@ -224,8 +225,41 @@ async fn a_harvest_without_samples_is_confirmed_at_once_and_bothers_nobody() {
     assert!(bench.handovers.try_recv().is_err(), "handed over for nothing");
 }
 
+/// A harvest whose peer waits for our word.
+fn wants_receipt(value: i64) -> (Step, oneshot::Receiver<()>) {
+    let (sender, confirmed) = oneshot::channel();
+    let receipt = Some(Receipt::new(move || _ = sender.send(())));
+    let Step::Bring(Ok(harvest)) = bring(&[(0, value)]) else { panic!("it brings") };
+    (Step::Bring(Ok(Harvest { receipt, ..harvest })), confirmed)
+}
+
 #[tokio::test]
-async fn a_link_hangs_up_when_it_stops_and_closes_when_it_may() {
+async fn a_link_hangs_up_when_it_stops_and_closes_when_its_peer_has_our_word() {
+    for confirms in [true, false] {
+        let mut bench = bench(&["flow"], SOON);
+        let (harvest, _confirmed) = wants_receipt(1);
+        bench.play([Step::Connect(Ok(())), harvest]);
+        assert_eq!(bench.deeds.recv().await, Some("connect"));
+        let first = bench.handovers.recv().await.unwrap();
+        bench.stop.cancel();
+        let last = bench.handovers.recv().await.unwrap();
+        assert!(last.last && last.samples.is_empty() && !first.last);
+        assert!(bench.handovers.recv().await.is_none(), "the batcher would wait for more");
+        assert_eq!(
+            bench.deeds.try_recv(),
+            Err(mpsc::error::TryRecvError::Empty),
+            "closed before the confirmation"
+        );
+        match confirms {
+            true => [first, last].into_iter().filter_map(|it| it.receipt).for_each(Receipt::confirm),
+            false => bench.goodbye.cancel(),
+        }
+        assert_eq!(bench.deeds.recv().await, Some("close"));
+    }
+}
+
+#[tokio::test]
+async fn a_link_whose_peer_waits_for_no_word_closes_at_once() {
     let mut bench = bench(&["flow"], SOON);
     bench.play([Step::Connect(Ok(())), bring(&[(0, 1)])]);
     assert_eq!(bench.deeds.recv().await, Some("connect"));
@@ -233,12 +267,6 @@ async fn a_link_hangs_up_when_it_stops_and_closes_when_it_may() {
     bench.stop.cancel();
     assert_eq!(bench.values().await, [(0, Some(1))]);
     assert!(bench.handovers.recv().await.is_none(), "the batcher would wait for more");
-    assert_eq!(
-        bench.deeds.try_recv(),
-        Err(mpsc::error::TryRecvError::Empty),
-        "closed before the confirmation"
-    );
-    bench.goodbye.cancel();
     assert_eq!(bench.deeds.recv().await, Some("close"));
 }
 

@@ -8,7 +8,11 @@ use super::*;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-struct House {
+fn answer(question: Question) -> String {
+    json!({ "asked": format!("{question:?}") }).to_string()
+}
+
+struct Site {
     feed: Feed,
     folder: tempfile::TempDir,
     stop: CancellationToken,
@@ -20,13 +24,13 @@ struct Watcher {
     _wish: OwnedWriteHalf,
 }
 
-impl House {
+impl Site {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (feed, stop) = (Feed::default(), CancellationToken::new());
         let door = Door::open(folder.path()).unwrap();
         let clock = Clock::open(folder.path());
-        let serving = tokio::spawn(serve(door, feed.clone(), clock, stop.clone()));
+        let serving = tokio::spawn(serve(door, feed.clone(), clock, Arc::new(answer), stop.clone()));
         Self { feed, folder, stop, serving }
     }
 
@@ -65,7 +69,7 @@ impl Watcher {
 
 #[tokio::test]
 async fn a_watcher_sees_what_it_asked_for_and_nothing_else() {
-    let house = House::new();
+    let house = Site::new();
     house.show("pump", "speed", Value::Integer(1));
     let (mut watcher, hello) = house.watcher("pump/s*").await;
     assert_eq!(hello, json!({ "watching": true }));
@@ -87,7 +91,7 @@ async fn a_watcher_sees_what_it_asked_for_and_nothing_else() {
 
 #[tokio::test]
 async fn a_watcher_that_takes_nothing_is_skipped_and_stops_nobody() {
-    let house = House::new();
+    let house = Site::new();
     let (mut slow, _) = house.watcher("*/*").await;
     let (mut quick, _) = house.watcher("*/last").await;
     let begun = std::time::Instant::now();
@@ -122,7 +126,7 @@ async fn a_watcher_that_takes_nothing_is_skipped_and_stops_nobody() {
 
 #[tokio::test]
 async fn nothing_is_kept_while_nobody_watches() {
-    let house = House::new();
+    let house = Site::new();
     house.show("pump", "speed", Value::Integer(1));
     assert_eq!((house.feed.0.receiver_count(), house.feed.0.len()), (0, 0));
     let (watcher, _) = house.watcher("*/*").await;
@@ -139,7 +143,7 @@ async fn nothing_is_kept_while_nobody_watches() {
 
 #[tokio::test]
 async fn the_socket_is_the_owners_and_its_groups_and_outlives_nobody() {
-    let house = House::new();
+    let house = Site::new();
     assert_eq!(fs::metadata(house.socket()).unwrap().mode() & 0o777, 0o660);
     // As one that was killed leaves it; a file that is no socket stays.
     let again = Door::open(house.folder.path()).unwrap();
@@ -154,7 +158,7 @@ async fn the_socket_is_the_owners_and_its_groups_and_outlives_nobody() {
 
 #[tokio::test]
 async fn nonsense_and_a_crowd_are_turned_away() {
-    let house = House::new();
+    let house = Site::new();
     let (mut lost, hello) = house.watcher("no slash").await;
     assert!(hello["refused"].as_str().is_some_and(|why| why.contains("device/point")), "{hello}");
     assert_eq!(lost.line().await, None);
@@ -169,4 +173,18 @@ async fn nonsense_and_a_crowd_are_turned_away() {
     let mut late = late;
     let read = timeout(PATIENCE, late.read_to_end(&mut nothing)).await.expect("it is turned away");
     assert_eq!(read.unwrap_or(0), 0);
+}
+
+#[tokio::test]
+async fn questions_are_answered_once_though_eight_watch() {
+    let site = Site::new();
+    let mut watchers = Vec::new();
+    for _ in 0..MOST_WATCHERS {
+        watchers.push(site.watcher("*/*").await);
+    }
+    for (wish, asked) in [("status", "Status"), ("metrics", "Metrics")] {
+        let (mut watcher, answer) = site.watcher(wish).await;
+        assert_eq!(answer, json!({ "asked": asked }));
+        assert_eq!(watcher.line().await, None, "and that is all");
+    }
 }

@@ -100,6 +100,7 @@ async fn a_broker_hears_that_its_message_is_durable_before_our_goodbye() {
         silences: Silences::default(),
         rules: [].into(),
         status,
+        rate: Default::default(),
         feed: Default::default(),
         backoff: Backoff::new(AGES, AGES).unwrap(),
         stop: ending.stop_links.clone(),
@@ -124,7 +125,13 @@ async fn a_broker_hears_that_its_message_is_durable_before_our_goodbye() {
         Some(life) => Box::pin(life.map(Ok)) as Life,
         None => Box::pin(std::future::ready(Ok(()))),
     };
-    supervisor.link("broker", Backoff::new(AGES, AGES).unwrap(), Box::new(birth));
+    supervisor.link(Post {
+        index: 0,
+        name: "broker".into(),
+        backoff: Backoff::new(AGES, AGES).unwrap(),
+        stop: ending.stop_links.child_token(),
+        birth: Box::new(birth),
+    });
     supervisor.batcher(async move { Ok(batcher.run(to_batcher).await?) });
     let running = tokio::spawn(supervisor.run(Grace::default()));
     until_drained.recv().await.unwrap();

@@ -24,6 +24,10 @@ fn pauses() -> Backoff {
     Backoff::new(Duration::from_millis(1), Duration::from_millis(2)).unwrap()
 }
 
+fn post(ending: &Ending, birth: Birth) -> Post {
+    Post { index: 0, name: "hall".into(), backoff: pauses(), stop: ending.stop_links.child_token(), birth }
+}
+
 /// Ends when `token` is cancelled.
 fn until(token: CancellationToken, who: &'static str, diary: &Diary) -> Life {
     let diary = diary.clone();
@@ -60,7 +64,7 @@ async fn the_end_goes_from_the_field_to_the_server() {
         batcher_diary.note("batcher");
         Ok(())
     });
-    supervisor.link("hall", pauses(), Box::new(births));
+    supervisor.link(post(&ending, Box::new(births)));
     ending.asked.cancel();
     assert_eq!(supervisor.run(NEVER_LATE).await, Verdict::Drained);
     let mut entries = diary.entries();
@@ -74,19 +78,16 @@ async fn a_link_task_that_panics_is_started_again_and_the_others_never_notice() 
     let mut supervisor = Supervisor::new(ending.clone());
     let (lives, mut seen) = watch::channel(0);
     let stop = ending.stop_links.clone();
-    supervisor.link(
-        "hall",
-        pauses(),
-        Box::new(move || {
-            let (lives, stop) = (lives.clone(), stop.clone());
-            Box::pin(async move {
-                lives.send_modify(|lives| *lives += 1);
-                assert!(*lives.borrow() >= 3, "a driver's mistake");
-                stop.cancelled().await;
-                Ok(())
-            })
-        }),
-    );
+    let birth: Birth = Box::new(move || {
+        let (lives, stop) = (lives.clone(), stop.clone());
+        Box::pin(async move {
+            lives.send_modify(|lives| *lives += 1);
+            assert!(*lives.borrow() >= 3, "a driver's mistake");
+            stop.cancelled().await;
+            Ok(())
+        })
+    });
+    supervisor.link(post(&ending, birth));
     supervisor.batcher(until(ending.stop_links.clone(), "batcher", &diary));
     supervisor.uplink(until(ending.finish_uplink.clone(), "uplink", &diary));
     let running = tokio::spawn(supervisor.run(NEVER_LATE));
@@ -129,7 +130,7 @@ async fn an_attendant_is_missed_and_not_mourned() {
 async fn nobody_holds_the_end_up_for_longer_than_its_grace() {
     let ending = Ending::default();
     let mut supervisor = Supervisor::new(ending.clone());
-    supervisor.link("hall", pauses(), Box::new(|| Box::pin(std::future::pending())));
+    supervisor.link(post(&ending, Box::new(|| Box::pin(std::future::pending()))));
     supervisor.batcher(std::future::pending());
     supervisor.uplink(std::future::pending());
     ending.asked.cancel();
@@ -148,4 +149,44 @@ async fn a_server_that_takes_too_long_is_no_fault() {
     supervisor.uplink(until(give_up, "uplink", &Diary::default()));
     ending.asked.cancel();
     assert_eq!(supervisor.run(GRACE).await, Verdict::Drained);
+}
+
+#[tokio::test]
+async fn links_come_and_go_while_the_agent_runs() {
+    let (ending, diary) = (Ending::default(), Diary::default());
+    let mut supervisor = Supervisor::new(ending.clone());
+    let (orders, to_supervisor) = mpsc::channel(4);
+    supervisor.takes_orders(to_supervisor);
+    let (lives, mut seen) = watch::channel(0);
+    let post = |index: usize, falls: bool| {
+        let (lives, stop) = (lives.clone(), ending.stop_links.child_token());
+        let token = stop.clone();
+        let birth: Birth = Box::new(move || {
+            lives.send_modify(|lives| *lives += 1);
+            let stop = token.clone();
+            Box::pin(async move {
+                stop.cancelled().await;
+                assert!(!falls, "a driver's mistake");
+                Ok(())
+            })
+        });
+        Post { index, name: format!("link {index}"), backoff: pauses(), stop, birth }
+    };
+    supervisor.link(post(0, false));
+    supervisor.link(post(1, true));
+    supervisor.batcher(until(ending.stop_links.clone(), "batcher", &diary));
+    let running = tokio::spawn(supervisor.run(NEVER_LATE));
+    let end = async |index| {
+        let (sender, ended) = oneshot::channel();
+        assert!(orders.send(Order::End(index, sender)).await.is_ok());
+        ended.await.expect("it has ended");
+    };
+    end(1).await;
+    end(7).await;
+    assert!(orders.send(Order::Start(post(1, false))).await.is_ok());
+    seen.wait_for(|lives| *lives == 3).await.unwrap();
+    end(0).await;
+    assert_eq!(*seen.borrow(), 3, "none is born again");
+    ending.asked.cancel();
+    assert_eq!(running.await.unwrap(), Verdict::Drained);
 }

@@ -27,10 +27,14 @@ fn window(dir: &std::path::Path) -> (Window, Books, watch::Sender<LinkStatus>) {
     };
     let clock = Clock::open(dir);
     clock.place(7, &[]);
+    let (_, config) = watch::channel(crate::status::ConfigShown { refused: 2, ..Default::default() });
+    let roster = crate::roster::Roster::default();
+    roster.enlist(crate::roster::Entry::of("hall", 0, links));
     let board = Board {
         books: books.clone(),
         buffer: Box::new(move || Some(status)),
-        links: vec![("hall".into(), links)],
+        links: roster,
+        config,
         uplink,
         clock,
         gaps: Tally::default(),
@@ -68,6 +72,8 @@ fn metrics_are_the_ledger_at_the_moment_of_the_look() {
         "forebay_agent_buffer_bytes 4096",
         "forebay_agent_link_up{link=\"hall\"} 0",
         "forebay_agent_uplink_up 0",
+        "forebay_agent_config_reload_failed 0",
+        "forebay_agent_config_reloads_total{outcome=\"refused\"} 2",
     ] {
         assert!(first.lines().any(|other| other == line), "no line `{line}` in\n{first}");
     }
