@@ -153,8 +153,14 @@ async fn build(
         };
         spawn_link(&mut supervisor, fitter.clone(), link, desk);
     }
-    // The batcher ends when the last sender is gone; this one is nobody's.
-    drop(handovers);
+    // The batcher ends when the last sender is gone. This one is nobody's, and goes when no link may run
+    // any longer: an agent without links is not at its end, it waits for its configuration.
+    let stop = ending.stop_links.clone();
+    supervisor.attendant("way to the batcher", async move {
+        stop.cancelled().await;
+        drop(handovers);
+        Ok(())
+    });
 
     let board = Arc::new(Board {
         books: books.clone(),
