@@ -33,7 +33,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use forebay_config::agent::Agent;
 use forebay_config::classes::Pattern;
 
@@ -139,6 +139,11 @@ impl Wanted {
     }
 }
 
+/// The whole command line, for its man pages and completions.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Does what the command line says. `args` begins with the program's name.
 pub fn run_cli(args: impl Iterator<Item = OsString>) -> ExitCode {
     // Before anything can open a TLS connection.
@@ -216,8 +221,6 @@ fn complain(words: &str) {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn exit(args: &[&str]) -> ExitCode {
@@ -226,7 +229,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_well_formed() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]

@@ -27,7 +27,8 @@ use crate::{agent, server};
 /// Reads the agent's configuration: `path`, and every `*.toml` in the folder beside it that bears
 /// its name (`agent.toml` and `agent.d/`). A section stands in one file only; so does each link.
 ///
-/// `${NAME}` in a string is the environment variable, `${credential:NAME}` the systemd credential.
+/// `${NAME}` in a string is the environment variable, `${credential:NAME}` the systemd credential
+/// or, by hand, the file in `/etc/forebay/credentials`.
 ///
 /// # Errors
 /// Everything that is wrong, in the order of the files.

@@ -26,9 +26,12 @@ use crate::live::Feed;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Telemetry;
 use crate::ui;
+use crate::watchdog::{self, Progress};
 
 /// How long an open page may keep the web listener from stopping.
 const WEB_DRAIN: Duration = Duration::from_secs(5);
+/// What systemd grants at each word during the start; longer than the pauses between them.
+const STARTING_FOR: Duration = Duration::from_secs(120);
 const UPKEEP_EVERY: Duration = Duration::from_secs(30);
 
 /// A server with its sockets bound, not yet serving.
@@ -79,7 +82,9 @@ impl App {
         let feed = Feed::new();
         let (tls, newest_tls) = watch::channel::<Arc<ServerConfig>>(certificate.tls);
         let outage = Arc::new(Outage::new(telemetry.clone()));
-        let (committer, commit) = Committer::new(store.clone(), outage.clone(), telemetry.clone());
+        let progress = Progress::default();
+        let (committer, commit) =
+            Committer::new(store.clone(), outage.clone(), telemetry.clone(), progress.clone());
         let ingest = Ingest::new(Parts {
             store: store.clone(),
             authority: authority.clone(),
@@ -104,6 +109,7 @@ impl App {
         tasks.add("certificate renewal", fresh);
         tasks.add("ledger keeper", keeper.run(stop.clone()));
         tasks.add("metrics upkeep", keep_up(telemetry, stop.clone()));
+        tasks.add("watchdog", watchdog::run(progress, stop.clone()));
         tasks.run(stop).await
     }
 }
@@ -125,7 +131,7 @@ where
             Err(error) => error,
         };
         warn!(%error, "Waiting for the database.");
-        status(&format!("Waiting for the database: {error}"));
+        still_starting(&format!("Waiting for the database: {error}"));
         if timeout(pause, stop.cancelled()).await.is_ok() {
             return Ok(None);
         }
@@ -154,8 +160,10 @@ pub fn stopping() {
     notify(&[sd_notify::NotifyState::Stopping]);
 }
 
-fn status(words: &str) {
-    notify(&[sd_notify::NotifyState::Status(words)]);
+/// A start that waits for somebody else is not given up by systemd.
+fn still_starting(words: &str) {
+    let micros = STARTING_FOR.as_micros() as u32;
+    notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(micros), sd_notify::NotifyState::Status(words)]);
 }
 
 fn notify(states: &[sd_notify::NotifyState<'_>]) {
@@ -165,8 +173,10 @@ fn notify(states: &[sd_notify::NotifyState<'_>]) {
 }
 
 fn hostname() -> Option<String> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
-    Some(name.trim().to_owned()).filter(|name| !name.is_empty() && name != "(none)")
+    // Not from /proc: the unit hides all of it but processes.
+    let system = rustix::system::uname();
+    let name = system.nodename().to_str().ok()?;
+    Some(name.to_owned()).filter(|name| !name.is_empty() && name != "(none)")
 }
 
 async fn serve_web(listener: TcpListener, router: axum::Router, stop: CancellationToken) {

@@ -15,7 +15,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use forebay_config::load::{self, Findings};
 use forebay_config::server::Server;
 use forebay_protocols::sync::tls;
@@ -25,7 +25,7 @@ use crate::store::{self, Store};
 
 /// Read if `--config` is not given; may be missing, as every setting has a default.
 const DEFAULT_CONFIG: &str = "/etc/forebay/server.toml";
-/// EX_CONFIG: systemd is told not to restart on it.
+/// EX_CONFIG of sysexits.h.
 const REFUSED: u8 = 78;
 
 /// Takes readings from Forebay agents, stores them and shows them.
@@ -54,6 +54,11 @@ enum Command {
     Faults(faults::Faults),
     /// Print the version.
     Version,
+}
+
+/// The whole command line, for its man pages and completions.
+pub fn command() -> clap::Command {
+    Arguments::command()
 }
 
 /// Runs the command line. Used by the binary, and by the demo as a child of itself.
@@ -129,8 +134,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
-        Arguments::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]

@@ -148,6 +148,21 @@ async fn links_are_read_while_the_buffer_opens_and_nothing_is_lost() {
 }
 
 #[tokio::test]
+async fn an_agent_without_links_waits_for_its_configuration_and_ends_when_asked() {
+    let device = Device::start().await;
+    let Bench { mut config, store, ending, _dir } = bench(&device);
+    config.links.clear();
+    let (supervisor, mut seen) = build(config, Buffer::open(store), &ending).await.unwrap();
+    let mut running = tokio::spawn(supervisor.run(Grace::default()));
+    let buffer = opened(&mut seen).await;
+    let ended = timeout(Duration::from_millis(200), &mut running).await;
+    assert!(ended.is_err(), "it went on its own: {ended:?}");
+    ending.asked.cancel();
+    assert_eq!(running.await.unwrap(), Verdict::Drained);
+    assert_eq!(buffer.status().counts.appended, 0);
+}
+
+#[tokio::test]
 async fn a_second_agent_on_the_same_folder_ends_at_once_and_asks_no_device() {
     let mut device = Device::start().await;
     let Bench { config, store, ending, _dir } = bench(&device);

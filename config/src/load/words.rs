@@ -2,12 +2,15 @@
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::findings::Complaint;
 use super::table::{Item, suggest, wrong_type};
 use crate::units::{ByteSize, Name, Secret};
+
+/// Where the packages' units take credentials from.
+const CREDENTIALS: [&str; 2] = ["/etc/forebay/credentials", "/etc/forebay/server-credentials"];
 
 /// A string, with `${NAME}` and `${credential:NAME}` put in.
 pub(super) fn string(item: &Item<'_>) -> Result<String, Complaint> {
@@ -16,12 +19,21 @@ pub(super) fn string(item: &Item<'_>) -> Result<String, Complaint> {
         text,
         |name| std::env::var(name).ok(),
         |name| {
-            let folder = std::env::var_os("CREDENTIALS_DIRECTORY")?;
-            std::fs::read_to_string(PathBuf::from(folder).join(name))
-                .ok()
-                .map(|s| s.trim_end_matches('\n').to_owned())
+            let given = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+            credential(given.as_deref(), name)
         },
     )
+}
+
+/// A secret by name. systemd puts the files of a folder under the unit's name for that folder and an
+/// underline; commands run by hand look into the folders themselves, where they may.
+fn credential(given: Option<&Path>, name: &str) -> Option<String> {
+    let places = match given {
+        Some(folder) => vec![folder.join(name), folder.join(format!("forebay_{name}"))],
+        None => CREDENTIALS.map(|folder| Path::new(folder).join(name)).to_vec(),
+    };
+    let text = places.iter().find_map(|place| std::fs::read_to_string(place).ok())?;
+    Some(text.trim_end_matches('\n').to_owned())
 }
 
 /// A string that says something.
@@ -252,7 +264,8 @@ fn substitute(
             Some(name) => credential(name).ok_or_else(|| {
                 Complaint::new(
                     format!("there is no credential `{name}`"),
-                    "systemd passes it with LoadCredential= or SetCredential=",
+                    "put it into a file of that name in /etc/forebay/credentials (server: server-credentials), \
+                     readable by root alone",
                 )
             })?,
             None => environment(name).ok_or_else(|| {
@@ -306,5 +319,17 @@ mod tests {
         assert_eq!(put("${credential:pw}").expect("known"), "s3cret");
         assert_eq!(put("${NOBODY}").expect_err("unknown").message, "the environment has no `NOBODY`");
         assert!(put("${HOST").is_err());
+    }
+
+    #[test]
+    fn a_credential_is_found_under_its_name_and_under_that_of_a_loaded_folder() {
+        let folder = std::env::temp_dir().join(format!("forebay-credentials-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("temp folder");
+        std::fs::write(folder.join("proxy"), "one\n").expect("write");
+        std::fs::write(folder.join("forebay_press"), "two").expect("write");
+        assert_eq!(credential(Some(&folder), "proxy").as_deref(), Some("one"));
+        assert_eq!(credential(Some(&folder), "press").as_deref(), Some("two"));
+        assert_eq!(credential(Some(&folder), "nobody"), None);
+        std::fs::remove_dir_all(&folder).expect("remove");
     }
 }

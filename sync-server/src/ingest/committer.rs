@@ -11,11 +11,12 @@ use std::time::Duration;
 use forebay_protocols::sync::problem::{Kind, Problem};
 use forebay_protocols::sync::wire::sync_answer::Verdict;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::outage::Outage;
 use crate::store::{Content, Delivery, Receipt, Store, StoreError, within_reason};
 use crate::telemetry::Telemetry;
+use crate::watchdog::Progress;
 
 /// Deliveries waiting for the committer; more wait at the door for [`ROOM_WITHIN`], then get 503.
 const QUEUE: usize = 64;
@@ -26,6 +27,8 @@ const GROUP_READINGS: usize = 400_000;
 /// A database that takes longer is away. Should the transaction still go through, the agent's
 /// second try finds its batches committed.
 const TRANSACTION_WITHIN: Duration = Duration::from_secs(60);
+/// Without deliveries it goes round so often, so that the watchdog sees it alive.
+const ROUND: Duration = Duration::from_secs(10);
 
 /// Where handlers hand in deliveries. Cheap to clone; the task ends when all clones are gone.
 #[derive(Clone, Debug)]
@@ -45,9 +48,10 @@ impl Committer {
         store: Arc<dyn Store>,
         outage: Arc<Outage>,
         telemetry: Arc<Telemetry>,
+        progress: Progress,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        let task = Task { store, outage, telemetry };
+        let task = Task { store, outage, telemetry, progress };
         (Self { queue }, task.run(waiting))
     }
 
@@ -70,11 +74,23 @@ struct Task {
     store: Arc<dyn Store>,
     outage: Arc<Outage>,
     telemetry: Arc<Telemetry>,
+    progress: Progress,
 }
 
 impl Task {
     async fn run(self, mut waiting: mpsc::Receiver<Waiting>) {
-        while let Some(first) = waiting.recv().await {
+        let mut round = interval(ROUND);
+        round.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // Neither loses anything when it is dropped: a delivery stays in the channel.
+            let first = tokio::select! {
+                first = waiting.recv() => first,
+                _ = round.tick() => {
+                    self.progress.advance();
+                    continue;
+                }
+            };
+            let Some(first) = first else { return };
             let mut readings = weight(&first.delivery);
             let mut group = vec![first];
             while group.len() < GROUP_DELIVERIES && readings < GROUP_READINGS {
@@ -132,6 +148,7 @@ impl Task {
             Err(StoreError::Away(format!("no answer within {} s", TRANSACTION_WITHIN.as_secs())))
         });
         self.telemetry.transaction(asked, began.elapsed());
+        self.progress.advance();
         match outcome {
             Ok(receipts) if receipts.len() == asked => {
                 self.outage.over();
@@ -190,7 +207,28 @@ mod tests {
         telemetry: Arc<Telemetry>,
     ) -> (Committer, impl Future<Output = ()> + Send + use<>) {
         let outage = Arc::new(Outage::new(telemetry.clone()));
-        Committer::new(store.clone(), outage, telemetry)
+        Committer::new(store.clone(), outage, telemetry, Progress::default())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn it_goes_round_without_deliveries_and_not_while_the_database_is_silent() {
+        let store = Arc::new(Memory::default());
+        let telemetry = Arc::new(Telemetry::new());
+        let outage = Arc::new(Outage::new(telemetry.clone()));
+        let progress = Progress::default();
+        let (committer, task) = Committer::new(store.clone(), outage, telemetry, progress.clone());
+        let task = tokio::spawn(task);
+        tokio::time::sleep(ROUND * 3 + ROUND / 2).await;
+        assert_eq!(progress.count(), 4, "at the start and every ten seconds");
+        let _gate = store.hold_ingest();
+        let waiting = tokio::spawn(async move { committer.commit(delivery(1, &[1])).await });
+        store.ingest_reached().await;
+        let before = progress.count();
+        tokio::time::sleep(TRANSACTION_WITHIN / 2).await;
+        assert_eq!(progress.count(), before, "one transaction is one sign");
+        assert!(waiting.await.unwrap().is_err(), "the database never answered");
+        assert!(progress.count() > before);
+        task.await.unwrap();
     }
 
     #[tokio::test]

@@ -33,6 +33,7 @@ use crate::listener::{Limits, Listener};
 use crate::live::Feed;
 use crate::store::{NewToken, Store};
 use crate::telemetry::Telemetry;
+use crate::watchdog::Progress;
 
 /// A running server.
 pub struct Plant {
@@ -57,7 +58,8 @@ impl Plant {
         let (store, feed) = (Arc::new(Memory::default()), Feed::new());
         let telemetry = Arc::new(Telemetry::new());
         let outage = Arc::new(Outage::new(telemetry.clone()));
-        let (committer, commit) = Committer::new(store.clone(), outage.clone(), telemetry.clone());
+        let (committer, commit) =
+            Committer::new(store.clone(), outage.clone(), telemetry.clone(), Progress::default());
         let ingest = Ingest::new(Parts {
             store: store.clone(),
             authority: authority.clone(),

@@ -26,6 +26,7 @@ use forebay_server::listener::Peer;
 use forebay_server::live::Feed;
 use forebay_server::store::{self, FaultKind, FaultRow, LedgerRow, NewToken, Store};
 use forebay_server::telemetry::Telemetry;
+use forebay_server::watchdog::Progress;
 use prost::Message;
 use rusqlite::Connection;
 use tempfile::TempDir;
@@ -250,7 +251,8 @@ impl Server {
         let store = store::open(&StoreConfig::Sqlite { path: file.into() }).await?;
         let telemetry = Arc::new(Telemetry::new());
         let outage = Arc::new(Outage::new(telemetry.clone()));
-        let (committer, commit) = Committer::new(store.clone(), outage.clone(), telemetry.clone());
+        let (committer, commit) =
+            Committer::new(store.clone(), outage.clone(), telemetry.clone(), Progress::default());
         let ingest = Ingest::new(Parts {
             store: store.clone(),
             authority: authority()?,
