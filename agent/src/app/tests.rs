@@ -152,7 +152,8 @@ async fn an_agent_without_links_waits_for_its_configuration_and_ends_when_asked(
     let device = Device::start().await;
     let Bench { mut config, store, ending, _dir } = bench(&device);
     config.links.clear();
-    let (supervisor, mut seen) = build(config, Buffer::open(store), &ending).await.unwrap();
+    let (_asks, reloads) = mpsc::channel(1);
+    let (supervisor, mut seen) = build(config, fixed(), Buffer::open(store), reloads, &ending).await.unwrap();
     let mut running = tokio::spawn(supervisor.run(Grace::default()));
     let buffer = opened(&mut seen).await;
     let ended = timeout(Duration::from_millis(200), &mut running).await;
