@@ -10,5 +10,6 @@ pub mod classes;
 pub mod field;
 pub mod load;
 pub mod processing;
+pub mod retention;
 pub mod server;
 pub mod units;

@@ -13,5 +13,6 @@ pub mod logs;
 pub mod store;
 pub mod telemetry;
 pub mod ui;
+pub mod upkeep;
 
 pub use cli::run_cli;

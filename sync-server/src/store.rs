@@ -16,12 +16,16 @@ use forebay_protocols::sync::wire;
 
 mod buckets;
 mod plan;
+mod rollups;
 mod sieve;
 mod sqlite;
 mod timescale;
+mod upkeep;
 mod words;
 
+pub use rollups::{Grain, Horizons, Source};
 pub(crate) use sieve::within_reason;
+pub use upkeep::{Facts, Progress, Removal, Removed, Tier, Upkeep};
 
 /// Opens the configured store, makes or migrates its schema, and leaves it ready.
 ///
@@ -38,7 +42,7 @@ pub async fn open(config: &forebay_config::server::Store) -> Result<Arc<dyn Stor
 
 /// What the server needs of a database.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: Upkeep {
     /// "SQLite 3.50 at /path", "TimescaleDB 2.19 (Apache edition) on PostgreSQL 17": for people.
     fn describe(&self) -> String;
 
@@ -94,7 +98,8 @@ pub trait Store: Send + Sync + 'static {
         most: usize,
     ) -> Result<Vec<PointRow>, StoreError>;
 
-    /// By points, in the order asked; buckets aligned to multiples of step since 1970.
+    /// By points, in the order asked; buckets aligned to multiples of step since 1970. Buckets come from
+    /// rollups where these are right (see `rollups.rs`), and are what the readings come to.
     async fn query(&self, query: &Query) -> Result<Vec<(PointKey, Vec<Bucket>)>, StoreError>;
 
     /// Gaps that touch `from..to`, by beginning. `Gap::point` holds the point's *key* here (0: the

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, HashMap};
 use forebay_protocols::reading::PointId;
 use forebay_protocols::sync::wire;
 
-use super::super::{Micros, PointKey, StoreError, Timed, sieve};
+use super::super::rollups::{self, Due};
+use super::super::{AgentKey, Micros, PointKey, StoreError, Timed, sieve};
 use super::{Failure, Plan};
 
 /// A reading and where it goes.
@@ -24,6 +25,8 @@ pub struct Sheet<'a> {
     pub quarantine: Vec<(Row<'a>, Micros)>,
     /// The newest of `rows` for each point.
     pub newest: Vec<Row<'a>>,
+    /// The minutes that `rows` touch: to be noted in the same transaction.
+    pub due: Vec<Due>,
 }
 
 impl<'a> Sheet<'a> {
@@ -31,6 +34,7 @@ impl<'a> Sheet<'a> {
     /// (branch, dictionary number) to the point.
     pub fn new(plans: &mut [Plan<'a>], keys: &HashMap<(i64, u32), PointKey>) -> Result<Self, Failure> {
         let mut sheet = Self::default();
+        let mut owners: HashMap<PointKey, AgentKey> = HashMap::new();
         for plan in plans {
             let received = plan.delivery.received;
             let mut points: BTreeMap<PointId, PointKey> = BTreeMap::new();
@@ -39,6 +43,7 @@ impl<'a> Sheet<'a> {
                     let words = format!("the dictionary has lost its number {}", used.1);
                     Failure::Store(StoreError::Refused(words))
                 })?;
+                owners.insert(key, plan.delivery.agent);
                 // A fork's batches from before the copy are the other branch's points; its own count.
                 match Some(used.0) == plan.branch {
                     true => points.insert(PointId(used.1), key),
@@ -62,6 +67,7 @@ impl<'a> Sheet<'a> {
         }
         // Batches come sorted, and this sort is quick where it finds runs. An index fills in order.
         sheet.rows.sort_by_key(|row| (row.point, row.reading.time));
+        sheet.due = rollups::touched(&sheet.rows, &owners);
         sheet.newest =
             sheet.rows.chunk_by(|a, b| a.point == b.point).filter_map(|run| run.last().copied()).collect();
         Ok(sheet)

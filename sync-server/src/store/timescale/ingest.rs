@@ -15,8 +15,8 @@ use tracing::{Instrument, trace_span};
 
 use super::super::plan::{self, Entry as New, Failure, Families, Mark, Plan, Row, Sheet};
 use super::super::{Delivery, PointKey, Receipt, StoreError, sieve};
-use super::books;
 use super::values::{Columns, Moment};
+use super::{books, rollups};
 
 /// Stores all deliveries or none. What the database refuses for its content is set aside alone.
 pub async fn ingest(client: &mut Client, deliveries: &[Delivery]) -> Result<Vec<Receipt>, StoreError> {
@@ -85,7 +85,9 @@ async fn apply(on: &Transaction<'_>, deliveries: &[&Delivery]) -> Result<Vec<Rec
     let sheet = Sheet::new(&mut plans, &keys)?;
     copy_readings(on, &sheet.rows).await?;
     quarantine(on, &sheet).await?;
-    renew_latest(on, &sheet.newest).await?;
+    // Both at once: one round trip for two statements.
+    let noted = plan::noted(&plans);
+    tokio::try_join!(renew_latest(on, &sheet.newest), rollups::note(on, &sheet.due, noted))?;
     mark_times(on, &plan::marks(&plans)).await?;
     set_aside(on, &plans).await?;
     keep_gaps(on, &plans).await?;
