@@ -11,5 +11,6 @@ pub mod field;
 pub mod load;
 pub mod processing;
 pub mod redact;
+pub mod retention;
 pub mod server;
 pub mod units;

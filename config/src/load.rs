@@ -10,6 +10,7 @@ mod modbus;
 mod mqtt;
 mod opcua;
 mod processing;
+mod retention;
 mod sections;
 mod table;
 mod uplink;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::agent::Log;
+use crate::retention::Retention;
 use crate::units::{ByteSize, Secret};
 
 /// Everything `forebay-server` may be told.
@@ -13,6 +14,8 @@ pub struct Server {
     pub state_dir: PathBuf,
     /// `[store]`.
     pub store: Store,
+    /// `[retention]`.
+    pub retention: Retention,
     /// `[sync]`.
     pub sync: Sync,
     /// `[web]`.

@@ -10,6 +10,7 @@
 //! | [`ledger`](#ledger) | where every reading is, and whether the books close |
 //! | [`faults`](#faults) | what a person should know of, in words, with what to do |
 //! | [`time-marks`](#time-marks) | readings whose times are not what the gateway believed |
+//! | [`server`](#server) | this server: version, what its store is and how large |
 //! | [`live`](#live) | server-sent events: newest values as they are committed |
 //!
 //! # Shapes they share
@@ -50,7 +51,8 @@
 //! for each id, in the order asked, each with `rows` in the order of `columns`. If every series has at
 //! most `max_points` readings, each row is a reading and `step_ms` is 0. Else rows are buckets of
 //! `step_ms`, aligned to multiples of it since 1970 and never more than `max_points`; a bucket without
-//! readings is left out. `min`, `max` and `mean` are of finite numbers (booleans are 0 and 1) whose
+//! readings is left out. Where retention has removed readings, rows are buckets of what is left, a minute,
+//! an hour or a day at least, and the first and last may reach beyond the range. `min`, `max` and `mean` are of finite numbers (booleans are 0 and 1) whose
 //! quality is not bad, so spikes stay visible and bad readings are holes; `quality` is the worst
 //! inside, `count` and `good` count readings, `last` is the latest value. An id that no point has
 //! gives a series without rows.
@@ -89,6 +91,12 @@
 //! time later: exact) or `bracketed` (it never did: laid between the boots before and after).
 //! `correction_ms` is the last that was applied.
 //!
+//! # server
+//!
+//! No parameters. `{time, version, store: {words, tier, gives, bytes}}`. `tier` is `sqlite`,
+//! `timescaledb-community`, `timescaledb-apache`, `postgresql-partitions` or `postgresql-plain-table`,
+//! as found at start; `gives` says what that means, `bytes` what is on disk, indexes included.
+//!
 //! # live
 //!
 //! `agent` (default: all). Server-sent events, at most four a second. `readings` carries an array of
@@ -112,6 +120,7 @@ mod parameters;
 mod points;
 mod problem;
 mod query;
+mod server;
 mod time_marks;
 mod words;
 
@@ -151,6 +160,7 @@ pub fn router(api: Api) -> Router {
         .route("/ledger", get(ledger::ledger))
         .route("/faults", get(faults::faults))
         .route("/time-marks", get(time_marks::time_marks))
+        .route("/server", get(server::server))
         .route("/live", get(live::live))
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::only_get)

@@ -26,6 +26,7 @@ use crate::live::Feed;
 use crate::store::{Store, StoreError};
 use crate::telemetry::Telemetry;
 use crate::ui;
+use crate::upkeep::{Retainer, Roller};
 use crate::watchdog::{self, Progress};
 
 /// How long an open page may keep the web listener from stopping.
@@ -95,6 +96,8 @@ impl App {
             max_request: config.sync.max_request,
         });
         let keeper = Keeper::new(store.clone(), telemetry.clone());
+        let roller = Roller::new(store.clone(), telemetry.clone());
+        let retainer = Retainer::new(store.clone(), telemetry.clone(), config.retention);
         let listener = Listener::new(sync, newest_tls, Limits::default(), telemetry.clone());
         let router = health::router(Health { store: store.clone(), telemetry: telemetry.clone() })
             .merge(api::router(Api { store, feed, stop: stop.clone() }))
@@ -108,6 +111,8 @@ impl App {
         let fresh = identity::keep_fresh(authority, names, certificate.renew_from, tls, stop.clone());
         tasks.add("certificate renewal", fresh);
         tasks.add("ledger keeper", keeper.run(stop.clone()));
+        tasks.add("rollups", roller.run(stop.clone()));
+        tasks.add("retention", retainer.run(stop.clone()));
         tasks.add("metrics upkeep", keep_up(telemetry, stop.clone()));
         tasks.add("watchdog", watchdog::run(progress, stop.clone()));
         tasks.run(stop).await

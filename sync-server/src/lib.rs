@@ -13,6 +13,7 @@ pub mod logs;
 pub mod store;
 pub mod telemetry;
 pub mod ui;
+pub mod upkeep;
 pub mod watchdog;
 
 pub use cli::run_cli;

@@ -16,14 +16,18 @@ use forebay_protocols::sync::wire;
 
 mod buckets;
 mod plan;
+mod rollups;
 mod sieve;
 mod sqlite;
 mod timescale;
+mod upkeep;
 mod words;
 
 #[cfg(feature = "measure")]
 pub use plan::WITHOUT_EXACTLY_ONCE;
+pub use rollups::{Grain, Horizons, Source};
 pub(crate) use sieve::within_reason;
+pub use upkeep::{Facts, Progress, Removal, Removed, Tier, Upkeep};
 
 /// Opens the configured store, makes or migrates its schema, and leaves it ready.
 ///
@@ -40,7 +44,7 @@ pub async fn open(config: &forebay_config::server::Store) -> Result<Arc<dyn Stor
 
 /// What the server needs of a database.
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: Upkeep {
     /// "SQLite 3.50 at /path", "TimescaleDB 2.19 (Apache edition) on PostgreSQL 17": for people.
     fn describe(&self) -> String;
 
@@ -96,7 +100,8 @@ pub trait Store: Send + Sync + 'static {
         most: usize,
     ) -> Result<Vec<PointRow>, StoreError>;
 
-    /// By points, in the order asked; buckets aligned to multiples of step since 1970.
+    /// By points, in the order asked; buckets aligned to multiples of step since 1970. Buckets come from
+    /// rollups where these are right (see `rollups.rs`), and are what the readings come to.
     async fn query(&self, query: &Query) -> Result<Vec<(PointKey, Vec<Bucket>)>, StoreError>;
 
     /// Gaps that touch `from..to`, by beginning. `Gap::point` holds the point's *key* here (0: the

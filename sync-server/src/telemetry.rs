@@ -30,6 +30,10 @@ const LEDGER_STORED: &str = "forebay_server_ledger_stored_readings";
 const LEDGER_DROPPED: &str = "forebay_server_ledger_dropped_readings";
 const LEDGER_BACKLOG: &str = "forebay_server_ledger_backlog_readings";
 const LEDGER_OPEN_BUFFERS: &str = "forebay_server_ledger_open_buffers";
+const STORE_BYTES: &str = "forebay_server_store_bytes";
+const ROLLUP_LAG: &str = "forebay_server_rollup_lag_seconds";
+const ROLLUP_BUCKETS: &str = "forebay_server_rollup_buckets_total";
+const RETENTION_ROWS: &str = "forebay_server_retention_rows_total";
 const FAULTS: &str = "forebay_server_faults";
 
 const METADATA: Metadata<'_> = Metadata::new("forebay", Level::INFO, None);
@@ -53,6 +57,10 @@ pub struct Telemetry {
     commit_deliveries: Histogram,
     commit_seconds: Histogram,
     ready: Gauge,
+    store_bytes: Gauge,
+    rollup_lag: Gauge,
+    rollup_buckets: Counter,
+    retention_rows: Counter,
     ledger: LedgerGauges,
 }
 
@@ -116,6 +124,16 @@ impl Telemetry {
             commit_deliveries: histogram(COMMIT_DELIVERIES, "Deliveries that shared one transaction."),
             commit_seconds: histogram(COMMIT_SECONDS, "Seconds a transaction took."),
             ready: gauge(READY, "1 while the database answers, 0 while it does not."),
+            store_bytes: gauge(STORE_BYTES, "Bytes of the database on disk, indexes included."),
+            rollup_lag: gauge(
+                ROLLUP_LAG,
+                "Seconds since readings came in that the rollups do not tell yet; queries read them as they are.",
+            ),
+            rollup_buckets: counter(ROLLUP_BUCKETS, "Buckets of rollups made or made anew by this server."),
+            retention_rows: counter(
+                RETENTION_ROWS,
+                "Rows that retention removed one by one; chunks and partitions that went whole do not count.",
+            ),
             ledger: LedgerGauges {
                 appended: gauge(LEDGER_APPENDED, "Readings made durable at gateways, as last reported."),
                 acknowledged: gauge(LEDGER_ACKNOWLEDGED, "Those that gateways know to be committed here."),
@@ -163,6 +181,26 @@ impl Telemetry {
     /// The database answers, or does not.
     pub fn store_ready(&self, ready: bool) {
         self.ready.set(if ready { 1.0 } else { 0.0 });
+    }
+
+    /// How large the database is.
+    pub fn store_bytes(&self, bytes: u64) {
+        self.store_bytes.set(bytes as f64);
+    }
+
+    /// How far rollups are behind.
+    pub fn rollup_lag(&self, lag: Duration) {
+        self.rollup_lag.set(lag.as_secs_f64());
+    }
+
+    /// Buckets were made.
+    pub fn rolled_up(&self, buckets: u64) {
+        self.rollup_buckets.increment(buckets);
+    }
+
+    /// Rows are gone.
+    pub fn removed(&self, rows: u64) {
+        self.retention_rows.increment(rows);
     }
 
     /// The fleet's ledger, as it was just read. Each server on one database tells the same.

@@ -39,6 +39,7 @@ fn config(state: &Path) -> Server {
         store: StoreConfig::Sqlite { path: state.join("forebay.db") },
         sync: Sync { listen, ..Sync::default() },
         web: Web { listen },
+        retention: Default::default(),
         log: Log::default(),
     }
 }

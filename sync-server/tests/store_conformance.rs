@@ -1,6 +1,6 @@
 //! What every store promises. Each sentence is tried on SQLite, in a folder of its own, and on
-//! PostgreSQL, in a database of its own on the server of FOREBAY_TEST_DATABASE_URL (`tests/run` sets
-//! it; `tests/timescale up DIR PORT` prints one).
+//! PostgreSQL, with TimescaleDB and without, each in a database of its own on the server of
+//! FOREBAY_TEST_DATABASE_URL (`tests/run` sets it; `tests/timescale up DIR PORT` prints one).
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests, and what they share")]
 
@@ -24,9 +24,13 @@ mod migration;
 mod outage;
 #[path = "store_conformance/place.rs"]
 mod place;
+#[path = "store_conformance/retention.rs"]
+mod retention;
+#[path = "store_conformance/rollups.rs"]
+mod rollups;
 
-/// Two tests out of each sentence, so that a failure names its store.
-macro_rules! on_both_stores {
+/// Three tests out of each sentence, so that a failure names its store.
+macro_rules! on_every_store {
     ($($room:ident::$sentence:ident,)*) => {
         mod sqlite {
             $(#[tokio::test(flavor = "multi_thread")]
@@ -40,10 +44,16 @@ macro_rules! on_both_stores {
                 super::place::Place::postgres().await.live(super::$room::$sentence).await;
             })*
         }
+        mod plain_postgres {
+            $(#[tokio::test(flavor = "multi_thread")]
+            async fn $sentence() {
+                super::place::Place::plain_postgres().await.live(super::$room::$sentence).await;
+            })*
+        }
     };
 }
 
-on_both_stores! {
+on_every_store! {
     ingest::a_repeated_batch_is_acknowledged_and_not_stored_again,
     ingest::one_batch_sent_many_times_at_once_is_stored_once,
     ingest::two_servers_on_one_database_store_everything_once,
@@ -105,6 +115,16 @@ on_both_stores! {
     ledger::corrected_times_are_marked_by_boot_and_kind,
     ledger::a_silent_device_is_named_by_its_gap,
     lives::whatever_becomes_of_buffers_each_batch_is_there_once,
+    rollups::a_query_is_answered_as_if_there_were_no_rollups,
+    rollups::late_readings_make_exactly_their_buckets_anew,
+    rollups::a_spike_of_one_reading_shows_in_the_chart_of_years,
+    rollups::the_present_minute_waits_until_it_is_over,
+    rollups::several_servers_and_interruptions_make_the_same_rollups,
+    retention::nothing_goes_that_is_not_rolled_up,
+    retention::what_goes_stays_in_rollups_and_in_the_books,
+    retention::what_comes_after_retention_is_added_once,
+    retention::all_readings_before_a_midnight_go_whole,
+    retention::the_store_says_what_it_is_and_how_large,
     migration::a_database_of_the_first_version_keeps_everything,
     outage::what_was_acknowledged_is_there_after_a_restart,
     outage::several_servers_start_at_once_on_an_empty_database,

@@ -352,6 +352,7 @@ impl Server {
             store: place,
             sync: Sync { listen, address: Some("127.0.0.1:1".into()), ..Sync::default() },
             web: Web { listen },
+            retention: Default::default(),
             log: Log::default(),
         };
         let app = App::build(config, store.clone()).await?;

@@ -14,6 +14,7 @@ use super::words::{byte_size, duration, host_port, integer, loopback, name, one_
 use super::{link, processing};
 use crate::agent::{Agent, Buffer, Log, LogFormat, LogLevel, Telemetry, Uplink, WhenFull};
 use crate::classes::Class;
+use crate::retention::Retention;
 use crate::server::{Server, Store, Sync, Web};
 use crate::units::{ByteSize, Name};
 
@@ -111,11 +112,13 @@ pub(super) fn server(files: &[File], book: &Book) -> Option<Server> {
         Some(t) => store(&t, &state_dir),
         None => Some(Store::Sqlite { path: state_dir.join("forebay.db") }),
     };
+    let retention = section(&roots, "retention")
+        .map_or_else(|| Some(Retention::default()), |t| super::retention::retention(&t));
     let sync = section(&roots, "sync").map_or_else(Sync::default, |t| sync(&t));
     let web = section(&roots, "web").map_or_else(Web::default, |t| web(&t));
     let log = section(&roots, "log").map_or_else(Log::default, |t| log(&t));
     roots.iter().for_each(Table::finish);
-    Some(Server { state_dir, store: store?, sync, web, log })
+    Some(Server { state_dir, store: store?, retention: retention?, sync, web, log })
 }
 
 fn parse<'a>(files: &'a [File], book: &Book) -> Vec<Spanned<DeTable<'a>>> {

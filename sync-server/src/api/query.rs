@@ -10,7 +10,7 @@ use super::Api;
 use super::parameters::{Parameters, range, within};
 use super::problem::Problem;
 use super::words::{millis, now, quality_class, time, value};
-use crate::store::{Bucket, Micros, PointKey, Query};
+use crate::store::{Bucket, Grain, Horizons, Micros, PointKey, Query};
 
 const MOST_SERIES: usize = 50;
 
@@ -36,12 +36,16 @@ pub(super) async fn query(
     let most = within("max_points", max_points, 500, 2..=10_000)?;
     let points = ids(&points)?;
 
+    // Where readings are gone, rollups answer, and no finer than they are.
+    let floor = floor(from, &api.store.horizons(&points).await?);
     // One more than asked for tells whether everything fits.
     let raw = Query { points, from, to, step: 0, most: most + 1 };
-    let mut series = api.store.query(&raw).await?;
-    let mut step = 0;
-    if series.iter().any(|(_, rows)| rows.len() > most) {
-        step = nice_step(to - from, most);
+    let (mut step, mut series) = (0, Vec::new());
+    if floor == 0 {
+        series = api.store.query(&raw).await?;
+    }
+    if floor > 0 || series.iter().any(|(_, rows)| rows.len() > most) {
+        step = nice_step(to - from, most).max(floor);
         series = api.store.query(&Query { step, most, ..raw }).await?;
     }
     let series: Vec<Value> = series
@@ -53,6 +57,16 @@ pub(super) async fn query(
         "columns": ["time_ms", "mean", "min", "max", "count", "quality", "last", "good"],
         "series": series,
     })))
+}
+
+/// The shortest step that what is left since `from` can answer.
+fn floor(from: Micros, horizons: &Horizons) -> Micros {
+    match from {
+        from if from < horizons.hours => Grain::Days.length(),
+        from if from < horizons.minutes => Grain::Hours.length(),
+        from if from < horizons.readings => Grain::Minutes.length(),
+        _ => 0,
+    }
 }
 
 fn row(bucket: &Bucket) -> Value {
@@ -89,6 +103,7 @@ fn ids(text: &str) -> Result<Vec<PointKey>, Problem> {
 /// counting one more for a range that does not begin at a multiple of the step.
 fn nice_step(range: Micros, most: usize) -> Micros {
     const SECOND: Micros = 1_000_000;
+    const DAY: Micros = 86_400 * SECOND;
     const STEPS: [Micros; 26] = [
         SECOND / 100,
         SECOND / 10,
@@ -118,7 +133,8 @@ fn nice_step(range: Micros, most: usize) -> Micros {
         365 * 86_400 * SECOND,
     ];
     let least = range / (most as Micros - 1).max(1) + 1;
-    STEPS.into_iter().find(|step| *step >= least).unwrap_or(least)
+    // Beyond, whole days: no rollup fits another length.
+    STEPS.into_iter().find(|step| *step >= least).unwrap_or((least / DAY + 1).saturating_mul(DAY))
 }
 
 #[cfg(test)]
@@ -135,6 +151,13 @@ mod tests {
                 assert!(touched <= most as i64, "{range} by {step} touches {touched} of {most}");
             }
         }
+    }
+
+    #[test]
+    fn what_retention_left_bounds_the_step_from_below() {
+        let horizons = Horizons { readings: 300, minutes: 200, hours: 100 };
+        let floors = [300, 299, 199, 99].map(|from| floor(from, &horizons) / 1_000_000);
+        assert_eq!(floors, [0, 60, 3_600, 86_400]);
     }
 
     #[test]

@@ -19,6 +19,7 @@ fn config(state: &Path) -> Server {
         store: StoreConfig::Sqlite { path: state.join("unused.db") },
         sync: Sync { listen, ..Sync::default() },
         web: Web { listen },
+        retention: Default::default(),
         log: Log::default(),
     }
 }

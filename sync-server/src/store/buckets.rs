@@ -3,6 +3,7 @@
 
 use forebay_protocols::reading::{Quality, Value};
 
+use super::rollups::{Rolled, number};
 use super::{Bucket, Micros};
 
 /// Gathers readings; full after `most` rows.
@@ -10,14 +11,7 @@ pub struct Buckets {
     step: Micros,
     most: usize,
     done: Vec<Bucket>,
-    open: Option<Open>,
-}
-
-/// The bucket being filled. Its mean is the sum until it is closed.
-struct Open {
-    bucket: Bucket,
-    sum: f64,
-    numbers: u64,
+    open: Option<Rolled>,
 }
 
 impl Buckets {
@@ -26,14 +20,23 @@ impl Buckets {
         Self { step: step.max(0), most, done: Vec::new(), open: None }
     }
 
+    /// Length of a bucket; 0: each reading is a row.
+    pub fn step(&self) -> Micros {
+        self.step
+    }
+
+    /// The most rows.
+    pub fn most(&self) -> usize {
+        self.most
+    }
+
     /// Adds a reading not earlier than the one before. False: full, and this one was left out.
     pub fn add(&mut self, time: Micros, value: Option<Value>, quality: Quality) -> bool {
-        let usable = quality.code() < 128;
-        let number = value.as_ref().and_then(Value::as_number).filter(|n| usable && n.is_finite());
         if self.step == 0 {
             if self.done.len() >= self.most {
                 return false;
             }
+            let number = number(value.as_ref(), quality);
             self.done.push(Bucket {
                 time,
                 count: 1,
@@ -47,29 +50,15 @@ impl Buckets {
             });
             return true;
         }
-        let begin = time.div_euclid(self.step).saturating_mul(self.step);
-        if self.open.as_ref().is_none_or(|open| open.bucket.time != begin) {
-            self.close();
-            if self.done.len() >= self.most {
-                return false;
-            }
-        }
-        let open = self.open.get_or_insert_with(|| Open::at(begin));
-        open.bucket.count += 1;
-        open.bucket.good += u64::from(quality == Quality::Good);
-        if quality.code() > open.bucket.quality.code() {
-            open.bucket.quality = quality;
-        }
-        if let Some(number) = number {
-            open.bucket.min = Some(open.bucket.min.map_or(number, |min| min.min(number)));
-            open.bucket.max = Some(open.bucket.max.map_or(number, |max| max.max(number)));
-            open.sum += number;
-            open.numbers += 1;
-        }
-        if usable && value.is_some() {
-            open.bucket.first = open.bucket.first.take().or_else(|| value.clone());
-            open.bucket.last = value;
-        }
+        let Some(open) = self.open_at(time) else { return false };
+        open.add(value, quality);
+        true
+    }
+
+    /// Adds what readings came to in a part of a bucket not earlier than the one before.
+    pub fn add_rolled(&mut self, rolled: Rolled) -> bool {
+        let Some(open) = self.open_at(rolled.time) else { return false };
+        open.follow(rolled);
         true
     }
 
@@ -79,31 +68,19 @@ impl Buckets {
         self.done
     }
 
-    fn close(&mut self) {
-        if let Some(Open { mut bucket, sum, numbers }) = self.open.take() {
-            bucket.mean = (numbers > 0).then(|| sum / numbers as f64);
-            self.done.push(bucket);
+    fn open_at(&mut self, time: Micros) -> Option<&mut Rolled> {
+        let begin = time.div_euclid(self.step).saturating_mul(self.step);
+        if self.open.as_ref().is_none_or(|open| open.time != begin) {
+            self.close();
+            if self.done.len() >= self.most {
+                return None;
+            }
         }
+        Some(self.open.get_or_insert_with(|| Rolled::at(begin)))
     }
-}
 
-impl Open {
-    fn at(time: Micros) -> Self {
-        Self {
-            bucket: Bucket {
-                time,
-                count: 0,
-                good: 0,
-                min: None,
-                max: None,
-                mean: None,
-                first: None,
-                last: None,
-                quality: Quality::Good,
-            },
-            sum: 0.0,
-            numbers: 0,
-        }
+    fn close(&mut self) {
+        self.done.extend(self.open.take().map(Rolled::bucket));
     }
 }
 

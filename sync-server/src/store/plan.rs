@@ -15,7 +15,7 @@ use forebay_protocols::reading::Point;
 use forebay_protocols::sync::batch::Sequence;
 use forebay_protocols::sync::wire::{self, sync_answer::Verdict};
 
-use super::{Arrived, Content, Delivery, Receipt, StoreError, Timed};
+use super::{Arrived, Content, Delivery, Micros, Receipt, StoreError, Timed};
 
 mod ledger;
 mod lineage;
@@ -303,6 +303,11 @@ impl<'a> Plan<'a> {
     pub fn stored(&self) -> usize {
         self.taken.iter().map(|taken| taken.readings.len()).sum()
     }
+}
+
+/// When what these plans touch became due: at their newest delivery.
+pub fn noted(plans: &[Plan<'_>]) -> Micros {
+    plans.iter().map(|plan| plan.delivery.received).max().unwrap_or_default()
 }
 
 impl Branch {

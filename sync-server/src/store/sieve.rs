@@ -14,7 +14,7 @@ pub const AHEAD: Micros = 10 * 366 * 86_400 * 1_000_000;
 /// indexes, and PostgreSQL refuses rows above a third of a page there.
 const LONGEST_NAME: usize = 400;
 /// 9999-12-31T23:59:59: the last moment both stores and every chart can hold.
-const END_OF_TIME: Micros = 253_402_300_799_000_000;
+pub const END_OF_TIME: Micros = 253_402_300_799_000_000;
 
 /// Is this a time at which a reading can have been taken? If not, it goes to quarantine.
 pub fn within_reason(time: Micros, now: Micros) -> bool {

@@ -15,8 +15,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::plan::Failure;
 use super::{
-    AgentKey, AgentRow, Bucket, Delivery, Fault, FaultKind, FaultRow, LedgerRow, Micros, NewToken, PointKey,
-    PointRow, Query, Receipt, Standing, Store, StoreError, TimeMark, TokenVerdict,
+    AgentKey, AgentRow, Bucket, Delivery, Facts, Fault, FaultKind, FaultRow, Grain, Horizons, LedgerRow,
+    Micros, NewToken, PointKey, PointRow, Progress, Query, Receipt, Removal, Removed, Standing, Store,
+    StoreError, Tier, TimeMark, TokenVerdict, Upkeep,
 };
 
 mod books;
@@ -24,6 +25,7 @@ mod committed;
 mod identity;
 mod ingest;
 mod read;
+mod rollups;
 mod schema;
 mod told;
 mod values;
@@ -77,6 +79,8 @@ impl Sqlite {
 fn connect(path: &Path) -> Result<Connection, StoreError> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(BUSY)?;
+    // Only a file without tables takes it on: what retention removes can then go back to the disk.
+    connection.pragma_update(None, "auto_vacuum", "incremental")?;
     connection.pragma_update(None, "journal_mode", "wal")?;
     connection.pragma_update(None, "synchronous", "full")?;
     connection.pragma_update(None, "foreign_keys", true)?;
@@ -271,6 +275,38 @@ impl Store for Sqlite {
 
     async fn revoke(&self, agent: AgentKey) -> Result<(), StoreError> {
         self.writer.ask(move |on| identity::revoke(on, agent)).await
+    }
+}
+
+#[async_trait]
+impl Upkeep for Sqlite {
+    async fn roll_up(&self, grain: Grain, now: Micros, most: u64) -> Result<Progress, StoreError> {
+        self.writer.ask(move |on| Ok(rollups::roll_up(on, grain, now, most)?)).await
+    }
+
+    async fn horizons(&self, points: &[PointKey]) -> Result<Horizons, StoreError> {
+        let points: Vec<i64> = points.iter().map(|point| point.0).collect();
+        let ask = move |on: &mut Connection| Ok(rollups::horizons(on, points.into_iter())?);
+        Ok(self.readers.ask(ask).await?.into_values().fold(Horizons::default(), Horizons::latest))
+    }
+
+    async fn remove(&self, removal: &Removal) -> Result<Removed, StoreError> {
+        let removal = removal.clone();
+        self.writer.ask(move |on| Ok(rollups::remove(on, &removal)?)).await
+    }
+
+    async fn drop_before(&self, _: Micros) -> Result<Option<u64>, StoreError> {
+        Ok(None)
+    }
+
+    async fn prepare_for(&self, _: Micros) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn facts(&self) -> Result<Facts, StoreError> {
+        let path = self.path.clone();
+        let bytes = self.readers.ask(move |on| rollups::bytes(on, &path)).await?;
+        Ok(Facts { words: self.describe(), tier: Tier::Sqlite, bytes })
     }
 }
 

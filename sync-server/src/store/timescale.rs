@@ -2,6 +2,8 @@
 //! database: every writer of an agent's rows locks the agent first, in ascending order. Nothing is
 //! kept in memory between calls, so it recovers by itself when the database comes back.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,19 +12,25 @@ use forebay_config::units::Secret;
 use forebay_protocols::sync::wire;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
+use tracing::debug;
 
 use super::plan::Failure;
 use super::{
-    AgentKey, AgentRow, Bucket, Delivery, Fault, FaultKind, FaultRow, LedgerRow, Micros, NewToken, PointKey,
-    PointRow, Query, Receipt, Standing, Store, StoreError, TimeMark, TokenVerdict,
+    AgentKey, AgentRow, Bucket, Delivery, Facts, Fault, FaultKind, FaultRow, Grain, Horizons, LedgerRow,
+    Micros, NewToken, PointKey, PointRow, Progress, Query, Receipt, Removal, Removed, Standing, Store,
+    StoreError, Tier, TimeMark, TokenVerdict, Upkeep,
 };
 
 mod books;
 mod copy;
 mod identity;
 mod ingest;
+mod partitions;
 mod read;
+mod retention;
+mod rollups;
 mod schema;
+mod tier;
 mod told;
 mod url;
 mod values;
@@ -39,6 +47,7 @@ const SESSION: &str = "set timezone = 'UTC'; set statement_timeout = '50s'; set 
 pub struct Timescale {
     pool: Pool,
     words: String,
+    tier: Tier,
 }
 
 impl Timescale {
@@ -49,6 +58,8 @@ impl Timescale {
         if config.get_application_name().is_none() {
             config.application_name("forebay-server");
         }
+        let is_community = Arc::new(AtomicBool::new(false));
+        let direct = is_community.clone();
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Verified };
         let manager = match tls {
             Some(tls) => Manager::from_config(config, tls, recycling),
@@ -61,13 +72,22 @@ impl Timescale {
             .wait_timeout(Some(CONNECT))
             .create_timeout(Some(CONNECT))
             .recycle_timeout(Some(CONNECT))
-            .post_create(Hook::async_fn(|client, _| {
-                Box::pin(async move { client.batch_execute(SESSION).await.map_err(HookError::Backend) })
+            .post_create(Hook::async_fn(move |client, _| {
+                let direct = direct.load(Ordering::Relaxed);
+                Box::pin(async move {
+                    client.batch_execute(SESSION).await.map_err(HookError::Backend)?;
+                    // An older release does not know it, and stores the same without.
+                    if direct && let Err(error) = client.batch_execute(tier::DIRECT_COMPRESS).await {
+                        debug!(%error, "Readings do not go into the columnstore at once.");
+                    }
+                    Ok(())
+                })
             }))
             .build()
             .map_err(|error| StoreError::Refused(format!("cannot make the connection pool: {error}")))?;
-        let words = limited(schema::prepare(&pool)).await?;
-        Ok(Self { pool, words })
+        let (words, tier) = limited(schema::prepare(&pool)).await?;
+        is_community.store(tier == Tier::Community, Ordering::Relaxed);
+        Ok(Self { pool, words, tier })
     }
 
     async fn client(&self) -> Result<Client, StoreError> {
@@ -205,6 +225,54 @@ impl Store for Timescale {
 
     async fn revoke(&self, agent: AgentKey) -> Result<(), StoreError> {
         limited(async { identity::revoke(&mut self.client().await?, agent).await }).await
+    }
+}
+
+#[async_trait]
+impl Upkeep for Timescale {
+    async fn roll_up(&self, grain: Grain, now: Micros, most: u64) -> Result<Progress, StoreError> {
+        limited(async { Ok(rollups::roll_up(&mut self.client().await?, grain, now, most).await?) }).await
+    }
+
+    async fn horizons(&self, points: &[PointKey]) -> Result<Horizons, StoreError> {
+        let points: Vec<i32> = points.iter().filter_map(|point| i32::try_from(point.0).ok()).collect();
+        let found = limited(async { Ok(rollups::horizons(&self.client().await?, &points).await?) }).await?;
+        Ok(found.into_values().fold(Horizons::default(), Horizons::latest))
+    }
+
+    async fn remove(&self, removal: &Removal) -> Result<Removed, StoreError> {
+        limited(async { Ok(retention::remove(&mut self.client().await?, removal).await?) }).await
+    }
+
+    async fn drop_before(&self, before: Micros) -> Result<Option<u64>, StoreError> {
+        let is_hypertable = match self.tier {
+            Tier::Apache | Tier::Community => true,
+            Tier::Partitions => false,
+            Tier::PlainTable | Tier::Sqlite => return Ok(None),
+        };
+        limited(async {
+            let mut client = self.client().await?;
+            match retention::drop_before(&mut client, is_hypertable, before).await {
+                // Somebody is at work on what is old: another time.
+                Err(Failure::Store(StoreError::Away(_))) => Ok(None),
+                dropped => Ok(dropped?),
+            }
+        })
+        .await
+    }
+
+    async fn prepare_for(&self, now: Micros) -> Result<(), StoreError> {
+        match self.tier {
+            Tier::Partitions => {
+                limited(async { partitions::prepare(&mut self.client().await?, now).await }).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    async fn facts(&self) -> Result<Facts, StoreError> {
+        let bytes = limited(async { retention::bytes(&self.client().await?).await }).await?;
+        Ok(Facts { words: self.words.clone(), tier: self.tier, bytes })
     }
 }
 

@@ -74,6 +74,33 @@ pub fn closed_report(acknowledged: u64) -> Report {
 }
 
 #[async_trait]
+impl Upkeep for Booked {
+    async fn roll_up(&self, grain: Grain, now: Micros, most: u64) -> Result<Progress, StoreError> {
+        self.real.roll_up(grain, now, most).await
+    }
+
+    async fn horizons(&self, points: &[PointKey]) -> Result<Horizons, StoreError> {
+        self.real.horizons(points).await
+    }
+
+    async fn remove(&self, removal: &Removal) -> Result<Removed, StoreError> {
+        self.real.remove(removal).await
+    }
+
+    async fn drop_before(&self, before: Micros) -> Result<Option<u64>, StoreError> {
+        self.real.drop_before(before).await
+    }
+
+    async fn prepare_for(&self, now: Micros) -> Result<(), StoreError> {
+        self.real.prepare_for(now).await
+    }
+
+    async fn facts(&self) -> Result<Facts, StoreError> {
+        self.real.facts().await
+    }
+}
+
+#[async_trait]
 impl Store for Booked {
     async fn ledgers(&self, agent: Option<AgentKey>) -> Result<Vec<LedgerRow>, StoreError> {
         let mut books = self.books();

@@ -162,6 +162,7 @@ async fn an_open_page_does_not_delay_the_stop_of_the_server() {
         state_dir,
         sync: server::Sync { listen: free, ..server::Sync::default() },
         web: server::Web { listen: free },
+        retention: Default::default(),
         log: Default::default(),
     };
     let store = store::open(&config.store).await.unwrap();

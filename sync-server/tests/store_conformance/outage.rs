@@ -43,7 +43,7 @@ async fn killed_again_and_again(place: Arc<Place>) {
     let agent = agent(&store, "gate").await;
     let done = AtomicBool::new(false);
     let (server, database) = match &*place {
-        Place::Postgres { server, database } => (server, database),
+        Place::Postgres { server, database, .. } => (server, database),
         Place::Sqlite { .. } => unreachable!("made above"),
     };
     let killer = connect(server).await;

@@ -20,8 +20,11 @@ pub const SECOND: Micros = 1_000_000;
 /// Where one test happens.
 pub enum Place {
     Sqlite { folder: TempDir },
-    Postgres { server: String, database: String },
+    Postgres { server: String, database: String, user: Option<&'static str> },
 }
+
+/// Who cannot make an extension, and so has plain PostgreSQL.
+const PLAIN: &str = "forebay_plain";
 
 impl Place {
     pub fn sqlite() -> Arc<Self> {
@@ -48,13 +51,34 @@ impl Place {
         // A test killed long ago may have had our process number.
         client.batch_execute(&format!("drop database if exists {database} with (force)")).await.unwrap();
         client.batch_execute(&format!("create database {database} template {template}")).await.unwrap();
-        Arc::new(Self::Postgres { server, database })
+        Arc::new(Self::Postgres { server, database, user: None })
+    }
+
+    /// A database that refuses its owner every extension: plain PostgreSQL, though the server has
+    /// TimescaleDB.
+    pub async fn plain_postgres() -> Arc<Self> {
+        let place = Self::postgres_from("template0").await;
+        let Self::Postgres { server, database, .. } = &*place else { return place };
+        let client = connect(server).await;
+        // Other tests make the role at the same moment.
+        let role = format!(
+            "do $$ begin create role {PLAIN} login; \
+             exception when duplicate_object or unique_violation then null; end $$; \
+             alter database {database} owner to {PLAIN}"
+        );
+        client.batch_execute(&role).await.unwrap();
+        let refuse = "create function refuse() returns event_trigger language plpgsql as \
+                      'begin raise exception ''no extensions here''; end'; \
+                      create event trigger refuse on ddl_command_start when tag in ('CREATE EXTENSION') \
+                      execute function refuse()";
+        connect(&place.url()).await.batch_execute(refuse).await.unwrap();
+        Arc::new(Self::Postgres { server: server.clone(), database: database.clone(), user: Some(PLAIN) })
     }
 
     /// Lets `test` happen, and takes the place away whatever came of it.
     pub async fn live<F: Future<Output = ()>>(self: Arc<Self>, test: impl FnOnce(Arc<Self>) -> F) {
         let outcome = AssertUnwindSafe(test(self.clone())).catch_unwind().await;
-        if let Self::Postgres { server, database } = &*self {
+        if let Self::Postgres { server, database, .. } = &*self {
             let drop = format!("drop database if exists {database} with (force)");
             connect(server).await.batch_execute(&drop).await.unwrap();
         }
@@ -72,9 +96,12 @@ impl Place {
     pub fn url(&self) -> String {
         match self {
             Self::Sqlite { .. } => String::new(),
-            Self::Postgres { server, database } => {
+            Self::Postgres { server, database, user } => {
                 let (host, _) = server.rsplit_once('/').expect("a database URL has a path");
-                format!("{host}/{database}")
+                match (user, host.rsplit_once('@')) {
+                    (Some(user), Some((_, host))) => format!("postgres://{user}@{host}/{database}"),
+                    _ => format!("{host}/{database}"),
+                }
             }
         }
     }

@@ -190,6 +190,33 @@ impl Books {
 }
 
 #[async_trait]
+impl Upkeep for Memory {
+    async fn roll_up(&self, _: Grain, _: Micros, _: u64) -> Result<Progress, StoreError> {
+        self.ask().map(|_| Progress::default())
+    }
+
+    async fn horizons(&self, _: &[PointKey]) -> Result<Horizons, StoreError> {
+        Ok(Horizons::default())
+    }
+
+    async fn remove(&self, _: &Removal) -> Result<Removed, StoreError> {
+        Ok(Removed::default())
+    }
+
+    async fn drop_before(&self, _: Micros) -> Result<Option<u64>, StoreError> {
+        Ok(None)
+    }
+
+    async fn prepare_for(&self, _: Micros) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn facts(&self) -> Result<Facts, StoreError> {
+        Ok(Facts { words: self.describe(), tier: Tier::Sqlite, bytes: 0 })
+    }
+}
+
+#[async_trait]
 impl Store for Memory {
     fn describe(&self) -> String {
         "memory".into()

@@ -6,6 +6,7 @@ use forebay_protocols::reading::PointId;
 use forebay_protocols::sync::batch::Epoch;
 use forebay_protocols::sync::wire;
 
+use super::super::rollups::{self, Due};
 use super::super::{AgentKey, Delivery, Micros, PointKey, StoreError, Timed, sieve};
 use super::{Failure, Plan};
 
@@ -25,6 +26,8 @@ pub struct Sheet<'a> {
     pub quarantine: Vec<(Row<'a>, Micros)>,
     /// The newest of `rows` for each point.
     pub newest: Vec<Row<'a>>,
+    /// The minutes that `rows` touch: to be noted in the same transaction.
+    pub due: Vec<Due>,
 }
 
 impl<'a> Sheet<'a> {
@@ -32,6 +35,7 @@ impl<'a> Sheet<'a> {
     /// (branch, dictionary number) to the point.
     pub fn new(plans: &mut [Plan<'a>], keys: &HashMap<(i64, u32), PointKey>) -> Result<Self, Failure> {
         let mut sheet = Self::default();
+        let mut owners: HashMap<PointKey, AgentKey> = HashMap::new();
         for plan in plans {
             let received = plan.delivery.received;
             let mut points: BTreeMap<PointId, PointKey> = BTreeMap::new();
@@ -40,6 +44,7 @@ impl<'a> Sheet<'a> {
                     let words = format!("the dictionary has lost its number {}", used.1);
                     Failure::Store(StoreError::Refused(words))
                 })?;
+                owners.insert(key, plan.delivery.agent);
                 // A fork's batches from before the copy are the other branch's points; its own count.
                 match Some(used.0) == plan.branch {
                     true => points.insert(PointId(used.1), key),
@@ -63,6 +68,7 @@ impl<'a> Sheet<'a> {
         }
         // Batches come sorted, and this sort is quick where it finds runs. An index fills in order.
         sheet.rows.sort_by_key(|row| (row.point, row.reading.time));
+        sheet.due = rollups::touched(&sheet.rows, &owners);
         sheet.newest =
             sheet.rows.chunk_by(|a, b| a.point == b.point).filter_map(|run| run.last().copied()).collect();
         Ok(sheet)

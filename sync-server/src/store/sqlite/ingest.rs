@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 use super::super::plan::{self, Entry, Failure, Families, Mark, News, Plan, Row, Sheet};
 use super::super::{Delivery, PointKey, Receipt, StoreError, sieve};
 use super::books;
+use super::rollups;
 use super::values::column;
 
 /// Rows of one statement: beyond, it does not get faster.
@@ -77,6 +78,7 @@ fn apply(on: &Connection, deliveries: &[&Delivery]) -> Result<Vec<Receipt>, Fail
     let keys = point_keys(on, &families, &plans)?;
     let sheet = Sheet::new(&mut plans, &keys)?;
     insert_readings(on, &sheet.rows)?;
+    rollups::note(on, &sheet.due, plan::noted(&plans))?;
     quarantine(on, &sheet)?;
     renew_latest(on, &sheet.newest)?;
     mark_times(on, &plan::marks(&plans))?;

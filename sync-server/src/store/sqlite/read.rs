@@ -6,9 +6,11 @@ use prost::Message;
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::super::buckets::Buckets;
+use super::super::rollups::{Grain, Segment, Source, cover};
 use super::super::{
     AgentKey, AgentRow, Bucket, Latest, Micros, PointKey, PointRow, Query, StoreError, sieve, words,
 };
+use super::rollups;
 use super::values::{quality, value};
 
 const AGENTS: &str = "select a.agent, site, gateway, joined, last_seen, a.revoked, \
@@ -89,22 +91,57 @@ pub fn points(
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-pub fn query(on: &Connection, query: &Query) -> Result<Vec<(PointKey, Vec<Bucket>)>, StoreError> {
-    let sql =
-        "select time, quality, value from readings where point = ? and time >= ? and time < ? order by time";
-    let mut statement = on.prepare_cached(sql)?;
+pub fn query(on: &mut Connection, query: &Query) -> Result<Vec<(PointKey, Vec<Bucket>)>, StoreError> {
+    // One moment for all: what is due, and the rows.
+    let on = on.transaction()?;
     let mut answer = Vec::with_capacity(query.points.len());
     for &key in &query.points {
         let mut buckets = Buckets::new(query.step, query.most);
-        let mut rows = statement.query(params![key.0, query.from, query.to])?;
-        while let Some(row) = rows.next()? {
-            if !buckets.add(row.get(0)?, value(row.get_ref(2)?), quality(row.get(1)?)) {
-                break;
+        if Grain::for_step(query.step).is_none() {
+            readings(&on, key, query.from, query.to, &mut buckets)?;
+        } else {
+            let stale = rollups::stale(&on, key.0)?;
+            let horizons = rollups::horizons(&on, [key.0].into_iter())?.remove(&key).unwrap_or_default();
+            for Segment { source, from, to } in cover(query.from, query.to, query.step, &stale, &horizons) {
+                let room = match source {
+                    Source::Readings => readings(&on, key, from, to, &mut buckets)?,
+                    Source::Rollup(grain) => {
+                        let mut room = true;
+                        rollups::rolled(&on, grain, key.0, from, to, |rolled| {
+                            room = buckets.add_rolled(rolled);
+                            room
+                        })?;
+                        room
+                    }
+                };
+                if !room {
+                    break;
+                }
             }
         }
         answer.push((key, buckets.finish()));
     }
     Ok(answer)
+}
+
+/// False: the buckets are full.
+fn readings(
+    on: &Connection,
+    point: PointKey,
+    from: Micros,
+    to: Micros,
+    buckets: &mut Buckets,
+) -> Result<bool, StoreError> {
+    let sql =
+        "select time, quality, value from readings where point = ? and time >= ? and time < ? order by time";
+    let mut statement = on.prepare_cached(sql)?;
+    let mut rows = statement.query(params![point.0, from, to])?;
+    while let Some(row) = rows.next()? {
+        if !buckets.add(row.get(0)?, value(row.get_ref(2)?), quality(row.get(1)?)) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 pub fn gaps(

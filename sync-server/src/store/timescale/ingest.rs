@@ -17,7 +17,7 @@ use tokio_postgres::types::ToSql;
 use super::super::plan::{self, Entry as New, Failure, Families, Mark, Plan, Row, Sheet};
 use super::super::{Delivery, PointKey, Receipt, StoreError, sieve};
 use super::values::{Columns, Moment};
-use super::{books, copy};
+use super::{books, copy, rollups};
 
 /// Stores all deliveries or none. What the database refuses for its content is set aside alone.
 pub async fn ingest(client: &mut Client, deliveries: &[Delivery]) -> Result<Vec<Receipt>, StoreError> {
@@ -91,6 +91,7 @@ async fn apply(on: &Transaction<'_>, deliveries: &[&Delivery]) -> Result<Vec<Rec
         copy_readings(on, &sheet.rows),
         quarantine(on, &sheet),
         renew_latest(on, &sheet.newest),
+        rollups::note(on, &sheet.due, plan::noted(&plans)),
         mark_times(on, &marks),
         set_aside(on, &plans),
         keep_gaps(on, &plans),

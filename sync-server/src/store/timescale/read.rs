@@ -3,7 +3,6 @@
 use std::pin::pin;
 
 use deadpool_postgres::Client;
-use forebay_protocols::reading::Value;
 use forebay_protocols::sync::batch::Epoch;
 use forebay_protocols::sync::wire;
 use futures::TryStreamExt;
@@ -13,10 +12,15 @@ use tokio_postgres::types::ToSql;
 
 use super::super::buckets::Buckets;
 use super::super::plan::Failure;
+use super::super::rollups::{Grain, Rolled, Segment, Source, Stale, cover};
 use super::super::{
     AgentKey, AgentRow, Bucket, Latest, Micros, PointKey, PointRow, Query, StoreError, words,
 };
+use super::rollups;
 use super::values::{Moment, quality, value};
+
+/// From this stretch on readings are gathered in the database, and not brought here one by one.
+const GATHERED_THERE: Micros = 1_800_000_000;
 
 const AGENTS: &str = "select a.agent, site, gateway, joined, last_seen, a.revoked, \
                       c.fingerprint, c.valid_until, \
@@ -98,43 +102,99 @@ pub async fn points(
 }
 
 pub async fn query(client: &Client, query: &Query) -> Result<Vec<(PointKey, Vec<Bucket>)>, StoreError> {
+    let known: Vec<i32> = query.points.iter().filter_map(|key| i32::try_from(key.0).ok()).collect();
+    let by_rollup = Grain::for_step(query.step).is_some();
+    // What is due is read before the rows: what is made anew in between is right in both places.
+    let (stale, horizons) = match by_rollup {
+        true => tokio::try_join!(rollups::stale(client, &known), rollups::horizons(client, &known))?,
+        false => Default::default(),
+    };
     let mut answer = Vec::with_capacity(query.points.len());
     for &key in &query.points {
-        let rows = match i32::try_from(key.0) {
-            Ok(point) if query.step > 0 => match buckets(client, point, query).await {
-                // A sum beyond the largest float: the long way has no such limit.
-                Err(Failure::Content(_)) => readings(client, point, query).await?,
-                rows => rows?,
-            },
-            Ok(point) => readings(client, point, query).await?,
-            Err(_) => Vec::new(),
-        };
-        answer.push((key, rows));
+        let mut buckets = Buckets::new(query.step, query.most);
+        if let Ok(point) = i32::try_from(key.0) {
+            let nowhere = Stale::default();
+            let segments = match by_rollup {
+                true => {
+                    let stale = stale.get(&key).unwrap_or(&nowhere);
+                    let horizons = horizons.get(&key).copied().unwrap_or_default();
+                    cover(query.from, query.to, query.step, stale, &horizons)
+                }
+                false => vec![Segment { source: Source::Readings, from: query.from, to: query.to }],
+            };
+            for segment in segments {
+                if !read(client, point, segment, &mut buckets).await? {
+                    break;
+                }
+            }
+        }
+        answer.push((key, buckets.finish()));
     }
     Ok(answer)
 }
 
-/// Reading by reading, without holding more than the answer.
-async fn readings(client: &Client, point: i32, query: &Query) -> Result<Vec<Bucket>, StoreError> {
+/// A segment into the buckets. False: they are full.
+async fn read(
+    client: &Client,
+    point: i32,
+    Segment { source, from, to }: Segment,
+    buckets: &mut Buckets,
+) -> Result<bool, StoreError> {
+    let mut room = true;
+    match source {
+        Source::Rollup(grain) => {
+            rollups::buckets(client, grain, point, (from, to), |rolled| {
+                room = buckets.add_rolled(rolled);
+                room
+            })
+            .await?;
+        }
+        Source::Readings if buckets.step() == 0 || to.saturating_sub(from) < GATHERED_THERE => {
+            room = readings(client, point, (from, to), buckets).await?;
+        }
+        Source::Readings => match gathered(client, point, (from, to), buckets).await {
+            // A sum beyond the largest float: the long way has no such limit.
+            Err(Failure::Content(_)) => room = readings(client, point, (from, to), buckets).await?,
+            rows => {
+                for rolled in rows? {
+                    room = room && buckets.add_rolled(rolled);
+                }
+            }
+        },
+    }
+    Ok(room)
+}
+
+/// Reading by reading, without holding more than the answer. False: the buckets are full.
+async fn readings(
+    client: &Client,
+    point: i32,
+    (from, to): (Micros, Micros),
+    buckets: &mut Buckets,
+) -> Result<bool, StoreError> {
     let sql = "select time, quality, value, whole, state, text from readings \
                where point = $1 and time >= $2 and time < $3 order by time limit $4";
     let statement = client.prepare_cached(sql).await?;
-    let most = if query.step > 0 { i64::MAX } else { limit(query.most) };
-    let (from, to) = (Moment(query.from), Moment(query.to));
+    let most = if buckets.step() > 0 { i64::MAX } else { limit(buckets.most()) };
+    let (from, to) = (Moment(from), Moment(to));
     let with: [&(dyn ToSql + Sync); 4] = [&point, &from, &to, &most];
     let mut rows = pin!(client.query_raw(&statement, with).await?);
-    let mut buckets = Buckets::new(query.step, query.most);
     while let Some(row) = rows.try_next().await? {
         if !buckets.add(row.try_get::<_, Moment>(0)?.0, value(&row, 2)?, quality(row.try_get(1)?)) {
-            break;
+            return Ok(false);
         }
     }
-    Ok(buckets.finish())
+    Ok(true)
 }
 
 /// The same buckets as `Buckets` makes, made where the readings are. Of the first and last value only
 /// the time is gathered; the index then leads to the value.
-async fn buckets(client: &Client, point: i32, query: &Query) -> Result<Vec<Bucket>, Failure> {
+async fn gathered(
+    client: &Client,
+    point: i32,
+    (from, to): (Micros, Micros),
+    into: &Buckets,
+) -> Result<Vec<Rolled>, Failure> {
     let sql = "with reading as (select time, quality, \
                  quality < 128 and num_nonnulls(value, whole, state, text) > 0 as usable, \
                  coalesce(value, whole::float8, state::int::float8) as number \
@@ -146,10 +206,10 @@ async fn buckets(client: &Client, point: i32, query: &Query) -> Result<Vec<Bucke
                bucket as (select \
                  date_bin($4::bigint * interval '1 microsecond', time, timestamptz 'epoch') as begin, \
                  count(*) as count, count(*) filter (where quality < 64) as good, max(quality) as quality, \
-                 min(number) as min, max(number) as max, sum(number) / nullif(count(number), 0) as mean, \
+                 min(number) as min, max(number) as max, sum(number) as sum, count(number) as numbers, \
                  min(time) filter (where usable) as first, max(time) filter (where usable) as last \
                  from weighed group by 1 order by 1 limit $5) \
-               select begin, count, good, b.quality, min, max, mean, \
+               select begin, count, good, b.quality, min, max, sum, numbers, \
                  f.value, f.whole, f.state, f.text, l.value, l.whole, l.state, l.text from bucket b \
                left join lateral (select value, whole, state, text from readings r \
                  where r.point = $1 and r.time = b.first and quality < 128 \
@@ -159,23 +219,23 @@ async fn buckets(client: &Client, point: i32, query: &Query) -> Result<Vec<Bucke
                  and num_nonnulls(value, whole, state, text) > 0 limit 1) l on true \
                order by begin";
     let statement = client.prepare_cached(sql).await?;
-    let (from, to, most) = (Moment(query.from), Moment(query.to), limit(query.most));
-    let mut buckets = Vec::new();
-    for row in client.query(&statement, &[&point, &from, &to, &query.step, &most]).await? {
-        let first: Option<Value> = value(&row, 7)?;
-        buckets.push(Bucket {
+    let (from, to, most) = (Moment(from), Moment(to), limit(into.most()));
+    let mut gathered = Vec::new();
+    for row in client.query(&statement, &[&point, &from, &to, &into.step(), &most]).await? {
+        gathered.push(Rolled {
             time: row.try_get::<_, Moment>(0)?.0,
             count: row.try_get::<_, i64>(1)? as u64,
             good: row.try_get::<_, i64>(2)? as u64,
             quality: quality(row.try_get(3)?),
             min: row.try_get(4)?,
             max: row.try_get(5)?,
-            mean: row.try_get(6)?,
-            first,
-            last: value(&row, 11)?,
+            sum: row.try_get::<_, Option<f64>>(6)?.unwrap_or_default(),
+            numbers: row.try_get::<_, i64>(7)? as u64,
+            first: value(&row, 8)?,
+            last: value(&row, 12)?,
         });
     }
-    Ok(buckets)
+    Ok(gathered)
 }
 
 pub async fn gaps(

@@ -3,9 +3,12 @@
 //! TimescaleDB has is brought about here, by looking at what is there.
 
 use deadpool_postgres::{Client, Pool};
+use forebay_protocols::boot_time::wall_micros;
 use tracing::warn;
 
 use super::super::StoreError;
+use super::super::upkeep::Tier;
+use super::{partitions, tier};
 
 refinery::embed_migrations!("src/store/migrations/postgres");
 
@@ -15,8 +18,8 @@ const LOCK: i64 = 0x66_6f72_6562_6179;
 /// year is a few hundred.
 const CHUNK: &str = "1 day";
 
-/// Brings the schema up to date and says in words what the database is.
-pub async fn prepare(pool: &Pool) -> Result<String, StoreError> {
+/// Brings the schema up to date and says what the database is, in words and by what it can do.
+pub async fn prepare(pool: &Pool) -> Result<(String, Tier), StoreError> {
     let mut holder = pool.get().await?;
     // Others may be at it for longer than a common lock may take.
     holder.batch_execute("set lock_timeout = 0").await?;
@@ -27,8 +30,14 @@ pub async fn prepare(pool: &Pool) -> Result<String, StoreError> {
     words
 }
 
-async fn prepare_alone(pool: &Pool, holder: &mut Client) -> Result<String, StoreError> {
-    if let Err(words) = make_extension(pool).await {
+async fn prepare_alone(pool: &Pool, holder: &mut Client) -> Result<(String, Tier), StoreError> {
+    // A database that keeps partitions goes on with them: a hypertable must not have any.
+    let kept = "select exists (select from pg_partitioned_table p join pg_class c on c.oid = p.partrelid \
+                where c.relname = 'readings' and pg_table_is_visible(c.oid))";
+    let is_partitioned: bool = holder.query_one(kept, &[]).await?.try_get(0)?;
+    if is_partitioned {
+        // The tables are made already, and the extension would be of no use to them.
+    } else if let Err(words) = make_extension(pool).await {
         warn!(reason = %words, "TimescaleDB is available but cannot be used; going on without it.");
     }
     let mut runner = migrations::runner();
@@ -44,18 +53,27 @@ async fn prepare_alone(pool: &Pool, holder: &mut Client) -> Result<String, Store
     let postgres: String = row.try_get(0)?;
     let timescale: Option<String> = row.try_get(1)?;
     let license: Option<String> = row.try_get(2)?;
-    let Some(timescale) = timescale else {
-        return Ok(format!("PostgreSQL {postgres} without TimescaleDB"));
+    let Some(timescale) = timescale.filter(|_| !is_partitioned) else {
+        let words = format!("PostgreSQL {postgres} without TimescaleDB");
+        return Ok(match partitions::make(holder).await? {
+            true => {
+                partitions::prepare(holder, wall_micros()).await?;
+                (format!("{words}, readings in partitions"), Tier::Partitions)
+            }
+            false => (format!("{words}, readings in a plain table"), Tier::PlainTable),
+        });
     };
-    let edition = if license.as_deref() == Some("timescale") { "Community" } else { "Apache" };
-    let words = format!("TimescaleDB {timescale} ({edition} edition) on PostgreSQL {postgres}");
-    match make_hypertable(holder).await {
-        Ok(()) => Ok(words),
-        Err(why) => {
-            warn!(reason = %why, "Readings stay in a plain table.");
-            Ok(format!("{words}, readings in a plain table"))
-        }
+    let is_community = license.as_deref() == Some("timescale");
+    let words =
+        |edition: &str| format!("TimescaleDB {timescale} ({edition} edition) on PostgreSQL {postgres}");
+    if let Err(why) = make_hypertable(holder).await {
+        warn!(reason = %why, "Readings stay in a plain table.");
+        let edition = if is_community { "Community" } else { "Apache" };
+        return Ok((format!("{}, readings in a plain table", words(edition)), Tier::PlainTable));
     }
+    // The licence says what may be asked for; the answers say what is there.
+    let tier = if is_community { tier::reconcile(holder).await? } else { Tier::Apache };
+    Ok((words(if tier == Tier::Community { "Community" } else { "Apache" }), tier))
 }
 
 /// On a connection of its own: a TimescaleDB that is not preloaded ends the one that asks.

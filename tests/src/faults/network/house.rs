@@ -199,6 +199,7 @@ impl Server {
             store: store.clone(),
             sync: Sync { listen, address: Some(through.to_string()), ..Sync::default() },
             web: Web { listen },
+            retention: Default::default(),
             log: Log::default(),
         };
         let app = App::build(config, opened.clone()).await?;

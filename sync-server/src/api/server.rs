@@ -1,0 +1,32 @@
+//! `/server`: what runs here, and on what.
+
+use axum::Json;
+use axum::extract::State;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Api;
+use super::parameters::Parameters;
+use super::problem::Problem;
+use super::words::{now, time};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Nothing {}
+
+pub(super) async fn server(
+    State(api): State<Api>,
+    Parameters(Nothing {}): Parameters<Nothing>,
+) -> Result<Json<Value>, Problem> {
+    let facts = api.store.facts().await?;
+    Ok(Json(json!({
+        "time": time(now()),
+        "version": env!("CARGO_PKG_VERSION"),
+        "store": {
+            "words": facts.words,
+            "tier": facts.tier.word(),
+            "gives": facts.tier.words(),
+            "bytes": facts.bytes,
+        },
+    })))
+}
