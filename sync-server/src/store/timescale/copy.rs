@@ -127,6 +127,6 @@ mod tests {
         let parts: Vec<Bytes> = parts(&rows).collect();
         assert_eq!(parts.len(), 4);
         let sizes: usize = parts.iter().map(Bytes::len).sum();
-        assert_eq!(sizes, HEADER.len() + 200 * (ROW - 8 - 8 + 1_000 + 4 - 4) + 2);
+        assert_eq!(sizes, HEADER.len() + 200 * (ROW - 8 + 1_000) + 2);
     }
 }
