@@ -44,8 +44,8 @@ pub struct ModbusSource {
     points: Vec<Point>,
     endpoint: Endpoint,
     timeout: Duration,
-    /// The most registers each device was known to give at the start, in the bus's order.
-    known: Vec<(Arc<str>, Option<u16>)>,
+    /// In the bus's order.
+    devices: Vec<Arc<str>>,
     bus: Bus,
 }
 
@@ -63,7 +63,7 @@ impl ModbusSource {
     }
 
     /// As [`ModbusSource::new`], with what [`ModbusSource::learnt`] said in an earlier life, by
-    /// device. A hole that is given after all is forgotten; a limit is not put to the test again.
+    /// device. It is put to the test again now and then, and forgotten when it holds no more.
     pub fn with_learnt(link: &Link, known: &BTreeMap<Arc<str>, Learnt>) -> Option<Self> {
         let (endpoint, config) = Endpoint::of(link)?;
         let settings = Settings {
@@ -80,27 +80,16 @@ impl ModbusSource {
             lost_in_silence: matches!(endpoint, Endpoint::Tcp { .. }),
         };
         let (points, bus) = equip(settings, config, known);
-        let devices = config.devices.iter().map(|device| device.name.to_arc());
-        let most = |name: Arc<str>| {
-            let most = known.get(&name).and_then(|learnt| learnt.max_registers);
-            (name, most)
-        };
-        let known = devices.map(most).collect();
-        Some(Self { points, endpoint, timeout: link.timeout, known, bus })
+        let devices = config.devices.iter().map(|device| device.name.to_arc()).collect();
+        Some(Self { points, endpoint, timeout: link.timeout, devices, bus })
     }
 
     /// What is known of each device that the configuration does not say: addresses it refuses and
     /// the most registers it gives. Devices of which nothing is known are left out.
     pub fn learnt(&self) -> BTreeMap<Arc<str>, Learnt> {
-        let mut all = BTreeMap::new();
-        for (number, (name, max_registers)) in self.known.iter().enumerate() {
-            let mut learnt = Learnt { max_registers: *max_registers, holes: Vec::new() };
-            learnt.add(&self.bus.learnt(number));
-            if !learnt.is_empty() {
-                all.insert(name.clone(), learnt);
-            }
-        }
-        all
+        let devices = self.devices.iter().enumerate();
+        let learnt = devices.map(|(number, name)| (name.clone(), self.bus.learnt(number)));
+        learnt.filter(|(_, learnt)| !learnt.is_empty()).collect()
     }
 
     /// Grows whenever [`ModbusSource::learnt`] may say something else than before.
@@ -281,10 +270,10 @@ fn equip(settings: Settings, config: &ModbusBus, known: &BTreeMap<Arc<str>, Lear
         }
         let slots = (first..points.len()).collect();
         let name = device.name.to_arc();
-        let configured =
+        let limits =
             Limits { max_registers: device.max_registers, max_gap: device.max_gap, forbidden: Vec::new() };
-        let limits = known.get(&name).map_or(configured.clone(), |learnt| configured.narrowed(learnt));
-        members.push(Member { name, unit: device.unit_id, slots, limits });
+        let known = known.get(&name).cloned().unwrap_or_default();
+        members.push(Member { name, unit: device.unit_id, slots, limits, known });
     }
     let nothing = Limits { max_registers: 1, max_gap: 0, forbidden: Vec::new() };
     let limits = |device: usize| members.get(device).map_or(nothing.clone(), |member| member.limits.clone());

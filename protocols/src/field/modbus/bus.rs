@@ -8,8 +8,8 @@
 //!   reading each at the loss, and a refusal is a bad reading of the points of that request only.
 //! - A refused request of several points is taken apart and asked again at once, so that the
 //!   refused address ends up alone. Once each piece was given or refused, the hole or the limit
-//!   behind it is known and the rest is joined again. That is kept for an hour, then the whole is
-//!   tried again: some devices refuse everything while they start.
+//!   behind it is known and the rest is joined again. The whole is tried again after an hour, and
+//!   after pauses that double.
 //! - Several requests are under way at once where the transport can tell their answers apart and
 //!   the units are known to answer. A request that fails in company says nothing of its unit: it is
 //!   asked again alone, and if that succeeds, or if the connection breaks in company, the link is
@@ -28,7 +28,7 @@ use self::cuts::Whole;
 pub use self::load::UnitLoad;
 use super::breaker::Breaker;
 use super::frame::{Query, Reply};
-use super::planner::{self, Cost, Limits, Plan, Request};
+use super::planner::{self, Cost, Learnt, Limits, Plan, Request};
 use super::registers::Format;
 use super::transport::{StreamLost, Transport};
 use crate::field::occupancy::Occupancy;
@@ -60,8 +60,10 @@ pub struct Member {
     pub unit: u8,
     /// Its points.
     pub slots: Vec<usize>,
-    /// What it can stand as far as is known.
+    /// What it may be asked for by its configuration.
     pub limits: Limits,
+    /// What an earlier life learnt of it.
+    pub known: Learnt,
 }
 
 /// What does not change with a plan.
@@ -85,8 +87,10 @@ pub struct Settings {
 pub struct Bus {
     settings: Settings,
     units: Vec<Unit>,
-    /// By device.
+    /// By device, as configured.
     limits: Vec<Limits>,
+    /// By device, what the configuration does not say.
+    known: Vec<Learnt>,
     wholes: Vec<Whole>,
     jobs: Vec<Job>,
     next_id: usize,
@@ -156,7 +160,7 @@ impl Bus {
     pub fn new(settings: Settings, members: Vec<Member>, plan: Plan, formats: Vec<Format>) -> Self {
         let mut units: Vec<Unit> = Vec::new();
         let mut unit_of_member = Vec::new();
-        let mut limits = Vec::new();
+        let (mut limits, mut known) = (Vec::new(), Vec::new());
         for member in members {
             let at = units.iter().position(|u| u.id == member.unit).unwrap_or(units.len());
             if at == units.len() {
@@ -172,12 +176,14 @@ impl Bus {
             units[at].slots.extend(member.slots);
             unit_of_member.push(at);
             limits.push(member.limits);
+            known.push(member.known);
         }
         let whole = |request: Request| Whole::new(unit_of_member[request.device], request);
         let mut bus = Self {
             settings,
             units,
             limits,
+            known,
             wholes: plan.requests.into_iter().map(whole).collect(),
             jobs: Vec::new(),
             next_id: 0,
@@ -190,7 +196,7 @@ impl Bus {
             lessons: 0,
             occupancy: Occupancy::default(),
         };
-        (0..bus.wholes.len()).for_each(|whole| bus.restore(whole));
+        (0..bus.wholes.len()).for_each(|whole| bus.begin(whole));
         bus
     }
 
@@ -205,6 +211,7 @@ impl Bus {
         let now = Instant::now();
         self.detach();
         (0..self.wholes.len()).for_each(|whole| self.rejoin(whole));
+        self.may_have_changed(None);
         self.jobs.iter_mut().for_each(|job| job.due = now);
         self.connection = Some(Connection { transport, is_greeted: false, silences: 0 });
     }
@@ -381,11 +388,12 @@ impl Bus {
     fn answered(&mut self, number: usize) -> Vec<DeviceNews> {
         self.silences(|_| 0);
         let unit = self.unit(number);
-        if unit.breaker.answered() {
-            unit.news(true, format!("unit {} answers", unit.id))
-        } else {
-            Vec::new()
+        if !unit.breaker.answered() {
+            return Vec::new();
         }
+        let news = unit.news(true, format!("unit {} answers", unit.id));
+        self.may_have_changed(Some(self.jobs[number].unit));
+        news
     }
 
     fn silent(&mut self, number: usize, words: impl FnOnce(u8) -> String) -> Harvest {

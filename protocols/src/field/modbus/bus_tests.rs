@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use forebay_config::field::{Framing, ModbusBus, ModbusDevice, Register};
 use proptest::prelude::*;
 use tokio::task::JoinHandle;
@@ -39,6 +41,16 @@ impl Rig {
         devices: Vec<ModbusDevice>,
         script: impl FnMut(Asked) -> Script + Send + 'static,
     ) -> Self {
+        Self::with_known(&Default::default(), in_flight, framing, devices, script)
+    }
+
+    fn with_known(
+        known: &BTreeMap<Arc<str>, Learnt>,
+        in_flight: usize,
+        framing: Framing,
+        devices: Vec<ModbusDevice>,
+        script: impl FnMut(Asked) -> Script + Send + 'static,
+    ) -> Self {
         let settings = Settings {
             in_flight,
             peer: "the test".into(),
@@ -48,7 +60,7 @@ impl Rig {
             lost_in_silence: framing == Framing::Tcp,
         };
         let (points, mut bus) =
-            super::super::equip(settings, &ModbusBus { pause: Duration::ZERO, devices }, &Default::default());
+            super::super::equip(settings, &ModbusBus { pause: Duration::ZERO, devices }, known);
         let (ours, theirs) = tokio::io::duplex(4096);
         let heard = Heard::default();
         let peer = tokio::spawn(serve(theirs, framing, heard.clone(), script));
@@ -532,6 +544,9 @@ proptest! {
         });
     }
 }
+
+#[path = "bus_learnt_tests.rs"]
+mod learnt;
 
 #[path = "bus_company_tests.rs"]
 mod company;

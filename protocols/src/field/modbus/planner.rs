@@ -248,14 +248,18 @@ pub fn learn(pieces: &[(&Request, bool)], by_address: bool) -> Learnt {
         holes.extend(hole(piece.table, reached, piece.address.into()));
         reached = reached.max(past(piece));
     }
-    let are_registers =
-        pieces.iter().all(|(piece, _)| matches!(piece.table, Register::Input | Register::Holding));
+    let are_registers = pieces.iter().all(|(piece, _)| is_of_registers(piece.table));
     match () {
         () if by_address && !holes.is_empty() => Learnt { max_registers: None, holes },
         // The number of bits says nothing of the number of registers.
         () if are_registers => Learnt { max_registers: Some(longest), holes: Vec::new() },
         () => Learnt::default(),
     }
+}
+
+/// Does the table hold registers? Else it holds bits, of which sixteen take the room of one.
+pub fn is_of_registers(table: Register) -> bool {
+    matches!(table, Register::Input | Register::Holding)
 }
 
 fn is_reachable(point: &Wanted) -> bool {

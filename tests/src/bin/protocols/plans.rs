@@ -127,7 +127,13 @@ impl Way {
             lost_in_silence: false,
         };
         let formats = device.points.iter().map(|point| Format::new(point, device.byte_order)).collect();
-        let member = Member { name: device.name.to_arc(), unit: device.unit_id, slots: Vec::new(), limits };
+        let member = Member {
+            name: device.name.to_arc(),
+            unit: device.unit_id,
+            slots: Vec::new(),
+            limits,
+            known: Default::default(),
+        };
         let mut bus = Bus::new(settings, vec![member], plan, formats);
         bus.attach(transport);
         Ok(Reader::Other(bus))
