@@ -1,7 +1,8 @@
 //! What a new configuration changes in an agent that runs with another one. Pure.
 //!
 //! Links are compared as a whole, together with what `[processing.NAME]` does to their points: a link
-//! that differs is ended and started anew, any other one goes on and notices nothing. The log's level
+//! that differs is ended and started anew, any other one goes on and notices nothing, unless it had
+//! given up: what kept it from working may lie in a file that it names. The log's level
 //! changes at once. Everything else needs a restart, and is named. Where the gateway itself is another
 //! one (`[agent]`), nothing is changed before that restart: its name is part of what links tell peers.
 
@@ -26,14 +27,15 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// From the configuration that runs to the one that was read.
-    pub fn new(running: &Agent, read: &Agent) -> Self {
+    /// From the configuration that runs to the one that was read. `gave_up` says which links have.
+    pub fn new(running: &Agent, read: &Agent, gave_up: impl Fn(&Name) -> bool) -> Self {
         let needs_restart = frozen(running, read);
         if needs_restart.iter().any(|key| key.starts_with("agent.")) {
             return Self { needs_restart, kept: running.links.len(), ..Self::default() };
         }
-        let same =
-            |old: &Link, new: &Link| old == new && !rules_differ(old, &running.processing, &read.processing);
+        let same = |old: &Link, new: &Link| {
+            old == new && !gave_up(&old.name) && !rules_differ(old, &running.processing, &read.processing)
+        };
         let goes_on = |link: &Link, others: &[Link]| {
             others.iter().find(|other| other.name == link.name).is_some_and(|other| same(other, link))
         };
@@ -165,12 +167,18 @@ mod tests {
     fn only_links_that_differ_are_ended_and_started() {
         let running = agent(&[link("a", 1), link("b", 1), link("c", 1)].concat());
         let read = agent(&[link("d", 1), link("c", 1), link("b", 2)].concat());
-        let plan = Plan::new(&running, &read);
+        let plan = Plan::new(&running, &read, |_| false);
         assert_eq!(names(&plan), (vec!["a", "b"], vec!["d", "b"]));
         assert_eq!(plan.words(), "links changed: 1, added: 1, removed: 1, untouched: 1");
         assert_eq!(plan.needs_restart, [] as [&str; 0]);
         assert_eq!(plan.running(running, read.clone()), read);
-        assert_eq!(Plan::new(&read, &read), Plan { kept: 3, ..Plan::default() }, "nothing has changed");
+        assert_eq!(
+            Plan::new(&read, &read, |_| false),
+            Plan { kept: 3, ..Plan::default() },
+            "nothing has changed"
+        );
+        let plan = Plan::new(&read, &read, |name| name.as_str() == "c");
+        assert_eq!(names(&plan), (vec!["c"], vec!["c"]), "what gave up is tried again");
     }
 
     #[test]
@@ -181,7 +189,7 @@ mod tests {
         };
         let running = agent(&(rule("r", "a-d/*", "0.1") + &links));
         let touched = |rules: String| {
-            let plan = Plan::new(&running, &agent(&(rules + &links)));
+            let plan = Plan::new(&running, &agent(&(rules + &links)), |_| false);
             plan.end.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
         };
         assert_eq!(touched(rule("r", "a-d/*", "0.1")), "");
@@ -199,12 +207,12 @@ mod tests {
                 .to_owned()
                 + &link("a", 2)),
         );
-        let plan = Plan::new(&running, &read);
+        let plan = Plan::new(&running, &read, |_| false);
         assert_eq!(plan.needs_restart, ["buffer.max_size", "uplink.bandwidth"]);
         assert_eq!((names(&plan), plan.level), ((vec!["a"], vec!["a"]), Some(LogLevel::Debug)));
         let now = plan.running(running.clone(), read.clone());
         assert_eq!((now.buffer.max_size, &now.links), (running.buffer.max_size, &read.links));
-        let again = Plan::new(&now, &read);
+        let again = Plan::new(&now, &read, |_| false);
         assert_eq!(again.needs_restart, plan.needs_restart);
         assert_eq!((again.end.len(), again.level), (0, None));
     }
@@ -214,7 +222,7 @@ mod tests {
         let running = agent(&link("a", 1));
         let mut read = agent(&link("b", 1));
         read.gateway = Name::new("elsewhere").unwrap();
-        let plan = Plan::new(&running, &read);
+        let plan = Plan::new(&running, &read, |_| false);
         assert_eq!(
             (plan.needs_restart.as_slice(), names(&plan)),
             (["agent.gateway"].as_slice(), (vec![], vec![]))

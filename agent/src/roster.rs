@@ -8,7 +8,7 @@ use forebay_protocols::boot_time::BootTime;
 use tokio::sync::watch;
 
 use crate::gaps::{Lasting, Silence, Silences};
-use crate::link::LinkStatus;
+use crate::link::{LinkState, LinkStatus};
 use crate::rate::Rate;
 
 /// Who is there. Cheap to clone; every clone is the same roster.
@@ -67,6 +67,13 @@ impl Roster {
     /// The number of a link.
     pub fn index_of(&self, name: &Name) -> Option<usize> {
         self.sheet().entries.iter().find(|entry| *entry.name == *name.as_str()).map(|entry| entry.index)
+    }
+
+    /// Will this link never be tried again?
+    pub fn gave_up(&self, name: &Name) -> bool {
+        let sheet = self.sheet();
+        let entry = sheet.entries.iter().find(|entry| *entry.name == *name.as_str());
+        entry.is_some_and(|entry| matches!(entry.status.borrow().state, LinkState::GaveUp(_)))
     }
 
     /// The lowest number that nobody has.

@@ -69,7 +69,7 @@ pub async fn serve(
     ending: CancellationToken,
     stop: CancellationToken,
 ) {
-    let window = Arc::new(Window { board, ending, recorder: recorder() });
+    let window = Arc::new(Window { board, ending });
     let mut looks = JoinSet::new();
     loop {
         tokio::select! {
@@ -98,7 +98,7 @@ pub async fn serve(
     }
 }
 
-/// The metrics of this moment, for whoever does not come over HTTP.
+/// The metrics of this moment. Recorded anew at each look: of a link that a reload took away nothing is left.
 pub fn text(board: &Board) -> String {
     let recorder = recorder();
     with_local_recorder(&recorder, || record(&board.snapshot()));
@@ -108,7 +108,6 @@ pub fn text(board: &Board) -> String {
 struct Window {
     board: Arc<Board>,
     ending: CancellationToken,
-    recorder: PrometheusRecorder,
 }
 
 impl Window {
@@ -124,18 +123,13 @@ impl Window {
                 "opening the buffer; links are started, readings are held\n",
             ),
             "/readyz" => plain(StatusCode::OK, "ready: the buffer is open and links are started\n"),
-            "/metrics" => respond(StatusCode::OK, "text/plain; version=0.0.4", self.metrics()),
+            "/metrics" => respond(StatusCode::OK, "text/plain; version=0.0.4", text(&self.board)),
             "/status" => match serde_json::to_string(&self.board.snapshot()) {
                 Ok(json) => respond(StatusCode::OK, "application/json", json),
                 Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
             },
             _ => plain(StatusCode::NOT_FOUND, "try /metrics, /status, /livez or /readyz\n"),
         }
-    }
-
-    fn metrics(&self) -> String {
-        with_local_recorder(&self.recorder, || record(&self.board.snapshot()));
-        self.recorder.handle().render()
     }
 }
 

@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -15,6 +16,7 @@ use tokio::task::{JoinHandle, JoinSet};
 pub struct LoadDevice {
     address: SocketAddr,
     asked: watch::Receiver<u64>,
+    connections: Arc<AtomicU64>,
     serving: JoinHandle<()>,
 }
 
@@ -28,13 +30,16 @@ impl LoadDevice {
         let address = listener.local_addr()?;
         let (questions, asked) = watch::channel(0);
         let questions = Arc::new(questions);
+        let connections = Arc::new(AtomicU64::new(0));
+        let made = connections.clone();
         let serving = tokio::spawn(async move {
             let mut peers = JoinSet::new();
             while let Ok((peer, _)) = listener.accept().await {
+                made.fetch_add(1, Ordering::Relaxed);
                 peers.spawn(serve(peer, questions.clone()));
             }
         });
-        Ok(Self { address, asked, serving })
+        Ok(Self { address, asked, connections, serving })
     }
 
     /// Where it listens.
@@ -45,6 +50,11 @@ impl LoadDevice {
     /// Requests answered so far.
     pub fn asked(&self) -> u64 {
         *self.asked.borrow()
+    }
+
+    /// Connections taken so far.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
     }
 
     /// Returns with the first request beyond so many.

@@ -105,6 +105,70 @@ async fn a_hundred_thousand_messages_at_qos_1_survive_five_kills_of_the_agent() 
     Ok(())
 }
 
+/// The link is ended and started again under messages: what it has in hand is written at once, though the
+/// window is longer than the test. What the broker has not read of our word when the connection closes it
+/// sends again: that is its right at QoS 1, and counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_is_reloaded_five_times_under_messages_loses_none() -> Result<()> {
+    const MESSAGES: u64 = 20_000;
+    let broker = Mosquitto::start(Security::None).await;
+    let folder = tempfile::tempdir()?;
+    let site = Site::new(folder.path(), programs()?, None, 0).await?;
+    let configure = |keep_alive: u32| {
+        let link = format!(
+            "[link.hall.mqtt]\nbroker = \"mqtt://127.0.0.1:{}\"\nkeep_alive = \"{keep_alive}s\"\n\
+             [[link.hall.topic]]\ntopic = \"plant/{{device}}/{{point}}\"\ntype = \"integer\"\n",
+            broker.port
+        );
+        site.configure_agent("t", "reloaded", &link, "[buffer]\ndurability_window = \"60s\"")
+    };
+    configure(30)?;
+    let server = site.start_server().await?;
+    site.join().await?;
+    let agent = site.start_agent().await?;
+    until_linked(&site).await?;
+    let mut publisher = broker.publisher_of_lines("plant/pump/count")?;
+    let publishing = tokio::spawn(async move {
+        for from in (0..MESSAGES).step_by(200) {
+            let lines: String = (from..from + 200).map(|n| format!("{n}\n")).collect();
+            publisher.say(&lines).await?;
+            sleep(PORTION_EVERY).await;
+        }
+        publisher.finish().await
+    });
+    let id = rustix::process::Pid::from_raw(agent.id().context("it runs")? as i32).context("an id")?;
+    for reload in 1..=5_u32 {
+        sleep(Duration::from_millis(700)).await;
+        configure(30 + reload)?;
+        let begun = Instant::now();
+        rustix::process::kill_process(id, rustix::process::Signal::HUP)?;
+        let applied = "forebay_agent_config_reloads_total{outcome=\"applied\"}";
+        while site.agent_metric(applied).await? < f64::from(reload) {
+            ensure!(begun.elapsed() < Duration::from_secs(20), "no reload:\n{}", site.log_tails());
+            sleep(Duration::from_millis(20)).await;
+        }
+        println!("reload {reload} took {:?}", begun.elapsed());
+    }
+    publishing.await??;
+    // The end of the agent writes what is in hand, and its last requests carry it.
+    until_linked(&site).await?;
+    let published = Instant::now();
+    while site.agent_metric("forebay_agent_readings_produced_total").await? < MESSAGES as f64 {
+        ensure!(published.elapsed() < Duration::from_secs(60), "{}", site.log_tails());
+        sleep(Duration::from_millis(100)).await;
+    }
+    agent.terminate(Duration::from_secs(30)).await?;
+    server.terminate(Duration::from_secs(30)).await?;
+    let seen = stored(&site)?;
+    println!(
+        "{MESSAGES} messages, 5 reloads: {} missing, {} rows of messages that came again",
+        MESSAGES - seen.different,
+        seen.rows - seen.different
+    );
+    assert_eq!(seen.different, MESSAGES);
+    Ok(())
+}
+
 /// Two whole agents share the work; what each of them made durable is read out of its buffer.
 #[tokio::test(flavor = "multi_thread")]
 async fn two_agents_of_a_group_make_each_message_durable_once() -> Result<()> {

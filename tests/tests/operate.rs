@@ -1,6 +1,10 @@
 //! What a technician sees of a gateway: `status`, `top`, `doctor`, `support-bundle`, with real programs.
 
-use std::fs;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -8,6 +12,8 @@ use anyhow::{Context, Result, ensure};
 use forebay_demo::site::Site;
 use forebay_tests::load_device::LoadDevice;
 use forebay_tests::programs;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
 use serde_json::Value;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
@@ -149,8 +155,52 @@ async fn top_prints_pages_where_nobody_has_a_terminal_and_quits_on_one() -> Resu
     );
     assert!(text.contains("links 1 of 2") && text.contains("ghost"), "{text}");
     assert!(!text.contains('\x1b'), "{text}");
+
+    let config = site.file("agent.toml");
+    let (shown, code, is_as_before) = spawn_blocking(move || top_on_a_terminal(&config)).await??;
+    assert_eq!(code, Some(0), "{shown}");
+    assert!(
+        shown.starts_with("\x1b[?1049h\x1b[?25l") && shown.ends_with("\x1b[?25h\x1b[?1049l"),
+        "{shown:?}"
+    );
+    let lines: Vec<_> = shown.split(['\n', '\r']).collect();
+    assert!(lines.iter().any(|line| line.contains("link, device")), "{shown:?}");
+    assert!(is_as_before, "the terminal is given back as it was");
     running.terminate(Duration::from_secs(30)).await?;
     Ok(())
+}
+
+/// What `top` shows on a terminal of 80 by 24 until `q`, its exit code, and whether the terminal is as it
+/// was before.
+fn top_on_a_terminal(config: &Path) -> Result<(String, Option<i32>, bool)> {
+    let near = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+    grantpt(&near)?;
+    unlockpt(&near)?;
+    let path = ptsname(&near, Vec::new())?;
+    let far = File::options().read(true).write(true).open(OsStr::from_bytes(path.as_bytes()))?;
+    tcsetwinsize(&far, Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 })?;
+    let before = tcgetattr(&far)?;
+    let mut top = Command::new(&programs()?.agent.words()[0])
+        .args(["top", "--config"])
+        .arg(config)
+        .stdin(far.try_clone()?)
+        .stdout(far.try_clone()?)
+        .spawn()?;
+    let mut near = File::from(near);
+    let (mut shown, mut bytes) = (String::new(), [0; 4096]);
+    while !shown.contains("link, device") {
+        let length = near.read(&mut bytes)?;
+        shown += &String::from_utf8_lossy(&bytes[..length]);
+    }
+    near.write_all(b"q")?;
+    let code = top.wait()?.code();
+    let after = tcgetattr(&far)?;
+    while !shown.ends_with("\x1b[?1049l") {
+        let length = near.read(&mut bytes)?;
+        shown += &String::from_utf8_lossy(&bytes[..length]);
+    }
+    let is_as_before = before.local_modes == after.local_modes && before.input_modes == after.input_modes;
+    Ok((shown, code, is_as_before))
 }
 
 #[tokio::test(flavor = "multi_thread")]

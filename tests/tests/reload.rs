@@ -65,12 +65,16 @@ async fn a_changed_link_is_restarted_and_the_other_two_miss_no_poll() -> Result<
         tokio::time::timeout(PATIENCE, two.asked_beyond(asked + 1)).await.context("two is read again")??;
     }
     let polls = (begun.elapsed().as_secs_f64() / INTERVAL.as_secs_f64()).floor() as u64;
-    for (name, polled) in [("one", one.asked() - first_one), ("three", three.asked() - first_three)] {
+    for (name, device, first) in [("one", &one, first_one), ("three", &three, first_three)] {
+        let polled = device.asked() - first;
         println!("{name} was read {polled} times in {polls} intervals, during 5 reloads");
-        ensure!(polled + 1 >= polls, "{name} was read {polled} times in {polls} intervals");
-        let connections = format!("forebay_agent_link_connections_total{{link=\"{name}\"}}");
-        assert_eq!(site.agent_metric(&connections).await?, 1.0, "its connection was left alone");
+        ensure!(
+            (polls - 1..=polls + 1).contains(&polled),
+            "{name} was read {polled} times in {polls} intervals"
+        );
+        assert_eq!(device.connections(), 1, "{name}'s connection was left alone");
     }
+    assert_eq!(two.connections(), 6, "two's was made anew");
 
     // A file with mistakes: everything goes on, and all of them are told.
     configure(10, "[buffer]\nmax_size = 7\n[nonsense]\n")?;
@@ -94,6 +98,8 @@ async fn a_changed_link_is_restarted_and_the_other_two_miss_no_poll() -> Result<
     let gone = two.asked();
     tokio::time::timeout(PATIENCE, three.asked_beyond(three.asked() + 2)).await??;
     assert_eq!(two.asked(), gone, "a link that was taken away is read no more");
+    let left = site.agent_metric("forebay_agent_link_up{link=\"two\"}").await;
+    assert!(left.is_err(), "and nothing is told of it: {left:?}");
     let log = fs::read_to_string(site.file("agent.log"))?;
     for words in ["buffer.max_size has changed and needs a restart", "changed: 0, added: 1, removed: 2"] {
         assert!(log.contains(words), "{words:?} is not in:\n{log}");

@@ -151,7 +151,7 @@ impl Reloads {
     }
 
     async fn carry_out(&mut self, read: Agent) {
-        let plan = Plan::new(&self.running, &read);
+        let plan = Plan::new(&self.running, &read, |name| self.crew.roster.gave_up(name));
         for key in &plan.needs_restart {
             warn!("{key} has changed and needs a restart; until then it is as it was.");
         }

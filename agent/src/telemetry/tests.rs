@@ -40,7 +40,7 @@ fn window(dir: &std::path::Path) -> (Window, Books, watch::Sender<LinkStatus>) {
         gaps: Tally::default(),
         started: BootTime::now(),
     };
-    (Window { board: Arc::new(board), ending: CancellationToken::new(), recorder: recorder() }, books, link)
+    (Window { board: Arc::new(board), ending: CancellationToken::new() }, books, link)
 }
 
 fn get(window: &Window, path: &str) -> (StatusCode, String) {

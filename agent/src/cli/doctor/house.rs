@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use forebay_config::load;
+use forebay_config::redact::redact;
 use forebay_config::units::ByteSize;
 use forebay_protocols::boot_time::wall_micros;
 use rustix::fs::{Access, access, statvfs};
 
-use super::super::buffer::words::moment;
+use super::super::buffer::words::{count, moment};
 use super::super::check;
 use super::super::serial;
 use super::super::sight::{Seen, Sight, list, text};
@@ -24,9 +26,8 @@ const FEW_DAYS: i64 = 60;
 /// Everything but the service, which comes last.
 pub fn examine(sight: &Sight) -> Vec<Finding> {
     let mut findings = vec![configuration(sight)];
-    if let Some(warnings) = warnings(sight) {
-        findings.push(warnings);
-    }
+    findings.extend(warnings(sight));
+    findings.extend(secrets(&sight.path));
     findings.push(state(&sight.state_dir));
     findings.extend(ports(sight));
     findings.push(disk(sight));
@@ -44,7 +45,7 @@ fn configuration(sight: &Sight) -> Finding {
             let told: Vec<_> = findings.0.iter().map(ToString::to_string).collect();
             Finding::fail(
                 what,
-                format!("{} mistakes in {}", told.len(), sight.path.display()),
+                format!("{} in {}", count(told.len() as u64, "mistake", "mistakes"), sight.path.display()),
                 told.join("\n"),
             )
         }
@@ -56,6 +57,30 @@ fn warnings(sight: &Sight) -> Option<Finding> {
     let overloads = check::overloads(sight.config.as_ref().ok()?);
     (!overloads.is_empty()).then(|| {
         Finding::warn("bus load", "points cannot be read as often as is asked for", overloads.join("\n"))
+    })
+}
+
+/// Passwords in a file that everybody on this gateway may read.
+fn secrets(path: &Path) -> Option<Finding> {
+    let is_open = |path: &PathBuf| {
+        let is_open = fs::metadata(path).is_ok_and(|about| about.mode() & 0o004 != 0);
+        let text = if is_open { fs::read_to_string(path).unwrap_or_default() } else { String::new() };
+        redact(&text).is_some_and(|redacted| !redacted.secrets.is_empty())
+    };
+    let open: Vec<_> = load::files(path).into_iter().filter(is_open).collect();
+    (!open.is_empty()).then(|| {
+        let commands = open.iter().map(|path| {
+            let path = path.display();
+            format!("chgrp forebay {path} && chmod 640 {path}")
+        });
+        Finding::warn(
+            "secrets",
+            "passwords stand in files that every user may read",
+            commands
+                .chain(["or leave them to systemd: password = \"${credential:NAME}\"".into()])
+                .collect::<Vec<_>>()
+                .join("\n"),
+        )
     })
 }
 
@@ -188,7 +213,7 @@ fn buffer(sight: &Sight) -> Finding {
         ),
         Ok(overview) => Finding::warn(
             what,
-            format!("{} damaged parts", overview.troubles.len()),
+            count(overview.troubles.len() as u64, "damaged part", "damaged parts"),
             "`forebay-agent buffer verify` lists them; each is a gap record already, and the agent goes on",
         ),
         Err(why) if matches!(sight.agent, Seen::Running(_)) => {
@@ -275,7 +300,10 @@ pub fn service(sight: &Sight) -> Finding {
                 .filter(|link| matches!(text(link, "state"), "backing_off" | "gave_up"))
                 .collect();
             if down.is_empty() {
-                return Finding::ok(what, format!("the agent runs, {} links", links.len()));
+                return Finding::ok(
+                    what,
+                    format!("the agent runs, {}", count(links.len() as u64, "link", "links")),
+                );
             }
             let told: Vec<_> = down
                 .iter()

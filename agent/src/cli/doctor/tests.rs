@@ -101,6 +101,21 @@ fn rights_ports_and_room_are_looked_at() {
 }
 
 #[test]
+fn passwords_that_everybody_may_read_are_told_and_references_are_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut sight = sight(folder.path(), "");
+    sight.path = folder.path().join("agent.toml");
+    let warned = |password: &str, mode: u32| {
+        fs::write(&sight.path, format!("[link.hall.mqtt]\npassword = \"{password}\"\n")).unwrap();
+        fs::set_permissions(&sight.path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        house::examine(&sight).iter().any(|finding| finding.what == "secrets")
+    };
+    assert!(warned("hunter2", 0o644));
+    assert!(!warned("hunter2", 0o640));
+    assert!(!warned("${credential:hall}", 0o644));
+}
+
+#[test]
 fn exit_codes_are_the_worst_verdict() {
     let (ok, warn, fail) = (Finding::ok("a", ""), Finding::warn("b", "", "x"), Finding::fail("c", "", "y"));
     assert_eq!(exit_code(&[]), 0);
