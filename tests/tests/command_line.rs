@@ -80,6 +80,13 @@ fn the_example_files_pass_the_check() -> Result<()> {
         let out = run(&program, &["check".as_ref(), "--config".as_ref(), examples.join(name).as_os_str()])?;
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     }
+    let composed = forebay_tests::tests_folder().join("../compose/server/server.toml");
+    let server = programs()?.server;
+    let out = Command::new(&server.words()[0])
+        .args(["check".as_ref(), "--config".as_ref(), composed.as_os_str()])
+        .envs([("POSTGRES_PASSWORD", "secret"), ("FOREBAY_ADDRESS", "forebay.example:8443")])
+        .output()?;
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     Ok(())
 }
 

@@ -264,8 +264,7 @@ fn substitute(
             Some(name) => credential(name).ok_or_else(|| {
                 Complaint::new(
                     format!("there is no credential `{name}`"),
-                    "put it into a file of that name in /etc/forebay/credentials (server: server-credentials), \
-                     readable by root alone",
+                    "put it into a file of that name in /etc/forebay/credentials (server: server-credentials)",
                 )
             })?,
             None => environment(name).ok_or_else(|| {
