@@ -225,7 +225,7 @@ async fn inherit(
     Ok(Some(PointKey(point.into())))
 }
 
-async fn copy_readings(on: &Transaction<'_>, rows: &[Row<'_>]) -> Result<(), Failure> {
+pub async fn copy_readings(on: &Transaction<'_>, rows: &[Row<'_>]) -> Result<(), Failure> {
     if rows.is_empty() {
         return Ok(());
     }
@@ -277,7 +277,7 @@ impl<'a> FromIterator<Row<'a>> for Spread<'a> {
     }
 }
 
-async fn quarantine(on: &Transaction<'_>, sheet: &Sheet<'_>) -> Result<(), Failure> {
+pub async fn quarantine(on: &Transaction<'_>, sheet: &Sheet<'_>) -> Result<(), Failure> {
     if sheet.quarantine.is_empty() {
         return Ok(());
     }
@@ -292,7 +292,7 @@ async fn quarantine(on: &Transaction<'_>, sheet: &Sheet<'_>) -> Result<(), Failu
     Ok(())
 }
 
-async fn renew_latest(on: &Transaction<'_>, newest: &[Row<'_>]) -> Result<(), Failure> {
+pub async fn renew_latest(on: &Transaction<'_>, newest: &[Row<'_>]) -> Result<(), Failure> {
     if newest.is_empty() {
         return Ok(());
     }
@@ -327,14 +327,25 @@ async fn mark_times(on: &Transaction<'_>, marks: &[Mark]) -> Result<(), Failure>
 async fn set_aside(on: &Transaction<'_>, plans: &[Plan<'_>]) -> Result<(), Failure> {
     for plan in plans {
         for aside in &plan.aside {
-            let sql = "insert into set_aside (epoch_key, sequence, checksum, bytes, reason, received) \
-                       values ($1, $2, $3, $4, $5, $6) on conflict do nothing";
+            let sql = "insert into set_aside \
+                       (epoch_key, sequence, checksum, bytes, reason, received, readings, correction) \
+                       values ($1, $2, $3, $4, $5, $6, $7, $8) on conflict do nothing";
             let why = sieve::text(&aside.why);
             let received = Moment(plan.delivery.received);
             // A number beyond the column's keeps its bits.
             let (sequence, checksum) = (aside.sequence as i64, i64::from(aside.checksum));
-            run(on, sql, &[&aside.branch, &sequence, &checksum, &aside.bytes.as_ref(), &why, &received])
-                .await?;
+            let readings = i64::from(aside.readings);
+            let with: [&(dyn ToSql + Sync); 8] = [
+                &aside.branch,
+                &sequence,
+                &checksum,
+                &aside.bytes.as_ref(),
+                &why,
+                &received,
+                &readings,
+                &aside.correction_us,
+            ];
+            run(on, sql, &with).await?;
         }
     }
     Ok(())
