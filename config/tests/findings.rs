@@ -490,3 +490,38 @@ fn the_direction_of_a_transceiver_is_told_in_whole_milliseconds() {
         assert!(said.contains(words), "{keys}: {said}");
     }
 }
+
+#[test]
+fn retention_is_by_class_and_what_a_class_does_not_say_is_as_for_all() {
+    let text = "[retention]\nreadings = \"90d\"\nminutes = \"730d\"\n\
+                [retention.class.alarms]\npoints = [\"*/alarm_*\"]\nreadings = \"forever\"\nminutes = \"forever\"\n";
+    let server = load::server_text("server.toml", text).unwrap_or_else(|e| panic!("{e}"));
+    let days = |days: u64| Some(Duration::from_secs(days * 86_400));
+    let retention = &server.retention;
+    assert_eq!(
+        (retention.kept.readings, retention.kept.minutes, retention.kept.hours),
+        (days(90), days(730), None)
+    );
+    assert_eq!((retention.classes[0].kept.readings, retention.classes[0].kept.days), (None, None));
+    assert_eq!(retention.class_of("pump", "alarm_1"), Some(0));
+    assert_eq!(retention.class_of("pump", "speed"), None);
+    assert!(!retention.is_endless());
+    assert!(load::server(None).expect("no configuration").retention.is_endless());
+}
+
+#[test]
+fn retention_that_cannot_be_kept_is_refused_with_the_way_out() {
+    let text = "[retention]\nreadings = \"1d\"\nhours = \"90\"\n[retention.class.meters]\npoints = [\"meter/*\"]\n\
+                readings = \"400d\"\nminutes = \"365d\"\n";
+    let found = load::server_text("server.toml", text).expect_err("three mistakes").0;
+    let told: Vec<(usize, &str)> = found.iter().map(|f| (f.line, f.message.as_str())).collect();
+    assert_eq!(
+        told,
+        [
+            (2, "\"1d\" is too short"),
+            (3, "\"90\" is not a duration"),
+            (7, "minutes would go before the readings they are made from"),
+        ]
+    );
+    assert!(found[0].hint.contains("2d") && found[2].hint.contains("forever"), "{found:?}");
+}

@@ -10,6 +10,7 @@
 //! | [`ledger`](#ledger) | where every reading is, and whether the books close |
 //! | [`faults`](#faults) | what a person should know of, in words, with what to do |
 //! | [`time-marks`](#time-marks) | readings whose times are not what the gateway believed |
+//! | [`quarantine`](#quarantine) | what is kept aside: batches that could not be stored, impossible times |
 //! | [`server`](#server) | this server: version, what its store is and how large |
 //! | [`live`](#live) | server-sent events: newest values as they are committed |
 //!
@@ -91,6 +92,13 @@
 //! time later: exact) or `bracketed` (it never did: laid between the boots before and after).
 //! `correction_ms` is the last that was applied.
 //!
+//! # quarantine
+//!
+//! `limit` (1 to 1000, default 200). `{time, batches: [...], readings: [...]}`: batches set aside, the
+//! newest first, with `why`; and points with readings at impossible times (before 2000, ten years ahead),
+//! with their count, and the earliest and latest in microseconds since 1970. Both are stored after all
+//! with `forebay-server quarantine replay`.
+//!
 //! # server
 //!
 //! No parameters. `{time, version, store: {words, tier, gives, bytes}}`. `tier` is `sqlite`,
@@ -119,6 +127,7 @@ mod live;
 mod parameters;
 mod points;
 mod problem;
+mod quarantine;
 mod query;
 mod server;
 mod time_marks;
@@ -160,6 +169,7 @@ pub fn router(api: Api) -> Router {
         .route("/ledger", get(ledger::ledger))
         .route("/faults", get(faults::faults))
         .route("/time-marks", get(time_marks::time_marks))
+        .route("/quarantine", get(quarantine::quarantine))
         .route("/server", get(server::server))
         .route("/live", get(live::live))
         .fallback(problem::no_such_path)

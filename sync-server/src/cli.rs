@@ -5,6 +5,7 @@
 
 mod agents;
 mod faults;
+mod quarantine;
 mod run;
 mod token;
 
@@ -52,6 +53,9 @@ enum Command {
     Agents(agents::Agents),
     /// List what is wrong, and what to do about it.
     Faults(faults::Faults),
+    /// Look at what is kept aside, and replay it.
+    #[command(subcommand)]
+    Quarantine(quarantine::Quarantine),
     /// Print the version.
     Version,
 }
@@ -85,6 +89,7 @@ pub fn run_cli(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Token(token::Token::Create(create)) => block_on(create.run(config)),
         Command::Agents(agents) => block_on(agents.run(config)),
         Command::Faults(faults) => block_on(faults.run(config)),
+        Command::Quarantine(quarantine) => block_on(quarantine.run(config)),
         Command::Version => print(concat!("forebay-server ", env!("CARGO_PKG_VERSION"), "\n")),
     };
     match outcome {

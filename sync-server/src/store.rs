@@ -16,6 +16,7 @@ use forebay_protocols::sync::wire;
 
 mod buckets;
 mod plan;
+mod quarantine;
 mod rollups;
 mod sieve;
 mod sqlite;
@@ -25,6 +26,7 @@ mod words;
 
 #[cfg(feature = "measure")]
 pub use plan::WITHOUT_EXACTLY_ONCE;
+pub use quarantine::{AsideId, AsideRow, OddPoint, Quarantine, Replayed, read_batch};
 pub use rollups::{Grain, Horizons, Source};
 pub(crate) use sieve::within_reason;
 pub use upkeep::{Facts, Progress, Removal, Removed, Tier, Upkeep};
@@ -44,7 +46,7 @@ pub async fn open(config: &forebay_config::server::Store) -> Result<Arc<dyn Stor
 
 /// What the server needs of a database.
 #[async_trait]
-pub trait Store: Upkeep {
+pub trait Store: Upkeep + Quarantine {
     /// "SQLite 3.50 at /path", "TimescaleDB 2.19 (Apache edition) on PostgreSQL 17": for people.
     fn describe(&self) -> String;
 

@@ -24,6 +24,8 @@ mod migration;
 mod outage;
 #[path = "store_conformance/place.rs"]
 mod place;
+#[path = "store_conformance/quarantine.rs"]
+mod quarantine;
 #[path = "store_conformance/retention.rs"]
 mod retention;
 #[path = "store_conformance/rollups.rs"]
@@ -124,7 +126,10 @@ on_every_store! {
     retention::what_goes_stays_in_rollups_and_in_the_books,
     retention::what_comes_after_retention_is_added_once,
     retention::all_readings_before_a_midnight_go_whole,
+    retention::partitions_are_made_ahead_of_time_and_of_what_came_before_them,
     retention::the_store_says_what_it_is_and_how_large,
+    quarantine::a_batch_set_aside_is_replayed_once_and_the_books_follow,
+    quarantine::readings_at_impossible_times_are_moved_and_stored,
     migration::a_database_of_the_first_version_keeps_everything,
     outage::what_was_acknowledged_is_there_after_a_restart,
     outage::several_servers_start_at_once_on_an_empty_database,

@@ -114,6 +114,9 @@ pub struct Aside {
     pub checksum: u32,
     pub bytes: Bytes,
     pub why: String,
+    /// Readings that the books count as aside with it.
+    pub readings: u32,
+    pub correction_us: i64,
 }
 
 /// What a later batch of the same number is held against.
@@ -293,7 +296,8 @@ impl<'a> Plan<'a> {
         let is_new = branch.aside.insert((sequence, checksum));
         if is_new {
             let branch = branch.key;
-            self.aside.push(Aside { branch, sequence, checksum, bytes, why });
+            let (readings, correction_us) = (batch.count, batch.correction_us);
+            self.aside.push(Aside { branch, sequence, checksum, bytes, why, readings, correction_us });
             family.book(home, batch, batch.count.into(), false);
         }
         is_new
@@ -329,6 +333,12 @@ impl Branch {
         let passed = self.newest / PRUNED_EVERY > self.newest_before / PRUNED_EVERY;
         (passed && exactly_once()).then(|| (self.newest + 1).saturating_sub(PRINTS) as i64)
     }
+}
+
+/// The bytes to keep of a batch that cannot be stored.
+#[cfg(test)]
+pub fn bytes_aside(content: &Content) -> Bytes {
+    content.bytes_aside().0
 }
 
 impl Content {

@@ -15,15 +15,17 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::plan::Failure;
 use super::{
-    AgentKey, AgentRow, Bucket, Delivery, Facts, Fault, FaultKind, FaultRow, Grain, Horizons, LedgerRow,
-    Micros, NewToken, PointKey, PointRow, Progress, Query, Receipt, Removal, Removed, Standing, Store,
-    StoreError, Tier, TimeMark, TokenVerdict, Upkeep,
+    AgentKey, AgentRow, AsideId, AsideRow, Bucket, Delivery, Facts, Fault, FaultKind, FaultRow, Grain,
+    Horizons, LedgerRow, Micros, NewToken, OddPoint, PointKey, PointRow, Progress, Quarantine, Query,
+    Receipt, Removal, Removed, Replayed, Standing, Store, StoreError, Tier, TimeMark, Timed, TokenVerdict,
+    Upkeep,
 };
 
 mod books;
 mod committed;
 mod identity;
 mod ingest;
+mod quarantine;
 mod read;
 mod rollups;
 mod schema;
@@ -275,6 +277,43 @@ impl Store for Sqlite {
 
     async fn revoke(&self, agent: AgentKey) -> Result<(), StoreError> {
         self.writer.ask(move |on| identity::revoke(on, agent)).await
+    }
+}
+
+#[async_trait]
+impl Quarantine for Sqlite {
+    async fn batches_aside(&self, most: usize) -> Result<Vec<AsideRow>, StoreError> {
+        self.readers.ask(move |on| quarantine::batches(on, most)).await
+    }
+
+    async fn batch_aside(&self, id: AsideId) -> Result<Option<(AsideRow, Vec<u8>, Micros)>, StoreError> {
+        self.readers.ask(move |on| Ok(quarantine::batch(on, id)?)).await
+    }
+
+    async fn odd_points(&self, most: usize) -> Result<Vec<OddPoint>, StoreError> {
+        self.readers.ask(move |on| quarantine::odd_points(on, most)).await
+    }
+
+    async fn odd_readings(&self, point: PointKey, most: usize) -> Result<Vec<Timed>, StoreError> {
+        self.readers.ask(move |on| Ok(quarantine::odd_readings(on, point, most)?)).await
+    }
+
+    async fn replay_batch(
+        &self,
+        id: AsideId,
+        readings: Vec<Timed>,
+        now: Micros,
+    ) -> Result<Option<Replayed>, StoreError> {
+        self.writer.ask(move |on| Ok(quarantine::replay_batch(on, id, &readings, now)?)).await
+    }
+
+    async fn replay_readings(
+        &self,
+        point: PointKey,
+        shift: Micros,
+        now: Micros,
+    ) -> Result<Replayed, StoreError> {
+        self.writer.ask(move |on| Ok(quarantine::replay_readings(on, point, shift, now)?)).await
     }
 }
 

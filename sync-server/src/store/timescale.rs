@@ -16,9 +16,10 @@ use tracing::debug;
 
 use super::plan::Failure;
 use super::{
-    AgentKey, AgentRow, Bucket, Delivery, Facts, Fault, FaultKind, FaultRow, Grain, Horizons, LedgerRow,
-    Micros, NewToken, PointKey, PointRow, Progress, Query, Receipt, Removal, Removed, Standing, Store,
-    StoreError, Tier, TimeMark, TokenVerdict, Upkeep,
+    AgentKey, AgentRow, AsideId, AsideRow, Bucket, Delivery, Facts, Fault, FaultKind, FaultRow, Grain,
+    Horizons, LedgerRow, Micros, NewToken, OddPoint, PointKey, PointRow, Progress, Quarantine, Query,
+    Receipt, Removal, Removed, Replayed, Standing, Store, StoreError, Tier, TimeMark, Timed, TokenVerdict,
+    Upkeep,
 };
 
 mod books;
@@ -26,6 +27,7 @@ mod copy;
 mod identity;
 mod ingest;
 mod partitions;
+mod quarantine;
 mod read;
 mod retention;
 mod rollups;
@@ -225,6 +227,47 @@ impl Store for Timescale {
 
     async fn revoke(&self, agent: AgentKey) -> Result<(), StoreError> {
         limited(async { identity::revoke(&mut self.client().await?, agent).await }).await
+    }
+}
+
+#[async_trait]
+impl Quarantine for Timescale {
+    async fn batches_aside(&self, most: usize) -> Result<Vec<AsideRow>, StoreError> {
+        limited(async { quarantine::batches(&self.client().await?, most).await }).await
+    }
+
+    async fn batch_aside(&self, id: AsideId) -> Result<Option<(AsideRow, Vec<u8>, Micros)>, StoreError> {
+        limited(async { quarantine::batch(&self.client().await?, id).await }).await
+    }
+
+    async fn odd_points(&self, most: usize) -> Result<Vec<OddPoint>, StoreError> {
+        limited(async { quarantine::odd_points(&self.client().await?, most).await }).await
+    }
+
+    async fn odd_readings(&self, point: PointKey, most: usize) -> Result<Vec<Timed>, StoreError> {
+        limited(async { quarantine::odd_readings(&self.client().await?, point, most).await }).await
+    }
+
+    async fn replay_batch(
+        &self,
+        id: AsideId,
+        readings: Vec<Timed>,
+        now: Micros,
+    ) -> Result<Option<Replayed>, StoreError> {
+        limited(async { Ok(quarantine::replay_batch(&mut self.client().await?, id, &readings, now).await?) })
+            .await
+    }
+
+    async fn replay_readings(
+        &self,
+        point: PointKey,
+        shift: Micros,
+        now: Micros,
+    ) -> Result<Replayed, StoreError> {
+        limited(async {
+            Ok(quarantine::replay_readings(&mut self.client().await?, point, shift, now).await?)
+        })
+        .await
     }
 }
 

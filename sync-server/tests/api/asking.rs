@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::http::{Method, StatusCode, header};
 use forebay_protocols::reading::{Fault, PointId, Quality, Value};
 use forebay_protocols::sync::wire::{self, gap::Reason};
-use forebay_server::store::Delivery;
+use forebay_server::store::{Delivery, Grain, Removal, Source};
 use serde_json::{Value as Json, json};
 
 use crate::house::{House, SECOND, batch, float, point, reading, report};
@@ -347,4 +347,46 @@ async fn late_batches_do_not_hide_the_latest_reading() {
     let late = vec![batch(2, vec![float(1, house.now - 3_600 * SECOND, 1.0)])];
     house.ingest(Delivery { batches: late, ..house.delivery(agent) }).await;
     assert_eq!(house.json("/api/v1/points").await["points"][0]["latest"]["value"], 2.0);
+}
+
+#[tokio::test]
+async fn where_readings_are_gone_buckets_of_what_is_left_are_told() {
+    let house = House::build().await;
+    let agent = house.agent("gate").await;
+    let day = 86_400 * SECOND;
+    let begin = house.now / day * day - 10 * day;
+    let readings = (0..48).map(|n| float(1, begin + n * 3_600 * SECOND, n as f64)).collect();
+    let keys = house.stored(agent, 1, readings).await;
+    for grain in Grain::ALL {
+        while house.store.roll_up(grain, house.now, 1_000).await.unwrap().more {}
+    }
+    let (source, points) = (Source::Readings, keys.clone());
+    let removal = Removal { source, points, before: begin + day, stretch: day };
+    while house.store.remove(&removal).await.unwrap().more {}
+    let path = |from| {
+        format!("/api/v1/query?points={}&from={}&to={}", keys[0].0, from / 1_000, (begin + 2 * day) / 1_000)
+    };
+    let whole = house.json(&path(begin)).await;
+    assert_eq!(whole["step_ms"].as_f64(), Some(600_000.0), "a minute at least, and what fits 500 rows");
+    assert_eq!(whole["series"][0]["rows"].as_array().unwrap().len(), 48);
+    let left = house.json(&path(begin + day)).await;
+    assert_eq!(left["step_ms"].as_f64(), Some(0.0));
+    assert_eq!(left["series"][0]["rows"].as_array().unwrap().len(), 24);
+}
+
+#[tokio::test]
+async fn the_server_tells_what_its_store_is_and_what_is_aside() {
+    let house = House::build().await;
+    let agent = house.agent("gate").await;
+    house.stored(agent, 1, vec![float(1, 5, 1.0)]).await;
+    let server = house.json("/api/v1/server").await;
+    assert_eq!(server["store"]["tier"], "sqlite");
+    assert!(server["store"]["bytes"].as_u64().unwrap() > 10_000, "{server}");
+    let aside = house.json("/api/v1/quarantine").await;
+    let odd = &aside["readings"][0];
+    assert_eq!(
+        (&odd["agent"], &odd["readings"], &odd["from_us"]),
+        (&json!("hall/gate"), &json!(1), &json!(5))
+    );
+    assert_eq!(aside["batches"], json!([]));
 }

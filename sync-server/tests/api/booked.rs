@@ -74,6 +74,43 @@ pub fn closed_report(acknowledged: u64) -> Report {
 }
 
 #[async_trait]
+impl Quarantine for Booked {
+    async fn batches_aside(&self, most: usize) -> Result<Vec<AsideRow>, StoreError> {
+        self.real.batches_aside(most).await
+    }
+
+    async fn batch_aside(&self, id: AsideId) -> Result<Option<(AsideRow, Vec<u8>, Micros)>, StoreError> {
+        self.real.batch_aside(id).await
+    }
+
+    async fn odd_points(&self, most: usize) -> Result<Vec<OddPoint>, StoreError> {
+        self.real.odd_points(most).await
+    }
+
+    async fn odd_readings(&self, point: PointKey, most: usize) -> Result<Vec<Timed>, StoreError> {
+        self.real.odd_readings(point, most).await
+    }
+
+    async fn replay_batch(
+        &self,
+        id: AsideId,
+        readings: Vec<Timed>,
+        now: Micros,
+    ) -> Result<Option<Replayed>, StoreError> {
+        self.real.replay_batch(id, readings, now).await
+    }
+
+    async fn replay_readings(
+        &self,
+        point: PointKey,
+        shift: Micros,
+        now: Micros,
+    ) -> Result<Replayed, StoreError> {
+        self.real.replay_readings(point, shift, now).await
+    }
+}
+
+#[async_trait]
 impl Upkeep for Booked {
     async fn roll_up(&self, grain: Grain, now: Micros, most: u64) -> Result<Progress, StoreError> {
         self.real.roll_up(grain, now, most).await

@@ -10,6 +10,7 @@ use forebay_server::store::{Delivery, Query};
 
 use crate::lineage::{of, opening};
 use crate::place::{NOW, Place, SECOND, connect, delivery, delivery_of};
+use crate::rollups::{DAY, ask, roll_all};
 
 mod sqlite {
     refinery::embed_migrations!("src/store/migrations/sqlite");
@@ -95,6 +96,10 @@ pub async fn a_database_of_the_first_version_keeps_everything(place: Arc<Place>)
     let ledgers: Vec<_> =
         ledgers.iter().map(|row| (row.agent.0, row.epoch.0[0], row.fork, row.stored, row.current)).collect();
     assert_eq!(ledgers, [(1, 7, 0, 2, true), (2, 7, 0, 5, false), (2, 8, 0, 0, true)]);
+
+    // Rollups are made of what was here before there were any.
+    assert_eq!(roll_all(&store, NOW + 2 * DAY).await, [1, 1, 1]);
+    assert_eq!(ask(&store, points[0].key, NOW, NOW + DAY, DAY).await[0].count, 2);
 
     // What was committed is known, with whatever checksum; what is new goes on behind it, and the
     // first report is believed.

@@ -151,3 +151,27 @@ pub async fn the_store_says_what_it_is_and_how_large(place: Arc<Place>) {
     let larger = store.facts().await.unwrap().bytes;
     assert!(facts.bytes > 50_000 && larger > facts.bytes, "{} and {larger}", facts.bytes);
 }
+
+pub async fn partitions_are_made_ahead_of_time_and_of_what_came_before_them(place: Arc<Place>) {
+    let store = place.open().await;
+    let (_, points) = four_days(&store).await;
+    let days = ask(&store, points[0], NOW, NOW + 4 * DAY, DAY).await;
+    let partitions = "select count(*) from pg_inherits where inhparent = 'readings'::regclass";
+    let is_partitioned = store.facts().await.unwrap().tier == Tier::Partitions;
+    let before = if is_partitioned { place.number(partitions).await } else { 0 };
+    store.prepare_for(NOW + 300 * DAY).await.unwrap();
+    // What was in no partition of its own moves into it.
+    store.prepare_for(NOW).await.unwrap();
+    store.prepare_for(NOW).await.unwrap();
+    assert_eq!(readings(&place).await, 1_152);
+    assert_eq!(ask(&store, points[0], NOW, NOW + 4 * DAY, DAY).await, days);
+    if is_partitioned {
+        assert!(place.number(partitions).await >= before + 3);
+        let elsewhere = "select count(*) from readings_default";
+        assert_eq!(place.number(elsewhere).await, 0);
+        roll_all(&store, LATER).await;
+        assert!(store.drop_before(NOW + 30 * DAY).await.unwrap().unwrap() >= 1);
+        assert_eq!(readings(&place).await, 0);
+        assert!(place.number(partitions).await >= 3, "those of the future stay");
+    }
+}

@@ -190,6 +190,38 @@ impl Books {
 }
 
 #[async_trait]
+impl Quarantine for Memory {
+    async fn batches_aside(&self, _: usize) -> Result<Vec<AsideRow>, StoreError> {
+        Ok(vec![])
+    }
+
+    async fn batch_aside(&self, _: AsideId) -> Result<Option<(AsideRow, Vec<u8>, Micros)>, StoreError> {
+        Ok(None)
+    }
+
+    async fn odd_points(&self, _: usize) -> Result<Vec<OddPoint>, StoreError> {
+        Ok(vec![])
+    }
+
+    async fn odd_readings(&self, _: PointKey, _: usize) -> Result<Vec<Timed>, StoreError> {
+        Ok(vec![])
+    }
+
+    async fn replay_batch(
+        &self,
+        _: AsideId,
+        _: Vec<Timed>,
+        _: Micros,
+    ) -> Result<Option<Replayed>, StoreError> {
+        Ok(None)
+    }
+
+    async fn replay_readings(&self, _: PointKey, _: Micros, _: Micros) -> Result<Replayed, StoreError> {
+        Ok(Replayed::default())
+    }
+}
+
+#[async_trait]
 impl Upkeep for Memory {
     async fn roll_up(&self, _: Grain, _: Micros, _: u64) -> Result<Progress, StoreError> {
         self.ask().map(|_| Progress::default())

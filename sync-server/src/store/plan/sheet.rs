@@ -66,12 +66,32 @@ impl<'a> Sheet<'a> {
                 }
             }
         }
-        // Batches come sorted, and this sort is quick where it finds runs. An index fills in order.
-        sheet.rows.sort_by_key(|row| (row.point, row.reading.time));
-        sheet.due = rollups::touched(&sheet.rows, &owners);
-        sheet.newest =
-            sheet.rows.chunk_by(|a, b| a.point == b.point).filter_map(|run| run.last().copied()).collect();
+        sheet.sort(&owners);
         Ok(sheet)
+    }
+
+    /// Readings of one agent that were aside, with their points; `now` judges their times.
+    pub fn replayed(placed: &'a [(PointKey, Timed)], agent: AgentKey, now: Micros) -> Self {
+        let mut sheet = Self::default();
+        for (point, reading) in placed {
+            let row = Row { point: *point, reading };
+            match sieve::within_reason(reading.time, now) {
+                true => sheet.rows.push(row),
+                false => sheet.quarantine.push((row, now)),
+            }
+        }
+        let owners = placed.iter().map(|(point, _)| (*point, agent)).collect();
+        sheet.sort(&owners);
+        sheet
+    }
+
+    /// Rows in the order of writing, and what follows from it.
+    fn sort(&mut self, owners: &HashMap<PointKey, AgentKey>) {
+        // Batches come sorted, and this sort is quick where it finds runs. An index fills in order.
+        self.rows.sort_by_key(|row| (row.point, row.reading.time));
+        self.due = rollups::touched(&self.rows, owners);
+        self.newest =
+            self.rows.chunk_by(|a, b| a.point == b.point).filter_map(|run| run.last().copied()).collect();
     }
 }
 

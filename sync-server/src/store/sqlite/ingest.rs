@@ -134,7 +134,7 @@ fn point_keys(
     Ok(keys)
 }
 
-fn insert_readings(on: &Connection, rows: &[Row<'_>]) -> Result<(), Failure> {
+pub fn insert_readings(on: &Connection, rows: &[Row<'_>]) -> Result<(), Failure> {
     let mut chunks = rows.chunks_exact(ROWS);
     if rows.len() >= ROWS {
         let places = vec!["(?, ?, ?, ?)"; ROWS].join(", ");
@@ -156,7 +156,7 @@ fn insert_readings(on: &Connection, rows: &[Row<'_>]) -> Result<(), Failure> {
     Ok(())
 }
 
-fn quarantine(on: &Connection, sheet: &Sheet<'_>) -> Result<(), Failure> {
+pub fn quarantine(on: &Connection, sheet: &Sheet<'_>) -> Result<(), Failure> {
     for (Row { point, reading }, received) in &sheet.quarantine {
         let value = column(reading.value.as_ref());
         on.prepare_cached("insert into readings_quarantine values (?, ?, ?, ?, ?)")?.execute(params![
@@ -170,7 +170,7 @@ fn quarantine(on: &Connection, sheet: &Sheet<'_>) -> Result<(), Failure> {
     Ok(())
 }
 
-fn renew_latest(on: &Connection, newest: &[Row<'_>]) -> Result<(), Failure> {
+pub fn renew_latest(on: &Connection, newest: &[Row<'_>]) -> Result<(), Failure> {
     let sql = "insert into latest (point, time, quality, value) values (?, ?, ?, ?) \
                on conflict (point) do update set time = excluded.time, quality = excluded.quality, \
                value = excluded.value \
@@ -213,8 +213,9 @@ fn set_aside(on: &Connection, plan: &Plan<'_>) -> Result<(), Failure> {
         let sequence = aside.sequence as i64;
         let why = sieve::text(&aside.why);
         on.prepare_cached(
-            "insert into set_aside (epoch_key, sequence, checksum, bytes, reason, received) \
-             values (?, ?, ?, ?, ?, ?) on conflict do nothing",
+            "insert into set_aside \
+             (epoch_key, sequence, checksum, bytes, reason, received, readings, correction) \
+             values (?, ?, ?, ?, ?, ?, ?, ?) on conflict do nothing",
         )?
         .execute(params![
             aside.branch,
@@ -222,7 +223,9 @@ fn set_aside(on: &Connection, plan: &Plan<'_>) -> Result<(), Failure> {
             aside.checksum,
             aside.bytes.as_ref(),
             why,
-            plan.delivery.received
+            plan.delivery.received,
+            aside.readings,
+            aside.correction_us
         ])?;
     }
     Ok(())

@@ -243,7 +243,7 @@ async fn inherit(
     Ok(Some(PointKey(point.into())))
 }
 
-async fn copy_readings(on: &Transaction<'_>, rows: &[Row<'_>]) -> Result<(), Failure> {
+pub async fn copy_readings(on: &Transaction<'_>, rows: &[Row<'_>]) -> Result<(), Failure> {
     if rows.is_empty() {
         return Ok(());
     }
@@ -286,7 +286,7 @@ impl<'a> FromIterator<Row<'a>> for Spread<'a> {
     }
 }
 
-async fn quarantine(on: &Transaction<'_>, sheet: &Sheet<'_>) -> Result<(), Failure> {
+pub async fn quarantine(on: &Transaction<'_>, sheet: &Sheet<'_>) -> Result<(), Failure> {
     if sheet.quarantine.is_empty() {
         return Ok(());
     }
@@ -301,7 +301,7 @@ async fn quarantine(on: &Transaction<'_>, sheet: &Sheet<'_>) -> Result<(), Failu
     Ok(())
 }
 
-async fn renew_latest(on: &Transaction<'_>, newest: &[Row<'_>]) -> Result<(), Failure> {
+pub async fn renew_latest(on: &Transaction<'_>, newest: &[Row<'_>]) -> Result<(), Failure> {
     if newest.is_empty() {
         return Ok(());
     }
@@ -352,10 +352,13 @@ async fn set_aside(on: &Transaction<'_>, plans: &[Plan<'_>]) -> Result<(), Failu
     let bytes: Vec<&[u8]> = asides().map(|(_, aside)| aside.bytes.as_ref()).collect();
     let reasons: Vec<_> = asides().map(|(_, aside)| sieve::text(&aside.why)).collect();
     let received: Vec<Moment> = asides().map(|(plan, _)| Moment(plan.delivery.received)).collect();
-    let sql = "insert into set_aside (epoch_key, sequence, checksum, bytes, reason, received) \
+    let readings: Vec<i64> = asides().map(|(_, aside)| aside.readings.into()).collect();
+    let corrections: Vec<i64> = asides().map(|(_, aside)| aside.correction_us).collect();
+    let sql = "insert into set_aside \
+               (epoch_key, sequence, checksum, bytes, reason, received, readings, correction) \
                select * from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bytea[], $5::text[], \
-               $6::timestamptz[]) on conflict do nothing";
-    run(on, sql, &[&of, &sequences, &checksums, &bytes, &reasons, &received]).await?;
+               $6::timestamptz[], $7::bigint[], $8::bigint[]) on conflict do nothing";
+    run(on, sql, &[&of, &sequences, &checksums, &bytes, &reasons, &received, &readings, &corrections]).await?;
     Ok(())
 }
 

@@ -44,6 +44,10 @@ create table horizons (
     hours    bigint not null default 0
 );
 
+-- What the books count of a batch set aside, and what is added to the offset it states, microseconds.
+alter table set_aside add column readings   bigint  not null default 0;
+alter table set_aside add column correction bigint  not null default 0;
+
 -- What is here already.
 insert into rollups_due (agent, grain, first, last, points, noted)
     select agent, 0, min(extract(epoch from first) / 60)::bigint - 1,

@@ -63,6 +63,10 @@ create table horizons (
     hours    integer not null default 0
 ) strict;
 
+-- What the books count of a batch set aside, and what is added to the offset it states, microseconds.
+alter table set_aside add column readings   integer not null default 0;
+alter table set_aside add column correction integer not null default 0;
+
 -- What is here already.
 insert into rollups_due (agent, grain, first, last, points, noted)
     select agent, 0, min(first) / 60000000, max(last) / 60000000, x'', 0
