@@ -4,6 +4,7 @@
 //! encrypted too; lets in anybody or the user `demo` with the password `demo`. What real servers do to a client can be asked of it: another
 //! place for its namespace after a restart, a host name that nobody can resolve, few sessions.
 
+pub mod link;
 mod signals;
 
 use std::fmt::Write as _;
