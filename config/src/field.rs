@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::units::{ByteSize, Name, Secret};
 
 pub use self::opcua::{
-    Deadband, OpcUa, OpcUaDevice, OpcUaMode, OpcUaPoint, OpcUaPolicy, OpcUaReading, OpcUaSecurity, OpcUaUser,
-    Timestamp,
+    Deadband, OpcUa, OpcUaDevice, OpcUaFolder, OpcUaMode, OpcUaPoint, OpcUaPolicy, OpcUaReading,
+    OpcUaSecurity, OpcUaUser, PathPattern, Timestamp,
 };
 
 /// `[link.NAME]`: one serial bus or one connection.
@@ -42,7 +42,7 @@ impl Link {
         names
     }
 
-    /// The points this link names. Topic templates find more while they run.
+    /// The points this link names. Topic templates and folders find more while they run.
     pub fn point_count(&self) -> usize {
         match &self.protocol {
             Protocol::ModbusTcp(tcp) => tcp.bus.devices.iter().map(|device| device.points.len()).sum(),

@@ -332,3 +332,99 @@ async fn another_server_in_the_place_of_a_known_one_is_refused_and_gets_no_passw
         second.server.stop().await.unwrap();
     }
 }
+
+/// What the source said of each point until it has looked at its folder and all have said something.
+async fn heard_of_all(source: &mut OpcUaSource) -> Vec<(String, Sample)> {
+    let mut latest: Vec<Option<Sample>> = Vec::new();
+    while !source.has_found_all()
+        || latest.len() < source.points().len()
+        || latest.iter().any(Option::is_none)
+    {
+        let harvest = timeout(PATIENCE, source.next()).await.expect("no sample came").unwrap();
+        assert_eq!(harvest.remarks, [] as [String; 0]);
+        latest.resize(source.points().len(), None);
+        for sample in harvest.samples {
+            let slot = sample.slot;
+            latest[slot] = Some(sample);
+        }
+    }
+    source.points().iter().map(|point| point.name.to_string()).zip(latest.into_iter().flatten()).collect()
+}
+
+#[tokio::test]
+async fn a_folder_is_what_another_client_reads_there_and_again_after_a_restart_with_other_numbers() {
+    for (make, polls) in Make::ALL.into_iter().flat_map(|make| [(make, false), (make, true)]) {
+        let first = Peer::start(make).await;
+        let port = first.server.port().unwrap();
+        let keys = tempfile::tempdir().unwrap();
+        let link = link(&first.endpoint, &[], |opcua| {
+            let mut folder = opcua_link::folder(&format!("nsu={NAMESPACE};s=Line1")).unwrap();
+            folder.exclude = vec![opcua_link::pattern("**/Diagnostics").unwrap()];
+            opcua.devices[0].folders = vec![folder];
+            if polls {
+                opcua.reading = OpcUaReading::Poll;
+            }
+        });
+        let ids = [
+            "Line1/Oven 1/Temperature",
+            "Line1/Oven-1/Temperature",
+            "Line1/Press/Flow",
+            "Line1/Press/Mode",
+            "Line1/Press/Running",
+            "Line1/Press/Serial",
+            "Line1/Press/Temperature",
+        ];
+        let theirs = first.read(&ids).await;
+        let mut source = source(&link, keys.path());
+        source.connect().await.unwrap();
+        let before = heard_of_all(&mut source).await;
+        assert_eq!(before.len(), ids.len(), "{make:?}: {before:?}");
+        for (id, (name, sample)) in ids.iter().zip(&before) {
+            let wanted = id.trim_start_matches("Line1/").replace(['/', ' '], ".").replace("Oven.", "Oven-");
+            // Two ovens would have one name.
+            let is_marked = name.len() == wanted.len() + 9 && name.starts_with(&format!("{wanted}-"));
+            assert!(
+                if id.contains("Oven") { is_marked } else { *name == wanted },
+                "{make:?}: {id} is {name}"
+            );
+            assert_eq!(sample.quality, Quality::Good, "{make:?} {name}");
+            assert_eq!(sample.value.as_ref().map(as_json).unwrap(), theirs[id]["value"], "{make:?} {name}");
+        }
+        first.server.kill().await.unwrap();
+        while timeout(PATIENCE, source.next()).await.expect("the loss was not noticed").is_ok() {}
+
+        let second = Peer::start_at(make, port, 3).await;
+        source.connect().await.unwrap();
+        let after = heard_of_all(&mut source).await;
+        let named =
+            |points: &[(String, Sample)]| points.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        assert_eq!(named(&after[..before.len()]), named(&before), "{make:?}");
+        assert_eq!(named(&after[before.len()..]), ["Press.New"], "{make:?}");
+        for (name, sample) in &after {
+            let gone = name == "Press.Flow";
+            let quality = if gone { Quality::Bad(Fault::NotFound) } else { Quality::Good };
+            assert_eq!(sample.quality, quality, "{make:?} {name}, polled: {polls}");
+        }
+        source.close().await;
+        second.server.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_folder_that_is_told_in_several_answers_is_found_whole() {
+    let peer = Peer::start(Make::NodeOpcua).await;
+    let keys = tempfile::tempdir().unwrap();
+    let link = link(&peer.endpoint, &[], |opcua| {
+        let folder = opcua_link::folder(&format!("/Objects/nsu={NAMESPACE};Many")).unwrap();
+        opcua.devices[0].folders = vec![folder];
+    });
+    let mut source = source(&link, keys.path());
+    source.connect().await.unwrap();
+    let points = heard_of_all(&mut source).await;
+    assert_eq!(points.len(), 1_200);
+    for (name, sample) in points {
+        assert_eq!(sample.value, name.trim_start_matches('N').parse().ok().map(Value::Integer), "{name}");
+    }
+    source.close().await;
+    peer.server.stop().await.unwrap();
+}

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use forebay_config::field::{
-    DataType, Link, OpcUa, OpcUaDevice, OpcUaPoint, OpcUaReading, OpcUaSecurity, OpcUaUser, PointKind,
-    PointMeta, Protocol, Timestamp,
+    DataType, Link, OpcUa, OpcUaDevice, OpcUaFolder, OpcUaPoint, OpcUaReading, OpcUaSecurity, OpcUaUser,
+    PathPattern, PointKind, PointMeta, Protocol, Timestamp,
 };
 use forebay_config::units::Name;
 use forebay_protocols::field::opcua::{Application, OpcUaSource};
@@ -34,6 +34,32 @@ pub fn point(name: &str, node: &str, data_type: DataType) -> Result<OpcUaPoint> 
     Ok(OpcUaPoint { meta, node: node.to_owned(), data_type, sampling_interval: SAMPLING, deadband: None })
 }
 
+/// A folder that begins at `node`, with all that is below it.
+///
+/// # Errors
+/// Never: `**` is a pattern.
+pub fn folder(node: &str) -> Result<OpcUaFolder> {
+    Ok(OpcUaFolder {
+        node: node.to_owned(),
+        include: vec![pattern("**")?],
+        exclude: Vec::new(),
+        depth: 8,
+        max_points: 10_000,
+        unit: String::new(),
+        kind: None,
+        sampling_interval: SAMPLING,
+        deadband: None,
+    })
+}
+
+/// A pattern of ways.
+///
+/// # Errors
+/// When it is none.
+pub fn pattern(text: &str) -> Result<PathPattern> {
+    PathPattern::new(text).map_err(|why| anyhow!(why))
+}
+
 /// The link `hall` with the device `press`, which has these points, subscribed to anonymously; then
 /// `change`.
 ///
@@ -51,7 +77,7 @@ pub fn link(endpoint: &str, points: Vec<OpcUaPoint>, change: impl FnOnce(&mut Op
         sampling_interval: SAMPLING,
         queue_size: 10,
         timestamp: Timestamp::Agent,
-        devices: vec![OpcUaDevice { name: named("press")?, points }],
+        devices: vec![OpcUaDevice { name: named("press")?, points, folders: Vec::new() }],
     };
     change(&mut opcua);
     Ok(Link {

@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "in a test file a panic is a failed test")]
 
+mod folders;
 mod nodes;
 mod poll;
 mod security;
