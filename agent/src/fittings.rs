@@ -149,6 +149,14 @@ impl Source for Driver {
         }
     }
 
+    fn has_found_all(&self) -> bool {
+        match self {
+            Self::Modbus(source) => source.has_found_all(),
+            Self::OpcUa(source) => source.has_found_all(),
+            Self::Mqtt(source) => source.has_found_all(),
+        }
+    }
+
     async fn connect(&mut self) -> Result<(), LinkFault> {
         match self {
             Self::Modbus(source) => source.connect().await,

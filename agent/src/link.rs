@@ -258,7 +258,10 @@ impl<S: Source> Link<S> {
 
     /// Passes a harvest on. False if there is nobody left to take it.
     async fn hand_over(&mut self, harvest: Harvest, course: &mut Course) -> bool {
-        let Harvest { samples, receipt, news, discarded } = harvest;
+        let Harvest { samples, receipt, news, discarded, remarks } = harvest;
+        for remark in remarks {
+            warn!(link = %self.desk.name, "{remark}.");
+        }
         let answers = answers(&samples, self.source.points());
         self.desk.heard(news, discarded, !samples.is_empty(), answers);
         if samples.is_empty() {

@@ -44,7 +44,12 @@ impl Pattern {
 
     /// Is this the point, or one of the points, that is meant?
     pub fn matches(&self, device: &str, point: &str) -> bool {
-        matches(&self.device, device) && matches(&self.point, point)
+        self.may_match(device) && matches(&self.point, point)
+    }
+
+    /// Could it be a point of this device?
+    pub fn may_match(&self, device: &str) -> bool {
+        matches(&self.device, device)
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::units::{ByteSize, Name, Secret};
 
 pub use self::opcua::{
-    Deadband, OpcUa, OpcUaDevice, OpcUaMode, OpcUaPoint, OpcUaPolicy, OpcUaReading, OpcUaSecurity, OpcUaUser,
-    Timestamp,
+    Deadband, OpcUa, OpcUaDevice, OpcUaFolder, OpcUaMode, OpcUaPoint, OpcUaPolicy, OpcUaReading,
+    OpcUaSecurity, OpcUaUser, PathPattern, Timestamp,
 };
 
 /// `[link.NAME]`: one serial bus or one connection.
@@ -43,7 +43,7 @@ impl Link {
     }
 
     /// Device and name of every point, if they are known before the link runs: of an MQTT link never,
-    /// for its topics name points while they arrive.
+    /// for its topics name points while they arrive, nor where OPC UA folders are looked through.
     pub fn point_names(&self) -> Option<Vec<(&Name, &Name)>> {
         fn of_bus(bus: &ModbusBus) -> Vec<(&Name, &Name)> {
             let points = bus.devices.iter();
@@ -52,6 +52,7 @@ impl Link {
         match &self.protocol {
             Protocol::ModbusTcp(tcp) => Some(of_bus(&tcp.bus)),
             Protocol::ModbusRtu(rtu) => Some(of_bus(&rtu.bus)),
+            Protocol::OpcUa(opcua) if opcua.devices.iter().any(|device| !device.folders.is_empty()) => None,
             Protocol::OpcUa(opcua) => {
                 let points = opcua.devices.iter();
                 Some(points.flat_map(|d| d.points.iter().map(|point| (&d.name, &point.meta.name))).collect())
@@ -61,6 +62,7 @@ impl Link {
     }
 
     /// The points this link names. Topic templates find more while they run.
+    /// The points this link names. Topic templates and folders find more while they run.
     pub fn point_count(&self) -> usize {
         match &self.protocol {
             Protocol::ModbusTcp(tcp) => tcp.bus.devices.iter().map(|device| device.points.len()).sum(),

@@ -23,6 +23,14 @@ impl Name {
         }
     }
 
+    /// The name nearest to `text`: a character that a name cannot have becomes `-`, and what is beyond `most`
+    /// characters is left away. `unnamed` where nothing is left.
+    pub fn near(text: &str, most: usize) -> Self {
+        let letters = text.chars().map(|c| if c.is_alphanumeric() || "_-.".contains(c) { c } else { '-' });
+        let name: String = letters.take(most.min(64)).collect();
+        Self(if name.is_empty() { "unnamed".into() } else { name.into() })
+    }
+
     /// The name's text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -87,5 +95,24 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_near_a_name_is_a_name() {
+        for (text, most, near) in [
+            ("Flow.Temp", 64, "Flow.Temp"),
+            ("Ofen 1/läuft", 64, "Ofen-1-läuft"),
+            ("abc", 2, "ab"),
+            ("", 64, "unnamed"),
+        ] {
+            assert_eq!(Name::near(text, most).as_str(), near);
+            assert!(Name::new(Name::near(text, most).as_str()).is_ok());
+        }
+        assert_eq!(Name::near(&"x".repeat(100), 99).as_str().len(), 64);
     }
 }

@@ -151,6 +151,60 @@ fn a_node_is_an_id_or_a_way_from_the_root() {
     }
 }
 
+/// A device with one folder and nothing else.
+fn folder(keys: &str) -> String {
+    let text = link("");
+    let (before, _) = text.split_once("[link.press.device").unwrap_or_else(|| panic!("{text}"));
+    format!("{before}[[link.press.device.d.folder]]\n{keys}\n")
+}
+
+#[test]
+fn a_folder_reads_everything_below_its_node_unless_it_says_otherwise() {
+    let opcua = accepted(&folder("node = \"nsu=urn:x;s=Line1\""));
+    let found = &opcua.devices[0].folders[0];
+    assert!(opcua.devices[0].points.is_empty());
+    assert!(found.includes(&["Press", "Temperature"]) && found.includes(&["x"]));
+    assert_eq!((found.depth, found.max_points, found.deadband), (8, 1_000, None));
+    assert_eq!(found.sampling_interval, opcua.sampling_interval);
+
+    let opcua = accepted(&folder(
+        "node = \"/Objects/2:Line1\"\ninclude = \"**/Temp*\"\nexclude = [\"*/Diagnostics\"]\ndepth = 3\n\
+         max_points = 50\nunit = \"°C\"\nkind = \"gauge\"\nsampling_interval = \"5s\"\ndeadband = 0.5",
+    ));
+    let found = &opcua.devices[0].folders[0];
+    assert!(found.includes(&["Press", "Oil", "Temp"]) && !found.includes(&["Press", "Flow"]));
+    // What is left out is left out with all below it.
+    assert!(found.excludes(&["Press", "Diagnostics"]) && !found.excludes(&["Press"]));
+    assert_eq!((found.depth, found.max_points, found.unit.as_str()), (3, 50, "°C"));
+    assert_eq!(found.deadband, Some(Deadband::Absolute(0.5)));
+}
+
+#[test]
+fn a_folder_that_cannot_be_meant_is_refused_with_the_way_out() {
+    for (keys, key, word) in [
+        ("", "folder[1]", "`node` is missing"),
+        ("node = \"Line1\"", "node", "not a node id"),
+        ("node = \"i=85\"\ninclude = []", "include", "nothing is included"),
+        ("node = \"i=85\"\ninclude = [\"/Press\"]", "include", "without a name"),
+        ("node = \"i=85\"\nexclude = [\"a**\"]", "exclude", "stands alone"),
+        ("node = \"i=85\"\nexclude = [7]", "exclude", "7 is not a pattern"),
+        ("node = \"i=85\"\ndepth = 0", "depth", "between 1 and 32"),
+        ("node = \"i=85\"\nmax_points = 10001", "max_points", "between 1 and 10000"),
+        ("node = \"i=85\"\nincludes = [\"a\"]", "includes", "unknown key"),
+        ("node = \"i=85\"\nkind = \"gage\"", "kind", "not known"),
+    ] {
+        let finding = refused(&folder(keys));
+        assert!(finding.key.ends_with(key) && finding.message.contains(word), "{keys}: {finding}");
+        assert!(finding.line > 5, "{keys}: {finding}");
+    }
+    let finding = refused(&folder("node = \"i=85\"\ninclude = [\"a//b\"]"));
+    assert!(finding.hint.contains("**/Temp*"), "{finding}");
+    let polled = folder("node = \"i=85\"\ndeadband = 1").replace("plc\"\n", "plc\"\nmode = \"poll\"\n");
+    assert!(refused(&polled).message.contains("subscribed"), "{polled}");
+    let neither = folder("").replace("[[link.press.device.d.folder]]", "[link.press.device.d]");
+    assert!(refused(&neither).hint.contains("folder"), "{}", refused(&neither));
+}
+
 #[test]
 fn polling_takes_no_key_of_subscriptions() {
     assert_eq!(accepted(&link("mode = \"poll\"")).reading, OpcUaReading::Poll);

@@ -4,6 +4,7 @@
 //! encrypted too; lets in anybody or the user `demo` with the password `demo`. What real servers do to a client can be asked of it: another
 //! place for its namespace after a restart, a host name that nobody can resolve, few sessions.
 
+pub mod link;
 mod signals;
 
 use std::fmt::Write as _;
@@ -47,6 +48,8 @@ pub struct PlantOptions {
     pub node_prefix: String,
     /// The most nodes in one request to read; 0, the default, is the library's own limit.
     pub max_nodes_per_read: usize,
+    /// The most nodes in one request to browse; 0, the default, is the library's own limit.
+    pub max_nodes_per_browse: usize,
     /// The most items in one subscription. Default 100,000.
     pub max_items: usize,
     /// The most sessions at a time. Default 20.
@@ -64,6 +67,7 @@ impl Default for PlantOptions {
             namespaces_before: 0,
             node_prefix: String::new(),
             max_nodes_per_read: 0,
+            max_nodes_per_browse: 0,
             max_items: 100_000,
             max_sessions: 20,
             tick: Duration::from_secs(1),
@@ -149,12 +153,27 @@ impl OpcUaPlant {
 
     /// Adds a node `s=name` to the plant's namespace while it runs, as engineers do.
     pub fn add_node(&self, name: &str, value: f64) {
+        self.add_node_at(NodeId::objects_folder_id(), name, value);
+    }
+
+    /// As [`OpcUaPlant::add_node`], below the node `s=parent`.
+    pub fn add_node_below(&self, parent: &str, name: &str, value: f64) {
+        self.add_node_at(NodeId::new(self.namespace, parent), name, value);
+    }
+
+    fn add_node_at(&self, parent: NodeId, name: &str, value: f64) {
         let node = NodeId::new(self.namespace, name);
         VariableBuilder::new(&node, QualifiedName::new(self.namespace, name), name)
             .data_type(opcua::types::DataTypeId::Double)
             .value(value)
-            .organized_by(NodeId::objects_folder_id())
+            .organized_by(parent)
             .insert(&mut *self.nodes.address_space().write());
+    }
+
+    /// Takes the node `s=name` away, as engineers do. Was there one?
+    pub fn remove_node(&self, name: &str) -> bool {
+        let node = NodeId::new(self.namespace, name);
+        self.nodes.address_space().write().delete(&node, true).is_some()
     }
 
     /// Gives nodes of [`OpcUaPlant::add_node`] new values, and tells who is subscribed to them.
@@ -213,6 +232,9 @@ fn builder(options: &PlantOptions, address: SocketAddr, pki_dir: PathBuf) -> Ser
     limits.min_sampling_interval_ms = 10.0;
     if options.max_nodes_per_read > 0 {
         builder.limits_mut().operational.max_nodes_per_read = options.max_nodes_per_read;
+    }
+    if options.max_nodes_per_browse > 0 {
+        builder.limits_mut().operational.max_nodes_per_browse = options.max_nodes_per_browse;
     }
     for index in 0..options.namespaces_before {
         builder = builder.with_node_manager(namespace(&format!("urn:forebay:demo:other:{index}")));

@@ -7,9 +7,12 @@ Listens on 127.0.0.1:PORT (0: any free port) without security and with every pol
 in anybody, the user `test` with the password `secret`, and every user certificate, prints its endpoint when it is ready, and
 ends when its standard input does. DIR takes its key and certificate, and keeps
 them for the next one. NAMESPACES is how many foreign namespaces stand before the one of the nodes,
-whose index moves by as many. The second form only makes key and certificate.
+whose index moves by as many, and where there are any, `Line1` has `New` instead of `Flow`. The second
+form only makes key and certificate.
 
-`s=Sessions` is how many sessions there are now, `s=Created` how many there ever were.
+`s=Sessions` is how many sessions there are now, `s=Created` how many there ever were. Below `Scalars`
+stands one node of each type, below `Line1` what a line of machines may look like, with a way back to its
+beginning.
 """
 
 import asyncio
@@ -31,6 +34,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 NAMESPACE = "urn:forebay:test"
 APPLICATION = "urn:forebay:test:asyncua"
+# What has been measured at some moment, not now.
+MOMENT = datetime.datetime(2026, 11, 29, 10, 11, 12, 345678)
 
 # One scalar of each type, as `s=NAME`. What cannot be a reading is here, too.
 NODES = [
@@ -48,6 +53,7 @@ NODES = [
     ("String", "Kessel läuft", ua.VariantType.String),
     ("LocalizedText", ua.LocalizedText("Halt", "de"), ua.VariantType.LocalizedText),
     ("Guid", uuid.UUID("72962b91-fa75-4ae6-8d28-b404dc7daf63"), ua.VariantType.Guid),
+    ("DateTime", MOMENT, ua.VariantType.DateTime),
     ("Array", [1.0, 2.0], ua.VariantType.Double),
 ]
 
@@ -119,6 +125,27 @@ def make_certificate(folder):
     return key_path, certificate_path
 
 
+async def line(objects, index, changing):
+    def name(text):
+        return ua.NodeId(text, index), ua.QualifiedName(text.rsplit("/", 1)[-1], index)
+
+    root = await objects.add_folder(*name("Line1"))
+    press = await root.add_object(*name("Line1/Press"))
+    await press.add_variable(*name("Line1/Press/Temperature"), ua.Variant(64.5, ua.VariantType.Double))
+    await press.add_variable(*name("Line1/Press/Running"), ua.Variant(True, ua.VariantType.Boolean))
+    await press.add_variable(*name("Line1/Press/Mode"), ua.Variant("läuft", ua.VariantType.String))
+    await press.add_variable(*name(f"Line1/Press/{changing}"), ua.Variant(7, ua.VariantType.Int32))
+    await press.add_property(*name("Line1/Press/Serial"), ua.Variant("4711", ua.VariantType.String))
+    await press.add_variable(*name("Line1/Press/Curve"), ua.Variant([1.0, 2.0], ua.VariantType.Double))
+    diagnostics = await press.add_object(*name("Line1/Press/Diagnostics"))
+    await diagnostics.add_variable(*name("Line1/Press/Diagnostics/Uptime"), ua.Variant(5, ua.VariantType.UInt32))
+    for oven in ("Oven 1", "Oven-1"):
+        oven = await root.add_object(*name(f"Line1/{oven}"))
+        temperature = f"{oven.nodeid.Identifier}/Temperature"
+        await oven.add_variable(*name(temperature), ua.Variant(210.5, ua.VariantType.Double))
+    await diagnostics.add_reference(root, ua.ObjectIds.Organizes)
+
+
 async def main():
     port, folder = int(sys.argv[1]) or free_port(), pathlib.Path(sys.argv[2])
     key_path, certificate_path = make_certificate(folder)
@@ -132,14 +159,16 @@ async def main():
     # The first that encrypts is what passwords without a channel are encrypted by.
     first = [ua.SecurityPolicyType.NoSecurity, ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt]
     server.set_security_policy(first + [each for each in ua.SecurityPolicyType if each not in first])
-    for other in range(int(sys.argv[3]) if len(sys.argv) > 3 else 0):
+    foreign = int(sys.argv[3]) if len(sys.argv) > 3 else 0
+    for other in range(foreign):
         await server.register_namespace(f"urn:forebay:test:other:{other}")
     index = await server.register_namespace(NAMESPACE)
     folder_node = await server.nodes.objects.add_folder(index, "Scalars")
     for name, value, kind in NODES:
-        await folder_node.add_variable(
+        node = await folder_node.add_variable(
             ua.NodeId(name, index), ua.QualifiedName(name, index), ua.Variant(value, kind)
         )
+        await node.write_value(ua.DataValue(ua.Variant(value, kind), SourceTimestamp=MOMENT))
     ticks = await folder_node.add_variable(
         ua.NodeId("Ticks", index), ua.QualifiedName("Ticks", index), ua.Variant(0, ua.VariantType.UInt32)
     )
@@ -148,14 +177,16 @@ async def main():
         counts[name] = await folder_node.add_variable(
             ua.NodeId(name, index), ua.QualifiedName(name, index), ua.Variant(0, ua.VariantType.UInt32)
         )
-    sick = await folder_node.add_variable(
-        ua.NodeId("Sick", index), ua.QualifiedName("Sick", index), ua.Variant(1.5, ua.VariantType.Double)
-    )
-    await sick.write_value(
-        ua.DataValue(
-            ua.Variant(1.5, ua.VariantType.Double), ua.StatusCode(ua.StatusCodes.BadSensorFailure)
+    for name, value, status in [
+        ("Sick", 1.5, ua.StatusCodes.BadSensorFailure),
+        ("Old", 2.5, ua.StatusCodes.UncertainLastUsableValue),
+    ]:
+        node = await folder_node.add_variable(
+            ua.NodeId(name, index), ua.QualifiedName(name, index), ua.Variant(value, ua.VariantType.Double)
         )
-    )
+        told = ua.Variant(value, ua.VariantType.Double)
+        await node.write_value(ua.DataValue(told, ua.StatusCode(status), SourceTimestamp=MOMENT))
+    await line(server.nodes.objects, index, "New" if foreign else "Flow")
     async with server:
         before = InternalSession._counter
         print(endpoint, flush=True)

@@ -1,21 +1,73 @@
-//! An OPC UA server that nobody here wrote: `tests/peers/asyncua_server.py` as a child process.
+//! OPC UA servers that nobody here wrote, as child processes: `tests/peers/asyncua_server.py` and
+//! `tests/peers/node/server.cjs`, with the same nodes and the same users.
 
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use forebay_config::field::OpcUaPolicy;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use crate::{needed, tests_folder};
 
-/// Python takes its time to build an address space on a busy machine.
+/// They take their time to build an address space on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The namespace of its nodes.
 pub const NAMESPACE: &str = "urn:forebay:test";
+/// User name and password that are let in, besides anonymous clients.
+pub const USER: (&str, &str) = ("test", "secret");
+
+/// Whose server it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Make {
+    /// In Python.
+    Asyncua,
+    /// In JavaScript.
+    NodeOpcua,
+}
+
+impl Make {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Asyncua, Self::NodeOpcua];
+
+    /// The policies it knows, but for None.
+    pub fn policies(self) -> &'static [OpcUaPolicy] {
+        const ALL: [OpcUaPolicy; 5] = [
+            OpcUaPolicy::Basic256Sha256,
+            OpcUaPolicy::Aes128Sha256RsaOaep,
+            OpcUaPolicy::Aes256Sha256RsaPss,
+            OpcUaPolicy::Basic256,
+            OpcUaPolicy::Basic128Rsa15,
+        ];
+        match self {
+            Self::Asyncua => &ALL,
+            Self::NodeOpcua => ALL.split_at(3).0,
+        }
+    }
+
+    fn command(self) -> Result<Command> {
+        let (program, script) = match self {
+            Self::Asyncua => {
+                let python = needed("FOREBAY_TEST_PYTHON", "a Python with tests/requirements.txt installed")?;
+                (python, "peers/asyncua_server.py")
+            }
+            Self::NodeOpcua => {
+                let node = needed(
+                    "FOREBAY_TEST_NODE",
+                    "a Node.js that finds what tests/peers/node/package.json names",
+                )?;
+                (node, "peers/node/server.cjs")
+            }
+        };
+        let mut command = Command::new(program);
+        command.arg(tests_folder().join(script));
+        Ok(command)
+    }
+}
 
 /// A running server. Killed when dropped.
 pub struct OpcUaServer {
@@ -29,10 +81,10 @@ impl OpcUaServer {
     /// certificate; `namespaces` stand before its own.
     ///
     /// # Errors
-    /// When Python or asyncua is missing.
-    pub async fn start(port: u16, keys: &Path, namespaces: usize) -> Result<Self> {
-        let mut process = python()?
-            .arg(tests_folder().join("peers/asyncua_server.py"))
+    /// When its interpreter or its library is missing.
+    pub async fn start(make: Make, port: u16, keys: &Path, namespaces: usize) -> Result<Self> {
+        let mut process = make
+            .command()?
             .arg(port.to_string())
             .arg(keys)
             .arg(namespaces.to_string())
@@ -40,12 +92,14 @@ impl OpcUaServer {
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .context("start FOREBAY_TEST_PYTHON")?;
+            .with_context(|| format!("start the server of {make:?}"))?;
         let said = process.stdout.take().context("its standard output is piped")?;
         let mut lines = BufReader::new(said).lines();
-        let first =
-            timeout(PATIENCE, lines.next_line()).await.context("the asyncua server did not get ready")?;
-        let endpoint = first?.context("the asyncua server ended at once: is asyncua installed there?")?;
+        let first = timeout(PATIENCE, lines.next_line())
+            .await
+            .with_context(|| format!("the server of {make:?} did not get ready"))?;
+        let endpoint =
+            first?.with_context(|| format!("the server of {make:?} ended at once: is it installed?"))?;
         Ok(Self { endpoint, process })
     }
 
@@ -64,10 +118,17 @@ impl OpcUaServer {
     /// # Errors
     /// When it cannot be killed.
     pub async fn kill(mut self) -> Result<()> {
-        self.process.kill().await.context("kill the asyncua server")
+        self.process.kill().await.context("kill the server")
     }
-}
 
-fn python() -> Result<Command> {
-    Ok(Command::new(needed("FOREBAY_TEST_PYTHON", "a Python with tests/requirements.txt installed")?))
+    /// Tells it to end, and waits for that.
+    ///
+    /// # Errors
+    /// When it does not end, or not well.
+    pub async fn stop(mut self) -> Result<()> {
+        drop(self.process.stdin.take());
+        let ended = timeout(PATIENCE, self.process.wait()).await.context("the server does not end")??;
+        anyhow::ensure!(ended.success(), "the server ended with {ended}");
+        Ok(())
+    }
 }

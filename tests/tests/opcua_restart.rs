@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use forebay_demo::http;
 use forebay_demo::ledger;
 use forebay_demo::site::Site;
-use forebay_tests::opcua_server::{NAMESPACE, OpcUaServer};
+use forebay_tests::opcua_server::{Make, NAMESPACE, OpcUaServer};
 use forebay_tests::programs;
 use serde_json::Value;
 use tokio::time::{Instant, sleep};
@@ -54,7 +54,7 @@ async fn good_after(site: &Site, point: &str, since: i64, patience: Duration) ->
 async fn a_killed_server_is_read_within_seconds_of_its_return_by_one_session_and_the_hole_is_dated()
 -> Result<()> {
     let (folder, keys) = (tempfile::tempdir()?, tempfile::tempdir()?);
-    let first = OpcUaServer::start(0, keys.path(), 0).await?;
+    let first = OpcUaServer::start(Make::Asyncua, 0, keys.path(), 0).await?;
     let port = first.port()?;
     let site = Site::new(folder.path(), programs()?, None, 0).await?;
     let links = format!(
@@ -76,7 +76,7 @@ async fn a_killed_server_is_read_within_seconds_of_its_return_by_one_session_and
     let killed = now_ms();
     first.kill().await?;
     sleep(AWAY).await;
-    let second = OpcUaServer::start(port, keys.path(), 3).await?;
+    let second = OpcUaServer::start(Make::Asyncua, port, keys.path(), 3).await?;
     let back = now_ms();
     let (resumed, _) = good_after(&site, "ticks", killed + 1_000, Duration::from_secs(120)).await?;
     println!("away for {} ms; read again {} ms after it was back", back - killed, resumed - back);

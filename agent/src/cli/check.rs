@@ -9,7 +9,7 @@ use forebay_protocols::field::modbus::ModbusSource;
 
 /// "ok: 2 links, 5 devices, 120 points".
 pub fn summary(config: &Agent) -> String {
-    let (mut devices, mut points, mut templates) = (0, 0, false);
+    let (mut devices, mut points, mut folders, mut templates) = (0, 0, 0, false);
     for link in &config.links {
         match &link.protocol {
             Protocol::ModbusTcp(forebay_config::field::ModbusTcp { bus, .. })
@@ -20,6 +20,7 @@ pub fn summary(config: &Agent) -> String {
             Protocol::OpcUa(opcua) => {
                 devices += opcua.devices.len();
                 points += opcua.devices.iter().map(|device| device.points.len()).sum::<usize>();
+                folders += opcua.devices.iter().map(|device| device.folders.len()).sum::<usize>();
             }
             Protocol::Mqtt(mqtt) => {
                 let (named, listed, finds_more) = mqtt_counts(mqtt);
@@ -30,7 +31,12 @@ pub fn summary(config: &Agent) -> String {
         }
     }
     let links = config.links.len();
-    let more = if templates { ", and what MQTT topics bring" } else { "" };
+    let more = match (folders, templates) {
+        (0, false) => String::new(),
+        (0, true) => ", and what MQTT topics bring".to_owned(),
+        (_, false) => format!(", and what {} hold", count(folders, "OPC UA folder")),
+        (_, true) => format!(", and what {} hold and MQTT topics bring", count(folders, "OPC UA folder")),
+    };
     format!("ok: {}, {}, {}{more}", count(links, "link"), count(devices, "device"), count(points, "point"))
 }
 

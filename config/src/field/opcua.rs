@@ -1,7 +1,11 @@
 //! `[link.NAME.opcua]` and what belongs to it.
 
+mod folder;
+
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use self::folder::{OpcUaFolder, PathPattern};
 
 use super::{DataType, PointMeta};
 use crate::units::{Name, Secret};
@@ -125,8 +129,11 @@ pub enum Timestamp {
 pub struct OpcUaDevice {
     /// The table's name.
     pub name: Name,
-    /// `[link.NAME.device.DEVICE.points]`.
+    /// `[link.NAME.device.DEVICE.points]`. May be none where there are folders.
     pub points: Vec<OpcUaPoint>,
+    /// `[[link.NAME.device.DEVICE.folder]]`. The first that fits a node has it, and one that `points` has by
+    /// its id or under the same name is left to those.
+    pub folders: Vec<OpcUaFolder>,
 }
 
 /// One entry of `points` on an OPC UA device.

@@ -33,9 +33,14 @@ pub(super) fn devices<'a>(t: &Table<'a>) -> Vec<(Option<Name>, Table<'a>)> {
 
 /// The entries of `points`, with their names.
 pub(super) fn points<'a>(t: &Table<'a>) -> Vec<(Option<Name>, Table<'a>)> {
+    points_or(t, "add a `points` table: NAME = { … }")
+}
+
+/// As [`points`], with the way out where there are none.
+pub(super) fn points_or<'a>(t: &Table<'a>, way_out: &str) -> Vec<(Option<Name>, Table<'a>)> {
     let found = t.table("points").map(|points| points.named_tables()).unwrap_or_default();
     if found.is_empty() {
-        t.complain(Complaint::new("there are no points", "add a `points` table: NAME = { … }"));
+        t.complain(Complaint::new("there are no points", way_out));
     }
     found.into_iter().map(|(name, table)| (checked_name(name, &table), table)).collect()
 }

@@ -2,17 +2,23 @@
 
 use std::time::Duration;
 
+use toml::Spanned;
+use toml::de::DeValue;
+
 use super::field::{
-    Inherited, all, data_type, devices, existing_file, interval, is_numeric, meta, points, together, user,
-    usual_kind,
+    Inherited, all, data_type, devices, existing_file, interval, is_numeric, kind, meta, points_or, together,
+    user, usual_kind,
 };
 use super::findings::Complaint;
-use super::table::{Item, Table};
-use super::words::{boolean, filled, float, integer, one_of};
+use super::table::{Item, Table, wrong_type};
+use super::words::{boolean, filled, float, integer, one_of, string};
 use crate::field::{
-    Deadband, OpcUa, OpcUaDevice, OpcUaMode, OpcUaPoint, OpcUaPolicy, OpcUaReading, OpcUaSecurity, OpcUaUser,
-    Timestamp,
+    Deadband, OpcUa, OpcUaDevice, OpcUaFolder, OpcUaMode, OpcUaPoint, OpcUaPolicy, OpcUaReading,
+    OpcUaSecurity, OpcUaUser, PathPattern, PointKind, Timestamp,
 };
+
+/// What a device without anything to read is told.
+const NO_POINTS: &str = "add a `points` table: NAME = { … }, or a [[….folder]] with a `node`";
 
 pub(super) fn opcua(link: &Table<'_>, from: &Inherited) -> Option<OpcUa> {
     let t = link.table("opcua")?;
@@ -53,9 +59,12 @@ pub(super) fn opcua(link: &Table<'_>, from: &Inherited) -> Option<OpcUa> {
     );
     t.finish();
     let devices = all(devices(link).into_iter().map(|(name, t)| {
-        let found = all(points(&t).into_iter().map(|(name, t)| point(name, &t, sampling_interval, polls)));
+        let folders = all(t.tables("folder").iter().map(|t| folder(t, sampling_interval, polls)));
+        // A device of folders needs no points.
+        let listed = if t.has("folder") && !t.has("points") { Vec::new() } else { points_or(&t, NO_POINTS) };
+        let found = all(listed.into_iter().map(|(name, t)| point(name, &t, sampling_interval, polls)));
         t.finish();
-        Some(OpcUaDevice { name: name?, points: found? })
+        Some(OpcUaDevice { name: name?, points: found?, folders: folders? })
     }));
     Some(OpcUa {
         endpoint: endpoint?,
@@ -158,13 +167,63 @@ fn point(
     let data_type = data_type(t);
     let meta = meta(name, t, usual_kind(data_type), is_numeric(data_type));
     let sampling_interval = interval(t, "sampling_interval", sampling);
-    let deadband = t.optional("deadband", deadband);
+    let deadband = kept_back(t, polls);
     if deadband.is_some() && !is_numeric(data_type) {
         t.complain_of(
             "deadband",
             Complaint::new("`deadband` needs a number, and this type is none", "leave it away"),
         );
     }
+    t.finish();
+    Some(OpcUaPoint { meta: meta?, node: node?, data_type, sampling_interval, deadband })
+}
+
+/// One `[[…folder]]`.
+fn folder(t: &Table<'_>, sampling: Duration, polls: bool) -> Option<OpcUaFolder> {
+    let node = t.required("node", "node = \"nsu=urn:factory;s=Line1\"", node_id);
+    let every = || PathPattern::new("**").into_iter().collect();
+    let include: Vec<PathPattern> = t.optional("include", path_patterns).unwrap_or_else(every);
+    if include.is_empty() {
+        t.complain_of("include", Complaint::new("nothing is included", "leave it away for everything"));
+    }
+    let exclude = t.or("exclude", Vec::new(), path_patterns);
+    let depth = t.or("depth", 8, integer(1..=32));
+    let max_points = t.or("max_points", 1_000, integer(1..=10_000));
+    let unit = t.or("unit", String::new(), string);
+    let kind = t.has("kind").then(|| kind(t, PointKind::Gauge));
+    let sampling_interval = interval(t, "sampling_interval", sampling);
+    let deadband = kept_back(t, polls);
+    t.finish();
+    Some(OpcUaFolder {
+        node: node?,
+        include,
+        exclude,
+        depth,
+        max_points,
+        unit,
+        kind,
+        sampling_interval,
+        deadband,
+    })
+}
+
+/// `include`, `exclude`: one pattern or a list of them.
+fn path_patterns(item: &Item<'_>) -> Result<Vec<PathPattern>, Complaint> {
+    let hint =
+        "ways from the node down: \"Press/Temperature\", \"*/Temp*\" one level down, \"**/Temp*\" anywhere";
+    let one = |value: &DeValue<'_>| {
+        let text = value.as_str().ok_or_else(|| wrong_type(value, "a pattern", hint))?;
+        PathPattern::new(text).map_err(|why| Complaint::new(why, hint))
+    };
+    match item.value.as_array() {
+        Some(list) => list.iter().map(|value: &Spanned<DeValue<'_>>| one(value.get_ref())).collect(),
+        None => Ok(vec![one(item.value)?]),
+    }
+}
+
+/// `deadband`, where the server can keep to it.
+fn kept_back(t: &Table<'_>, polls: bool) -> Option<Deadband> {
+    let deadband = t.optional("deadband", deadband);
     if deadband.is_some() && polls {
         t.complain_of(
             "deadband",
@@ -174,8 +233,7 @@ fn point(
             ),
         );
     }
-    t.finish();
-    Some(OpcUaPoint { meta: meta?, node: node?, data_type, sampling_interval, deadband })
+    deadband
 }
 
 /// `0.5` in the node's own unit, or `"2%"` of its range.

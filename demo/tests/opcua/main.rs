@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "in a test file a panic is a failed test")]
 
+mod folders;
 mod nodes;
 mod poll;
 mod security;
@@ -11,12 +12,11 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use forebay_config::field::{
-    DataType, Deadband, Link, OpcUa, OpcUaDevice, OpcUaPoint, OpcUaReading, OpcUaSecurity, OpcUaUser,
-    PointKind, PointMeta, Protocol, Timestamp,
+    DataType, Deadband, Link, OpcUa, OpcUaPoint, OpcUaReading, OpcUaSecurity, OpcUaUser, Timestamp,
 };
-use forebay_config::units::{Name, Secret};
-use forebay_demo::opcua::{NAMESPACE, OpcUaPlant, PlantOptions};
-use forebay_protocols::field::opcua::{Application, OpcUaSource};
+use forebay_config::units::Secret;
+use forebay_demo::opcua::{self, NAMESPACE, OpcUaPlant, PlantOptions};
+use forebay_protocols::field::opcua::OpcUaSource;
 use forebay_protocols::field::source::{LinkFault, Sample, Source};
 use forebay_protocols::reading::{Clock, Fault, Quality, Value};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
@@ -51,52 +51,19 @@ async fn plant(change: impl FnOnce(&mut PlantOptions)) -> OpcUaPlant {
 }
 
 fn point(name: &str, node: &str, data_type: DataType) -> OpcUaPoint {
-    OpcUaPoint {
-        meta: PointMeta {
-            name: Name::new(name).unwrap(),
-            unit: String::new(),
-            kind: PointKind::Gauge,
-            scale: None,
-            offset: None,
-        },
-        node: node.into(),
-        data_type,
-        sampling_interval: Duration::from_millis(50),
-        deadband: None,
-    }
+    opcua::link::point(name, node, data_type).unwrap()
 }
 
+/// Four points of the press, of a type each.
 fn link(endpoint: &str, change: impl FnOnce(&mut OpcUa)) -> Link {
     let of_plant = |name: &str| format!("nsu={NAMESPACE};s={name}");
-    let mut opcua = OpcUa {
-        endpoint: endpoint.into(),
-        security: OpcUaSecurity::None,
-        allow_deprecated: false,
-        user: OpcUaUser::Anonymous,
-        server_certificate: None,
-        trust_first_contact: true,
-        reading: OpcUaReading::Subscribe { publishing_interval: Duration::from_millis(100) },
-        sampling_interval: Duration::from_millis(50),
-        queue_size: 10,
-        timestamp: Timestamp::Agent,
-        devices: vec![OpcUaDevice {
-            name: Name::new("press").unwrap(),
-            points: vec![
-                point("temp", &of_plant("Press.Temp"), DataType::Float),
-                point("strokes", &of_plant("Press.Strokes"), DataType::Integer),
-                point("guard", &of_plant("Press.Guard"), DataType::Boolean),
-                point("mode", &of_plant("Press.Mode"), DataType::Text),
-            ],
-        }],
-    };
-    change(&mut opcua);
-    Link {
-        name: Name::new("hall").unwrap(),
-        interval: Duration::from_secs(1),
-        timeout: Duration::from_secs(20),
-        backoff_max: Duration::from_millis(300),
-        protocol: Protocol::OpcUa(opcua),
-    }
+    let points = vec![
+        point("temp", &of_plant("Press.Temp"), DataType::Float),
+        point("strokes", &of_plant("Press.Strokes"), DataType::Integer),
+        point("guard", &of_plant("Press.Guard"), DataType::Boolean),
+        point("mode", &of_plant("Press.Mode"), DataType::Text),
+    ];
+    opcua::link::link(endpoint, points, change).unwrap()
 }
 
 fn user(name: &str, password: &str) -> OpcUaUser {
@@ -104,12 +71,7 @@ fn user(name: &str, password: &str) -> OpcUaUser {
 }
 
 fn source(pki_dir: &Path, link: &Link) -> OpcUaSource {
-    let application = Application {
-        pki_dir: pki_dir.to_owned(),
-        name: "Forebay test".into(),
-        uri: "urn:forebay:test:gateway".into(),
-    };
-    OpcUaSource::new(link, application).unwrap()
+    opcua::link::source(link, pki_dir).unwrap()
 }
 
 /// What arrives until every point has a sample that `enough` accepts: the last one of each point.

@@ -11,12 +11,18 @@
 //! - The server's certificate is pinned (`trust`); our password goes to nobody else, and in clear
 //!   only where the configuration says so (`token`).
 //!
+//! - Folders are looked through at each connect and every hour: what is new becomes a point, what is gone a
+//!   bad reading. A way by names is a point's identity, not a node's number.
+//!
 //! `guard` looks at frames, `channel` carries requests, `peer` chooses the endpoint, `session` enters and leaves,
 //! `items` finds nodes, `monitored` has them reported, `subscription` keeps notifications in order,
-//! `poll` reads; `reports`, `nodes`, `paths`, `values` and `faults` are pure.
+//! `poll` reads, `survey` looks through folders by `browse`; `folders`, `reports`, `nodes`, `paths`, `values` and
+//! `faults` are pure.
 
+mod browse;
 mod channel;
 mod faults;
+mod folders;
 mod guard;
 pub mod incoming;
 mod items;
@@ -29,14 +35,19 @@ mod poll;
 mod reports;
 mod session;
 mod subscription;
+mod survey;
 mod token;
 mod trust;
 mod trusting;
 mod values;
 
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
 use forebay_config::field::{Link, OpcUa, OpcUaReading, OpcUaSecurity, Protocol, Timestamp};
+use forebay_config::units::Name;
 use opcua::core::comms::url::hostname_port_from_url;
-use opcua::types::{Error, StatusCode, VariableId};
+use opcua::types::{Error, NodeId, StatusCode, VariableId};
 use tokio::time::{Instant, timeout};
 
 pub use self::nodes::NodeAddress;
@@ -44,13 +55,16 @@ pub use self::trust::{Application, TrustError};
 pub use self::trusting::{Shown, Trust};
 
 use self::faults::Step;
+use self::folders::{Changes, Finds, Folder};
 use self::items::{Item, Items, Portions, Refusal};
 use self::monitored::Asking;
+use self::paths::Address;
 use self::peer::Peer;
 use self::poll::Poll;
 use self::reports::gather;
 use self::session::Session;
 use self::subscription::Subscription;
+use self::survey::{Surroundings, Survey, Surveyed};
 use self::token::User;
 use self::trust::{Identity, Pin, store};
 use self::values::{Conversion, quality};
@@ -90,6 +104,16 @@ pub enum SetupError {
         /// What is wrong with it.
         why: String,
     },
+    /// A folder's node cannot be read.
+    #[error("link.{link}.device.{device}.folder: {why}")]
+    Folder {
+        /// The link's name.
+        link: String,
+        /// The device's name.
+        device: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A key or certificate, ours, the user's or the server's pinned one, cannot be used.
     #[error("link.{link}.opcua: {why}")]
     Trust {
@@ -105,6 +129,12 @@ pub struct OpcUaSource {
     peer: Peer,
     points: Vec<Point>,
     items: Vec<Item>,
+    /// So many of the points are named by the configuration; folders found the others.
+    configured: usize,
+    folders: Vec<Folder>,
+    finds: Finds,
+    /// What a person was told.
+    remarked: BTreeSet<String>,
     reading: OpcUaReading,
     asking: Asking,
     timestamp: Timestamp,
@@ -119,6 +149,9 @@ pub struct OpcUaSource {
 struct Running {
     way: Way,
     items: Items,
+    survey: Survey,
+    /// Nodes that the configuration names by id, with the device's name.
+    nodes: HashSet<(Arc<str>, NodeId)>,
     /// When `next` last returned: since then nobody has listened.
     listened_until: Instant,
 }
@@ -138,11 +171,18 @@ impl OpcUaSource {
             return Err(SetupError::Protocol { link: name() });
         };
         let (points, items) = points_and_items(link, opcua)?;
+        let refused =
+            |(device, why)| SetupError::Folder { link: name(), device: Name::to_string(&device), why };
+        let folders = Folder::all(opcua).map_err(refused)?;
         let peer = peer_of(link, opcua, application)?;
         Ok(Self {
             peer,
+            configured: points.len(),
             points,
             items,
+            folders,
+            finds: Finds::default(),
+            remarked: BTreeSet::new(),
             reading: opcua.reading,
             asking: Asking { queue_size: opcua.queue_size, limit: link.timeout, retry: link.backoff_max },
             timestamp: opcua.timestamp,
@@ -161,7 +201,12 @@ impl OpcUaSource {
         let session = self.session.insert(session);
         session.activate(&self.peer, &door, welcome).await?;
         let prepare = |error: Error| self.peer.fault(Step::Prepare, &error);
-        let items = Items::prepare(session, self.items.len(), &mut self.portions).await.map_err(prepare)?;
+        let counts = (self.items.len(), self.configured);
+        let items = Items::prepare(session, counts, &mut self.portions).await.map_err(prepare)?;
+        self.finds.forget_nodes(&mut self.items);
+        let survey = Survey::new(&self.folders, self.asking.retry);
+        let named = self.items.iter().zip(&self.points).take(self.configured);
+        let nodes = configured_nodes(named, items.namespaces());
         let way = match self.reading {
             OpcUaReading::Subscribe { publishing_interval } => {
                 let made = Subscription::create(session, publishing_interval, self.peer.limit).await;
@@ -169,7 +214,7 @@ impl OpcUaSource {
             }
             OpcUaReading::Poll => Way::Read(Poll::default()),
         };
-        self.running = Some(Running { way, items, listened_until: Instant::now() });
+        self.running = Some(Running { way, items, survey, nodes, listened_until: Instant::now() });
         Ok(())
     }
 
@@ -178,8 +223,25 @@ impl OpcUaSource {
         let (Some(session), Some(running)) = (&mut self.session, &mut self.running) else {
             return Err(Error::new(StatusCode::BadNotConnected, "not connected"));
         };
-        let Running { way, items: asked, listened_until } = running;
+        let Running { way, items: asked, survey, nodes, listened_until } = running;
         let mut harvest = Harvest::default();
+        let around =
+            Surroundings { folders: &self.folders, namespaces: asked.namespaces(), configured: nodes };
+        if let Some(surveyed) = survey.step(session, &around, &mut self.portions).await? {
+            let Surveyed { found, remarks, is_first } = surveyed;
+            let lists = (&mut self.points, &mut self.items);
+            let Changes { new, moved } = self.finds.take(found, &self.folders, lists, self.configured);
+            let count = self.points.len();
+            if is_first {
+                // In a new session all have to be asked for; those that are not there say so.
+                asked.note_found(count, self.configured..count);
+            } else {
+                asked.note_found(count, new);
+                asked.note_moved(moved);
+            }
+            let is_news = |remark: &String| self.remarked.insert(remark.clone());
+            harvest.remarks.extend(remarks.into_iter().filter(is_news));
+        }
         if asked.are_waiting() {
             let (portions, how) = (&mut self.portions, self.asking);
             let refusals = match way {
@@ -196,7 +258,7 @@ impl OpcUaSource {
         let until = if asked.are_waiting() || !harvest.samples.is_empty() {
             Instant::now()
         } else {
-            asked.retry_at().map_or(heartbeat, |retry| retry.min(heartbeat))
+            [asked.retry_at(), survey.due()].into_iter().flatten().fold(heartbeat, Instant::min)
         };
         let begin = harvest.samples.len();
         let came = match way {
@@ -277,6 +339,10 @@ impl Source for OpcUaSource {
         &self.points
     }
 
+    fn has_found_all(&self) -> bool {
+        self.folders.is_empty() || self.running.as_ref().is_some_and(|running| running.survey.has_looked())
+    }
+
     async fn connect(&mut self) -> Result<(), LinkFault> {
         // A session left over from a `connect` or `next` that was dropped.
         self.let_go().await;
@@ -349,6 +415,18 @@ fn peer_of(link: &Link, opcua: &OpcUa, application: Application) -> Result<Peer,
         store: store(&application),
         application,
     })
+}
+
+/// What `points` names by id, as it is numbered now, with the device's name.
+fn configured_nodes<'a>(
+    named: impl Iterator<Item = (&'a Item, &'a Point)>,
+    namespaces: &[String],
+) -> HashSet<(Arc<str>, NodeId)> {
+    let node = |(item, point): (&Item, &Point)| match &item.address {
+        Address::Node(address) => Some((point.device.clone(), address.resolve(namespaces)?)),
+        _ => None,
+    };
+    named.filter_map(node).collect()
 }
 
 fn absent(Refusal { slot, status }: Refusal, stamp: Stamp) -> Sample {

@@ -17,8 +17,14 @@ use crate::reading::{Point, Quality, Stamp, Value};
 /// A connection to field equipment, or one serial bus. Owned by one task.
 pub trait Source: Send + 'static {
     /// The points of this link. [`Sample::slot`] counts into this list, which only ever grows
-    /// (topic templates find points while they run).
+    /// (topic templates and folders find points while they run).
     fn points(&self) -> &[Point];
+
+    /// Are those all points that the configuration means, as far as the peer has them? `false` while a source
+    /// that looks for points itself is not done with that. Topic templates are never done, and do not count.
+    fn has_found_all(&self) -> bool {
+        true
+    }
 
     /// Opens the connection. Ends within the link's timeout.
     fn connect(&mut self) -> impl Future<Output = Result<(), LinkFault>> + Send;
@@ -51,6 +57,9 @@ pub struct Harvest {
     pub news: Vec<DeviceNews>,
     /// Messages or frames that gave no reading: malformed, oversized, foreign.
     pub discarded: u64,
+    /// What a person should know although the link works: nodes beyond a bound, a folder that is not there.
+    /// A source says each once.
+    pub remarks: Vec<String>,
 }
 
 /// A reading before the agent gave its point a number.

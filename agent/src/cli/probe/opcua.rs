@@ -214,6 +214,26 @@ fn shown(tree: &Tree, look: &Look) -> String {
         let address = if look.paths { &node.path } else { &node.address };
         let _ = writeln!(text, "{point} = {{ node = {}{kind} }}  # {value}", quoted(address));
     }
+    text + &folders(tree, look)
+}
+
+/// The other way to configure it, for whoever wants all of it: one entry for each folder at the top.
+fn folders(tree: &Tree, look: &Look) -> String {
+    let holds = |folder: &Node| {
+        let is_below = |node: &&Node| node.above.first() == Some(&folder.name);
+        tree.nodes.iter().filter(is_below).any(|node| matches!(node.seen, Seen::Value(..)))
+    };
+    let is_top = |node: &&Node| node.above.is_empty() && node.seen == Seen::Folder && holds(node);
+    let mut devices = BTreeSet::new();
+    let mut text = String::new();
+    for folder in tree.nodes.iter().filter(is_top) {
+        if text.is_empty() {
+            text += "\n# Or whole folders, looked through at each connect; `include` and `exclude` choose:\n";
+        }
+        let device = fresh(&mut devices, &folder.name);
+        let address = quoted(if look.paths { &folder.path } else { &folder.address });
+        let _ = writeln!(text, "# [[link.probed.device.{device}.folder]]\n# node = {address}");
+    }
     text
 }
 
@@ -234,12 +254,9 @@ fn quoted(text: &str) -> String {
 
 /// `wish` as a name that is not taken yet, as a key of TOML.
 fn fresh(taken: &mut BTreeSet<String>, wish: &str) -> String {
-    let letters = wish.chars().map(|c| if c.is_alphanumeric() || "_-.".contains(c) { c } else { '-' });
-    let mut name: String = letters.take(60).collect();
-    if Name::new(&name).is_err() {
-        name = "unnamed".to_owned();
-    }
-    let base = name.clone();
+    // Room for a number behind it.
+    let base = Name::near(wish, 60).to_string();
+    let mut name = base.clone();
     for number in 2.. {
         if taken.insert(name.clone()) {
             break;
@@ -252,6 +269,8 @@ fn fresh(taken: &mut BTreeSet<String>, wish: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use forebay_config::field::Protocol;
+
     use super::*;
 
     fn asked(url: &str) -> Look {
@@ -310,6 +329,15 @@ mod tests {
             let agent =
                 load::agent_text("printed.toml", &toml).unwrap_or_else(|error| panic!("{error}\n{toml}"));
             assert_eq!(agent.links[0].point_count(), 6, "{toml}");
+            // The other way is printed too, and is good.
+            let (before, folders) = toml.split_once("# Or whole folders").unwrap();
+            let (before, _) = before.split_once("[link.probed.device").unwrap();
+            let (_, folders) = folders.split_once('\n').unwrap();
+            let folders: String =
+                folders.lines().map(|line| line.trim_start_matches("# ").to_owned() + "\n").collect();
+            let agent = load::agent_text("folders.toml", &format!("{before}{folders}")).unwrap();
+            let Protocol::OpcUa(opcua) = &agent.links[0].protocol else { panic!("{folders}") };
+            assert_eq!((opcua.devices.len(), opcua.devices[0].folders.len()), (1, 1), "{folders}");
         }
     }
 

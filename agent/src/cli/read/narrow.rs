@@ -20,9 +20,12 @@ pub fn narrowed(link: &Link, wanted: &Pattern) -> Option<Link> {
             if let OpcUaReading::Subscribe { publishing_interval } = &mut server.reading {
                 *publishing_interval = SOON.min(*publishing_interval);
             }
-            server.devices.retain_mut(|OpcUaDevice { name, points }| {
-                points.retain(|point| wanted.matches(name.as_str(), point.meta.name.as_str()));
-                !points.is_empty()
+            server.devices.retain_mut(|OpcUaDevice { name, points, folders }| {
+                let device = name.as_str();
+                points.retain(|point| wanted.matches(device, point.meta.name.as_str()));
+                // What they hold is known when the server has told it.
+                folders.retain(|_| wanted.may_match(device));
+                !points.is_empty() || !folders.is_empty()
             });
             !server.devices.is_empty()
         }
@@ -31,7 +34,7 @@ pub fn narrowed(link: &Link, wanted: &Pattern) -> Option<Link> {
     is_left.then_some(link)
 }
 
-/// Can this link have points that its configuration does not name?
+/// Can this link have points that nobody knows before they speak?
 pub fn brings_more(link: &Link) -> bool {
     match &link.protocol {
         Protocol::Mqtt(mqtt) => mqtt
@@ -105,6 +108,8 @@ interval = "1m"
 endpoint = "opc.tcp://127.0.0.1:4840"
 [link.press.device.press.points]
 force = { node = "ns=1;s=Force" }
+[[link.press.device.line.folder]]
+node = "ns=1;s=Line"
 [link.hall.mqtt]
 broker = "mqtt://127.0.0.1"
 client_id = "the-agents"
@@ -137,6 +142,8 @@ points = { temperature = { pointer = "/t" }, door = { pointer = "/d" } }
         assert_eq!(links[0].point_count(), 2);
         let links = narrow("oven/door");
         assert_eq!((names(&links), links[0].point_count()), (vec!["hall"], 1));
+        // What a folder holds is not known either.
+        assert_eq!(names(&narrow("line/anything")), ["press", "hall"]);
         let links = narrow("press/*");
         let Protocol::OpcUa(server) =
             &links.iter().find(|link| link.name.as_str() == "press").unwrap().protocol

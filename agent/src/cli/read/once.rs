@@ -49,7 +49,7 @@ pub async fn read_once<S: Source>(
         Err(_) => Some("no connection within the time given by --wait".into()),
         Ok(Err(fault)) => Some(fault.to_string()),
         Ok(Ok(())) => loop {
-            if !brings_more && is_complete(source.points(), wanted, &said) {
+            if !brings_more && source.has_found_all() && is_complete(source.points(), wanted, &said) {
                 break None;
             }
             match timeout_at(until, source.next()).await {

@@ -84,7 +84,7 @@ impl Channel {
             store,
             endpoint.into(),
             SessionRetryPolicy::never(),
-            // A gateway may not know the time. Stated times are put right again by `server_time`.
+            // A gateway may not know the time. Values are put right again by `server_time`.
             true,
             Arc::default(),
             TransportConfiguration {
@@ -193,9 +193,12 @@ impl Channel {
         }
     }
 
-    /// What the server's clock said when the library says that ours said `time`.
+    /// A time among the values of the server, as it told it. The library takes the difference of the clocks
+    /// from all times but those of the source, and leaves out what is less than a tick.
     pub(super) fn server_time(&self, time: DateTime) -> DateTime {
-        time + self.secure.encoding_context().read().options().client_offset
+        let tick = DateTime::from(1) - DateTime::from(0);
+        let offset = self.secure.encoding_context().read().options().client_offset;
+        DateTime::from(time.as_chrono() + offset + (tick - tick / 100))
     }
 
     /// Closes channel and connection.

@@ -13,10 +13,12 @@ use opcua::core::comms::secure_channel::{Role, SecureChannel};
 use opcua::core::comms::tcp_codec::{Message, TcpCodec};
 use opcua::crypto::{CertificateStore, SecurityPolicy};
 use opcua::sync::RwLock;
-use opcua::types::MessageSecurityMode;
+use opcua::types::{MessageSecurityMode, NodeId};
 use tokio_util::codec::Decoder;
 
+use super::browse::Walk;
 use super::channel::{context, limits};
+use super::folders::{digests, mark};
 use super::guard::Frames;
 use super::items::{Item, strings};
 use super::paths::{BrowsePath, target};
@@ -112,10 +114,15 @@ impl Incoming {
                 answer.results.unwrap_or_default().iter().for_each(|result| drop(target(result)));
             }
             ResponseMessage::Browse(answer) => {
-                for reference in
-                    answer.results.unwrap_or_default().into_iter().flat_map(|r| r.references).flatten()
-                {
-                    let _ = BrowsePath::objects().then(&reference.browse_name, &[]).to_string();
+                let mut walk = Walk::new(NodeId::null(), 4, 1_000);
+                let results = answer.results.unwrap_or_default();
+                let parents = vec![None; results.len()];
+                walk.take(&parents, results, |way| !way.is_empty());
+                let namespaces = ["urn:a".to_owned(), "urn:x".to_owned()];
+                let digests = digests(&namespaces);
+                for at in 0..walk.findings().len() {
+                    let _ = walk.path(at, &BrowsePath::objects(), &namespaces).to_string();
+                    let _ = mark("", walk.way(at), &digests);
                 }
             }
             _ => {}

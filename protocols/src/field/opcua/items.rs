@@ -18,6 +18,8 @@ use super::values::Conversion;
 const PORTION: usize = 1000;
 /// Values in one request where the server states no limit: 16 KiB or so each way.
 const READS: usize = 500;
+/// Nodes to be looked below in one request where the server states no limit: each has many children.
+const BROWSES: usize = 20;
 /// A server that cannot take even this many at once has another problem.
 pub(super) const SMALLEST_PORTION: usize = 10;
 
@@ -62,10 +64,11 @@ pub(super) struct Refusal {
 }
 
 impl Items {
-    /// Learns the server's namespaces and limits. `portions` shrink to what the server takes.
+    /// Learns the server's namespaces and limits. `portions` shrink to what the server takes. Of `count` items
+    /// the first `known` can be asked for at once.
     pub(super) async fn prepare(
         session: &mut Session,
-        count: usize,
+        (count, known): (usize, usize),
         portions: &mut Portions,
     ) -> Result<Self, Error> {
         let asked = [
@@ -73,11 +76,13 @@ impl Items {
             VariableId::Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall,
             VariableId::Server_ServerCapabilities_OperationLimits_MaxNodesPerTranslateBrowsePathsToNodeIds,
             VariableId::Server_ServerCapabilities_OperationLimits_MaxNodesPerRead,
+            VariableId::Server_ServerCapabilities_OperationLimits_MaxNodesPerBrowse,
         ];
         let values = session.read(&asked.map(NodeId::from)).await?;
         let mut values = values.into_iter().map(|value| value.value);
         let namespaces = strings(values.next().flatten());
-        for portion in [&mut portions.items, &mut portions.paths, &mut portions.reads] {
+        let Portions { items, paths, reads, browses } = portions;
+        for portion in [items, paths, reads, browses] {
             // 0 stands for no limit. Many small servers do not have the node at all.
             if let Some(Variant::UInt32(most @ 1..)) = values.next().flatten() {
                 *portion = (*portion).min(most as usize);
@@ -85,12 +90,30 @@ impl Items {
         }
         Ok(Self {
             namespaces,
-            waiting: (0..count).collect(),
+            waiting: (0..known).collect(),
             room: None,
             absent: Vec::new(),
             retry_at: Instant::now(),
             standings: vec![Standing::default(); count],
         })
+    }
+
+    /// Items that a look at the server found: they were not asked for in this session.
+    pub(super) fn note_found(&mut self, count: usize, slots: impl IntoIterator<Item = usize>) {
+        self.standings.resize_with(count, Standing::default);
+        self.waiting.extend(slots);
+    }
+
+    /// Items whose node is another, or is not there any more: they are asked for anew at the next retry,
+    /// which is now.
+    pub(super) fn note_moved(&mut self, slots: impl IntoIterator<Item = usize>) {
+        for slot in slots {
+            let Some(standing) = self.standings.get_mut(slot) else { continue };
+            if !std::mem::replace(&mut standing.absent, true) {
+                self.absent.push(slot);
+            }
+            self.retry_at = Instant::now();
+        }
     }
 
     /// The server's namespaces, by index.
@@ -174,6 +197,7 @@ impl Items {
             let node = match items.get(slot).map(|item| &item.address) {
                 None => None,
                 Some(Address::Node(address)) => address.resolve(&self.namespaces),
+                Some(Address::Found(node)) => node.clone(),
                 Some(Address::Path(_)) => {
                     match self.standings.get(slot).and_then(|standing| standing.node.clone()) {
                         None => break,
@@ -268,11 +292,13 @@ pub(super) struct Portions {
     pub paths: usize,
     /// Values to be read.
     pub reads: usize,
+    /// Nodes whose children are to be told.
+    pub browses: usize,
 }
 
 impl Default for Portions {
     fn default() -> Self {
-        Self { items: PORTION, paths: PORTION, reads: READS }
+        Self { items: PORTION, paths: PORTION, reads: READS, browses: BROWSES }
     }
 }
 

@@ -4,12 +4,10 @@
 use std::collections::BTreeSet;
 
 use forebay_config::field::{DataType, Link, Protocol};
-use opcua::types::{
-    BrowseDescription, BrowseDirection, ByteString, DataValue, Error, NodeClass, NodeId, ObjectId,
-    QualifiedName, ReferenceDescription, ReferenceTypeId, StatusCode, UserTokenType, Variant,
-};
+use opcua::types::{DataValue, Error, NodeId, ObjectId, StatusCode, UserTokenType, Variant};
 use tokio::time::timeout;
 
+use super::browse::{Finding, Walk};
 use super::faults::{Step, plain};
 use super::items::{Items, Portions};
 use super::nodes::NodeAddress;
@@ -17,14 +15,11 @@ use super::paths::BrowsePath;
 use super::peer::{Peer, name};
 use super::session::Session;
 use super::trust::{Application, leaf, thumbprint};
-use super::values::Conversion;
+use super::values::{Conversion, natural};
 use super::{SetupError, peer_of};
 use crate::field::source::LinkFault;
 use crate::reading::Value;
 
-/// Nodes in one request, and references of one in its answer. Modest: small servers answer slowly.
-const NODES: usize = 20;
-const REFERENCES: u32 = 500;
 /// Letters of a value that people are shown.
 const LETTERS: usize = 40;
 
@@ -169,86 +164,13 @@ fn word(kind: UserTokenType) -> &'static str {
     }
 }
 
-/// A node that was found, before its value is known.
-struct Finding {
-    node: NodeId,
-    name: QualifiedName,
-    path: BrowsePath,
-    parent: Option<usize>,
-    is_variable: bool,
-}
-
 async fn walk(session: &mut Session, depth: usize, most: usize) -> Result<Tree, Error> {
     let mut portions = Portions::default();
-    let namespaces = Items::prepare(session, 0, &mut portions).await?.namespaces().to_vec();
-    let mut findings: Vec<Finding> = Vec::new();
-    let mut known = BTreeSet::from([
-        NodeId::from(ObjectId::ObjectsFolder).to_string(),
-        // Some thousand nodes about the server itself.
-        NodeId::from(ObjectId::Server).to_string(),
-    ]);
-    let mut cut = false;
-    let mut level: Vec<Option<usize>> = vec![None];
-    for _ in 0..depth {
-        let begin = findings.len();
-        for part in level.chunks(NODES) {
-            let asked =
-                part.iter().map(|parent| below(parent.and_then(|parent| findings.get(parent)))).collect();
-            let results = session.browse(asked, REFERENCES).await?;
-            for (parent, result) in part.iter().zip(results) {
-                let mut references = result.references.unwrap_or_default();
-                let mut point: ByteString = result.continuation_point;
-                while !point.is_null_or_empty() && references.len() <= most {
-                    let Some(more) = session.browse_on(point).await?.into_iter().next() else { break };
-                    references.extend(more.references.unwrap_or_default());
-                    point = more.continuation_point;
-                }
-                for ReferenceDescription { node_id, browse_name, node_class, .. } in references {
-                    if node_id.server_index != 0 || !known.insert(node_id.node_id.to_string()) {
-                        continue;
-                    }
-                    if findings.len() >= most {
-                        cut = true;
-                        break;
-                    }
-                    let above =
-                        parent.and_then(|parent| findings.get(parent)).map(|parent| parent.path.clone());
-                    let path = above.unwrap_or_else(BrowsePath::objects).then(&browse_name, &namespaces);
-                    findings.push(Finding {
-                        node: node_id.node_id,
-                        name: browse_name,
-                        path,
-                        parent: *parent,
-                        is_variable: node_class == NodeClass::Variable,
-                    });
-                }
-            }
-        }
-        level = (begin..findings.len()).map(Some).collect();
-        if level.is_empty() || cut {
-            break;
-        }
-    }
-    // What stands on the last level may have more below it, and nobody looked.
-    cut |= level.iter().flatten().any(|at| findings.get(*at).is_some_and(|finding| !finding.is_variable));
-    let values = values(session, &findings, &portions).await?;
-    Ok(Tree { nodes: in_order(&findings, values, &namespaces), cut })
-}
-
-/// Below an object stands anything, below a variable only its parts, not what describes it.
-fn below(parent: Option<&Finding>) -> BrowseDescription {
-    let is_variable = parent.is_some_and(|parent| parent.is_variable);
-    let kind =
-        if is_variable { ReferenceTypeId::HasComponent } else { ReferenceTypeId::HierarchicalReferences };
-    BrowseDescription {
-        node_id: parent.map_or_else(|| ObjectId::ObjectsFolder.into(), |parent| parent.node.clone()),
-        browse_direction: BrowseDirection::Forward,
-        reference_type_id: kind.into(),
-        include_subtypes: true,
-        node_class_mask: NodeClass::Object as u32 | NodeClass::Variable as u32,
-        // All fields.
-        result_mask: 0x3F,
-    }
+    let namespaces = Items::prepare(session, (0, 0), &mut portions).await?.namespaces().to_vec();
+    let mut walk = Walk::new(ObjectId::ObjectsFolder.into(), depth, most);
+    while walk.step(session, &mut portions, |_| true).await? {}
+    let values = values(session, walk.findings(), &portions).await?;
+    Ok(Tree { cut: walk.cut || walk.deeper, nodes: in_order(&walk, values, &namespaces) })
 }
 
 /// The value of each finding that has one.
@@ -273,7 +195,8 @@ async fn values(
 }
 
 /// Each node behind its parent.
-fn in_order(findings: &[Finding], values: Vec<Option<DataValue>>, namespaces: &[String]) -> Vec<Node> {
+fn in_order(walk: &Walk, mut values: Vec<Option<DataValue>>, namespaces: &[String]) -> Vec<Node> {
+    let findings = walk.findings();
     let mut children: Vec<Vec<usize>> = vec![Vec::new(); findings.len()];
     let mut waiting = Vec::new();
     for (at, finding) in findings.iter().enumerate().rev() {
@@ -282,21 +205,17 @@ fn in_order(findings: &[Finding], values: Vec<Option<DataValue>>, namespaces: &[
             None => waiting.push(at),
         }
     }
-    let mut values = values;
     let mut nodes = Vec::with_capacity(findings.len());
     while let Some(at) = waiting.pop() {
         let Some(finding) = findings.get(at) else { continue };
         waiting.extend(children.get(at).into_iter().flatten());
-        let mut above = Vec::new();
-        let mut parent = finding.parent;
-        while let Some(node) = parent.and_then(|parent| findings.get(parent)) {
-            above.insert(0, node.name.name.as_ref().to_owned());
-            parent = node.parent;
-        }
+        let mut above: Vec<String> =
+            walk.way(at).into_iter().map(|name| name.name.as_ref().to_owned()).collect();
+        above.pop();
         nodes.push(Node {
             name: finding.name.name.as_ref().to_owned(),
             address: NodeAddress::of(&finding.node, namespaces).to_string(),
-            path: finding.path.to_string(),
+            path: walk.path(at, &BrowsePath::objects(), namespaces).to_string(),
             above,
             seen: match values.get_mut(at).and_then(Option::take) {
                 None if finding.is_variable => Seen::Other("no value".to_owned()),
@@ -317,17 +236,7 @@ fn seen(told: DataValue) -> Seen {
     let wanted = match &variant {
         Variant::Empty => return Seen::Other("no value".to_owned()),
         Variant::Array(_) => return Seen::Other("an array".to_owned()),
-        Variant::Float(_) | Variant::Double(_) => DataType::Float,
-        Variant::Boolean(_) => DataType::Boolean,
-        Variant::SByte(_)
-        | Variant::Byte(_)
-        | Variant::Int16(_)
-        | Variant::UInt16(_)
-        | Variant::Int32(_)
-        | Variant::UInt32(_)
-        | Variant::Int64(_)
-        | Variant::UInt64(_) => DataType::Integer,
-        _ => DataType::Text,
+        variant => natural(variant).unwrap_or(DataType::Text),
     };
     match (Conversion { wanted, scaling: None }).reading(Some(variant), status).0 {
         Some(value) => Seen::Value(wanted, letters(&value)),

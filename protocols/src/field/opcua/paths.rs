@@ -13,11 +13,13 @@ use opcua::types::{self as ua, NodeId, ObjectId, QualifiedName, ReferenceTypeId,
 
 use super::nodes::{Namespace, NodeAddress};
 
-/// A node as configured: by its id, or by the way to it.
+/// A node as configured, by its id or by the way to it, or as found in the session at hand.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Address {
     Node(NodeAddress),
     Path(BrowsePath),
+    /// None while it is not there.
+    Found(Option<NodeId>),
 }
 
 impl FromStr for Address {
@@ -35,6 +37,7 @@ impl Address {
         match self {
             Self::Node(address) => address.resolve(namespaces).is_some(),
             Self::Path(path) => path.resolve(namespaces).is_some(),
+            Self::Found(node) => node.is_some(),
         }
     }
 }

@@ -44,6 +44,8 @@ impl Poll {
                 self.add(item.sampling_interval, slot, node, now);
             }
         }
+        // One that was read until now may be gone.
+        refusals.iter().for_each(|refusal| self.forget(refusal.slot));
         asked.note_refusals(&mut refusals, retry);
         Ok(refusals)
     }

@@ -3,7 +3,7 @@
 use forebay_config::field::Timestamp;
 use opcua::types::{
     DataChangeNotification, DataValue, DateTime, Error, NotificationMessage, StatusChangeNotification,
-    StatusCode,
+    StatusCode, Variant,
 };
 
 use super::items::Item;
@@ -43,7 +43,8 @@ pub(super) fn gather(
     Ok(())
 }
 
-/// A value as the server told it, with the stamp of its arrival unless the server's is wanted.
+/// A value as the server told it, with the stamp of its arrival unless the server's is wanted. The library
+/// leaves the source's time as it is, but not a value that is a time: `server_time` mends that.
 pub(super) fn sample(
     slot: usize,
     item: &Item,
@@ -53,8 +54,12 @@ pub(super) fn sample(
     arrival: Stamp,
 ) -> Sample {
     let DataValue { value, status, source_timestamp, .. } = told;
+    let value = value.map(|value| match value {
+        Variant::DateTime(time) => Variant::from(server_time(*time)),
+        other => other,
+    });
     let (value, quality) = item.conversion.reading(value, status.unwrap_or(StatusCode::Good));
-    let stamp = match (timestamp, source_timestamp.map(server_time)) {
+    let stamp = match (timestamp, source_timestamp) {
         (Timestamp::Source, Some(time)) if !time.is_null() => {
             Stamp::device(time.as_chrono().timestamp_micros())
         }
@@ -75,7 +80,7 @@ mod tests {
     use std::time::Duration;
 
     use forebay_config::field::DataType;
-    use opcua::types::{ExtensionObject, MonitoredItemNotification, Variant};
+    use opcua::types::{ExtensionObject, MonitoredItemNotification};
 
     use super::super::values::Conversion;
     use super::*;
@@ -135,6 +140,28 @@ mod tests {
         assert_eq!(harvest.samples[0].stamp, Stamp::device(978_307_200_000_000));
         assert_eq!(harvest.samples[1].stamp.clock, Clock::Boot);
         assert_eq!(harvest.samples[2].stamp.clock, Clock::Boot);
+    }
+
+    #[test]
+    fn a_wrong_clock_of_ours_moves_neither_the_sources_time_nor_a_value_that_is_a_time() {
+        let noon = DateTime::ymd(2001, 1, 1);
+        let conversion = Conversion { wanted: DataType::Text, scaling: None };
+        let item = Item {
+            address: "s=a".parse().unwrap(),
+            sampling_interval: Duration::from_secs(1),
+            deadband: None,
+            conversion,
+        };
+        // The library told the value as our clock would have it: 31 years too early.
+        let told = DataValue {
+            value: Some(Variant::from(DateTime::ymd(1970, 1, 1))),
+            source_timestamp: Some(noon),
+            ..DataValue::default()
+        };
+        let put_right = |_| noon;
+        let sample = sample(0, &item, told, Timestamp::Source, put_right, Stamp::now());
+        assert_eq!(sample.stamp, Stamp::device(978_307_200_000_000));
+        assert_eq!(sample.value, Some(Value::Text("2001-01-01T00:00:00.000Z".into())));
     }
 
     #[test]

@@ -141,12 +141,16 @@ impl Session {
         }
     }
 
-    /// More of what did not fit into an answer.
-    pub(super) async fn browse_on(&mut self, point: ByteString) -> Result<Vec<BrowseResult>, Error> {
+    /// More of what did not fit into an answer, or only word that the rest is not wanted.
+    pub(super) async fn browse_on(
+        &mut self,
+        points: Vec<ByteString>,
+        release: bool,
+    ) -> Result<Vec<BrowseResult>, Error> {
         let request = |request_header| BrowseNextRequest {
             request_header,
-            release_continuation_points: false,
-            continuation_points: Some(vec![point]),
+            release_continuation_points: release,
+            continuation_points: Some(points),
         };
         match self.channel.ask(request, self.limit).await? {
             ResponseMessage::BrowseNext(answer) => Ok(answer.results.unwrap_or_default()),
@@ -156,11 +160,19 @@ impl Session {
 
     /// Reads the values of some nodes, with their source's time.
     pub(super) async fn read(&mut self, nodes: &[NodeId]) -> Result<Vec<DataValue>, Error> {
-        let nodes = nodes
-            .iter()
-            .map(|node| ReadValueId {
-                node_id: node.clone(),
-                attribute_id: AttributeId::Value as u32,
+        self.attributes(nodes.iter().map(|node| (node.clone(), AttributeId::Value)).collect()).await
+    }
+
+    /// Reads attributes of some nodes.
+    pub(super) async fn attributes(
+        &mut self,
+        asked: Vec<(NodeId, AttributeId)>,
+    ) -> Result<Vec<DataValue>, Error> {
+        let nodes = asked
+            .into_iter()
+            .map(|(node_id, attribute)| ReadValueId {
+                node_id,
+                attribute_id: attribute as u32,
                 ..ReadValueId::default()
             })
             .collect();

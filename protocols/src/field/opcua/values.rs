@@ -104,6 +104,23 @@ impl Conversion {
     }
 }
 
+/// The type of a value as a reading, where the server decides. `None` where it can be none.
+pub(super) fn natural(raw: &Variant) -> Option<DataType> {
+    Some(match raw {
+        Variant::Float(_) | Variant::Double(_) => DataType::Float,
+        Variant::Boolean(_) => DataType::Boolean,
+        raw if integer(raw).is_some() => DataType::Integer,
+        Variant::String(_)
+        | Variant::LocalizedText(_)
+        | Variant::QualifiedName(_)
+        | Variant::Guid(_)
+        | Variant::DateTime(_)
+        | Variant::StatusCode(_)
+        | Variant::NodeId(_) => DataType::Text,
+        _ => return None,
+    })
+}
+
 /// The integer of an integer type. Booleans count as 0 and 1.
 fn integer(raw: &Variant) -> Option<i128> {
     Some(match raw {

@@ -358,7 +358,8 @@ async fn set_aside(on: &Transaction<'_>, plans: &[Plan<'_>]) -> Result<(), Failu
                (epoch_key, sequence, checksum, bytes, reason, received, readings, correction) \
                select * from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bytea[], $5::text[], \
                $6::timestamptz[], $7::bigint[], $8::bigint[]) on conflict do nothing";
-    run(on, sql, &[&of, &sequences, &checksums, &bytes, &reasons, &received, &readings, &corrections]).await?;
+    run(on, sql, &[&of, &sequences, &checksums, &bytes, &reasons, &received, &readings, &corrections])
+        .await?;
     Ok(())
 }
 
