@@ -61,7 +61,6 @@ impl Link {
         }
     }
 
-    /// The points this link names. Topic templates find more while they run.
     /// The points this link names. Topic templates and folders find more while they run.
     pub fn point_count(&self) -> usize {
         match &self.protocol {

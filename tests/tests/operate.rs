@@ -235,7 +235,7 @@ async fn no_secret_of_any_kind_is_in_a_support_bundle() -> Result<()> {
         .env("TEST_BROKER_PASSWORD", "environment-Pa55")
         .env("CREDENTIALS_DIRECTORY", &credentials)
         .stdin(Stdio::null())
-        .stderr(fs::File::create(site.file("agent.log"))?)
+        .stderr(File::create(site.file("agent.log"))?)
         .spawn()?;
     let bundle = folder.path().join("bundle.tar.gz");
     let outcome = async {

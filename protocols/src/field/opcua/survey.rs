@@ -158,24 +158,21 @@ impl Look {
         let Some(folder) = around.folders.get(place) else { return Ok(true) };
         match begin(session, folder, around.namespaces).await? {
             Ok(node) => self.walk = Some((place, Walk::new(node, folder.terms.depth, MOST_NODES))),
-            Err(status) => self.miss(folder, status),
+            Err(status) => self.miss(folder, &plain(status)),
         }
         Ok(true)
     }
 
-    fn miss(&mut self, folder: &Folder, status: StatusCode) {
+    fn miss(&mut self, folder: &Folder, why: &str) {
         self.is_incomplete = true;
-        self.remarks.push(format!(
-            "{}: {}; looked for again from time to time",
-            folder.title(),
-            plain(status)
-        ));
+        self.remarks.push(format!("{}: {why}; looked for again from time to time", folder.title()));
     }
 
     /// What a walk found and the folder wants, in an order that does not hang on the server's.
     fn gather(&mut self, place: usize, folder: &Folder, walk: &Walk, around: &Surroundings<'_>) {
         if walk.findings().is_empty() && !walk.cut {
-            self.miss(folder, walk.refused);
+            let why = walk.refused.map_or_else(|| "nothing lies below it".into(), plain);
+            self.miss(folder, &why);
             return;
         }
         if walk.cut {
