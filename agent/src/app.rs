@@ -22,6 +22,7 @@ use forebay_protocols::sync::batch::Epoch;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -32,6 +33,7 @@ use crate::buffer::{Appender, Buffer, BufferError, Opening, Settings as BufferSe
 use crate::clock::{Clock, keeping};
 use crate::fittings::{self, Fitter};
 use crate::gaps::{self, Recorder, Silences, Tally};
+use crate::learnt;
 use crate::ledger::Books;
 use crate::link::{Desk, LinkState, LinkStatus};
 use crate::live::{self, Feed};
@@ -135,6 +137,7 @@ async fn build(
     let fitter = Arc::new(Fitter { site, gateway, state_dir, clock: clock.clone() });
 
     let mut supervisor = Supervisor::new(ending.clone());
+    attend_learnt(&mut supervisor, &fitter, &links, ending.give_up.clone());
     let (mut links_seen, mut silences) = (Vec::with_capacity(links.len()), Vec::with_capacity(links.len()));
     for (index, link) in links.into_iter().enumerate() {
         let (status, seen) = watch::channel(LinkStatus::default());
@@ -302,6 +305,20 @@ fn attend_certificate(
     let renewal = fitter.renewal(proxy);
     supervisor.attendant("certificate", async move {
         renewal.run(stop).await;
+        Ok(())
+    });
+}
+
+fn attend_learnt(
+    supervisor: &mut Supervisor,
+    fitter: &Fitter,
+    links: &[field::Link],
+    stop: CancellationToken,
+) {
+    let (state_dir, kept) = (fitter.state_dir.clone(), learnt::files_of(links));
+    supervisor.attendant("learnt", async move {
+        spawn_blocking(move || learnt::forget_removed(&state_dir, &kept)).await?;
+        stop.cancelled().await;
         Ok(())
     });
 }
