@@ -25,6 +25,7 @@ use forebay_protocols::sync::batch::Epoch;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -35,6 +36,7 @@ use crate::buffer::{Appender, Buffer, BufferError, Opening, Settings as BufferSe
 use crate::clock::{Clock, keeping};
 use crate::fittings::{self, Fitter};
 use crate::gaps::{self, Recorder, Tally};
+use crate::learnt;
 use crate::ledger::Books;
 use crate::live::{self, Feed, Question};
 use crate::log;
@@ -154,6 +156,7 @@ async fn build(
     let fitter = Arc::new(Fitter { site, gateway, state_dir, clock: clock.clone() });
 
     let mut supervisor = Supervisor::new(ending.clone());
+    attend_learnt(&mut supervisor, &fitter, &links, ending.give_up.clone());
     let roster = Roster::default();
     let crew = Crew {
         fitter: fitter.clone(),
@@ -329,6 +332,20 @@ fn attend_certificate(
     let renewal = fitter.renewal(proxy);
     supervisor.attendant("certificate", async move {
         renewal.run(stop).await;
+        Ok(())
+    });
+}
+
+fn attend_learnt(
+    supervisor: &mut Supervisor,
+    fitter: &Fitter,
+    links: &[field::Link],
+    stop: CancellationToken,
+) {
+    let (state_dir, kept) = (fitter.state_dir.clone(), learnt::files_of(links));
+    supervisor.attendant("learnt", async move {
+        spawn_blocking(move || learnt::forget_removed(&state_dir, &kept)).await?;
+        stop.cancelled().await;
         Ok(())
     });
 }

@@ -8,6 +8,7 @@
 //! synchronised and is an hour off was set by somebody since, and is not believed either.
 
 pub mod boots;
+pub mod chrony;
 pub mod keeping;
 pub mod machine;
 
@@ -266,6 +267,11 @@ impl Clock {
         self.0.news.notify_one();
     }
 
+    /// Asks who may keep the system's clock and does not say so by itself. Over within a second.
+    pub async fn ask_keeper(&self) {
+        self.0.machine.ask_keeper().await;
+    }
+
     /// Looks at the system's clock. One that says that it is synchronised and is where the server's
     /// would be by now, as far as a crystal drifts, stands for it: should somebody set it later, what
     /// the server said long ago is not all that is left.
@@ -427,7 +433,7 @@ impl Estimate {
 
 fn believe(system: Shown, server: Option<Estimate>) -> Belief {
     let Shown { offset_us, claims } = system;
-    // Somebody we do not know of (chrony, a battery clock) may keep it well: it jitters less.
+    // Somebody we do not know of (another NTP daemon, a battery clock) may keep it well: it jitters less.
     let tolerance = if claims { CLAIM_US } else { AGREEMENT_US };
     match server {
         None if claims => Belief { offset_us, source: Source::System },

@@ -4,19 +4,56 @@
 //! - It is written, durably and whole, when something new was learnt, and at no other time.
 //! - Reading devices never waits for the disk, and nothing depends on the file: one that is missing or
 //!   no good costs the refusals it would have saved.
-//! - Deleting it forgets. So does a change of the device's settings in the configuration.
+//! - Deleting it forgets. So does a change of the device's settings in the configuration. Files of links
+//!   that are configured no more are deleted at the start.
 
-use std::io;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
-use forebay_config::field::Link;
+use forebay_config::field::{Link, Protocol};
 use forebay_protocols::field::modbus::{ModbusSource, learnt};
 use forebay_protocols::field::occupancy::Occupancy;
 use forebay_protocols::field::source::{Harvest, LinkFault, Source};
 use forebay_protocols::private_files::{private_folder, replace};
 use forebay_protocols::reading::Point;
 use tokio::task::{JoinHandle, spawn_blocking};
-use tracing::warn;
+use tracing::{debug, info, warn};
+
+/// Below the state directory.
+const FOLDER: &str = "learnt";
+
+fn file_name(link: &Link) -> String {
+    format!("{}.json", link.name)
+}
+
+/// The names of the files that `links` keep, to be held against what lies there.
+pub fn files_of(links: &[Link]) -> BTreeSet<OsString> {
+    let is_modbus = |link: &&Link| matches!(link.protocol, Protocol::ModbusTcp(_) | Protocol::ModbusRtu(_));
+    links.iter().filter(is_modbus).map(|link| file_name(link).into()).collect()
+}
+
+/// Deletes what links learnt that are configured no more: all files but those in `kept`. Blocks; nothing
+/// depends on it.
+pub fn forget_removed(state_dir: &Path, kept: &BTreeSet<OsString>) {
+    let folder = state_dir.join(FOLDER);
+    let entries = match fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) => return debug!(folder = %folder.display(), %error, "Nothing was learnt yet."),
+    };
+    for entry in entries.flatten() {
+        let (name, path) = (entry.file_name(), entry.path());
+        // A draft that is being written, by whom ever, has another ending.
+        if kept.contains(&name) || path.extension().is_none_or(|ending| ending != "json") {
+            continue;
+        }
+        match fs::remove_file(&path) {
+            Ok(()) => info!(file = %path.display(), "What a link learnt that is no more was deleted."),
+            Err(error) => debug!(file = %path.display(), %error, "Cannot be deleted."),
+        }
+    }
+}
 
 /// A Modbus source that keeps what it learns.
 pub struct Keeper {
@@ -37,7 +74,7 @@ pub struct Keeper {
 impl Keeper {
     /// The source of a link with what earlier lives learnt; `None` if the link does not speak Modbus.
     pub async fn open(link: Link, state_dir: &Path) -> Option<Self> {
-        let file = state_dir.join("learnt").join(format!("{}.json", link.name));
+        let file = state_dir.join(FOLDER).join(file_name(&link));
         let found = tokio::fs::read_to_string(&file).await;
         let judged = match &found {
             Ok(text) => learnt::from_text(&link, text),

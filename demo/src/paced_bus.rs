@@ -30,6 +30,7 @@ const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
 /// A bus with its units. Ends when dropped.
 pub struct PacedBus {
     path: PathBuf,
+    silence: Duration,
     tally: Arc<Mutex<Tally>>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -70,12 +71,17 @@ impl PacedBus {
             }
             drop(keeper);
         })?;
-        Ok(Self { path, tally, stop, thread: Some(thread) })
+        Ok(Self { path, silence, tally, stop, thread: Some(thread) })
     }
 
     /// What a driver opens.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The silence that ends a frame.
+    pub fn silence(&self) -> Duration {
+        self.silence
     }
 
     /// What passed so far.

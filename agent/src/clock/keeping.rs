@@ -23,6 +23,7 @@ where
 {
     let mut told: Option<i64> = None;
     loop {
+        clock.ask_keeper().await;
         clock.follow();
         let news = |offset: &i64| told.is_none_or(|told| told.abs_diff(*offset) > NEWS_US);
         if let Some(offset) = clock.confirmed_us().filter(news) {

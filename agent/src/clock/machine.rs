@@ -9,6 +9,8 @@ use std::{fmt, fs};
 
 use forebay_protocols::boot_time::{BootTime, wall_offset_micros};
 
+use super::chrony::Chrony;
+
 /// systemd-timesyncd makes this file when it has set the clock.
 const TIMESYNC: &str = "/run/systemd/timesync/synchronized";
 
@@ -17,6 +19,8 @@ const TIMESYNC: &str = "/run/systemd/timesync/synchronized";
 pub struct Machine {
     boot_id: [u8; 16],
     clocks: Clocks,
+    /// None where the clocks are simulated.
+    chrony: Option<Chrony>,
 }
 
 type Clocks = Arc<dyn Fn() -> (BootTime, Shown) + Send + Sync>;
@@ -38,10 +42,13 @@ impl Machine {
 
     /// This one, in a boot of one's own choice.
     pub fn in_boot(boot_id: [u8; 16]) -> Self {
-        let claims = || Path::new(TIMESYNC).exists();
-        Self::simulated(boot_id, move || {
+        let chrony = Chrony::default();
+        let keeper = chrony.clone();
+        let claims = move || keeper.keeps_the_clock() || Path::new(TIMESYNC).exists();
+        let machine = Self::simulated(boot_id, move || {
             (BootTime::now(), Shown { offset_us: wall_offset_micros(), claims: claims() })
-        })
+        });
+        Self { chrony: Some(chrony), ..machine }
     }
 
     /// One whose clocks are `clocks`. Where it talks to a server its boot time must be the real one:
@@ -50,7 +57,7 @@ impl Machine {
         boot_id: [u8; 16],
         clocks: impl Fn() -> (BootTime, Shown) + Send + Sync + 'static,
     ) -> Self {
-        Self { boot_id, clocks: Arc::new(clocks) }
+        Self { boot_id, clocks: Arc::new(clocks), chrony: None }
     }
 
     /// The kernel's id of the boot.
@@ -63,6 +70,13 @@ impl Machine {
         let mut short = [0; 8];
         short.iter_mut().zip(self.boot_id).for_each(|(to, from)| *to = from);
         short
+    }
+
+    /// Asks chrony whether it keeps the clock, where that may be running.
+    pub async fn ask_keeper(&self) {
+        if let Some(chrony) = &self.chrony {
+            chrony.ask().await;
+        }
     }
 
     /// How long it has been up.

@@ -126,11 +126,11 @@ async fn nothing_is_written_unless_something_new_was_learnt() {
     assert!(!file(&state).exists(), "nothing was learnt");
     let link = unit.link("", 10..16);
     live(&link, &state).await;
-    let written = std::fs::metadata(file(&state)).unwrap();
+    let written = fs::metadata(file(&state)).unwrap();
     assert_eq!(written.mode() & 0o777, 0o600);
     live(&link, &state).await;
     // A file that is written anew is another file.
-    assert_eq!(std::fs::metadata(file(&state)).unwrap().ino(), written.ino());
+    assert_eq!(fs::metadata(file(&state)).unwrap().ino(), written.ino());
 }
 
 #[tokio::test]
@@ -138,13 +138,13 @@ async fn a_file_that_is_no_good_is_written_anew_and_costs_no_reading() {
     let (unit, state) = (Unit::start().await, tempfile::tempdir().unwrap());
     let link = unit.link("", 10..16);
     live(&link, &state).await;
-    let good = std::fs::read_to_string(file(&state)).unwrap();
+    let good = fs::read_to_string(file(&state)).unwrap();
     for bad in [&good[..good.len() / 2], "", "\0\0\0\0", "{\"version\": 7}"] {
-        std::fs::write(file(&state), bad).unwrap();
+        fs::write(file(&state), bad).unwrap();
         unit.asked();
         live(&link, &state).await;
         assert!(unit.asked().contains(&(10, 6)), "it begins anew after {bad:?}");
-        assert_eq!(std::fs::read_to_string(file(&state)).unwrap(), good, "after {bad:?}");
+        assert_eq!(fs::read_to_string(file(&state)).unwrap(), good, "after {bad:?}");
     }
 }
 
@@ -158,9 +158,32 @@ async fn what_was_learnt_under_other_settings_is_put_to_the_test_again() {
 }
 
 #[tokio::test]
+async fn what_removed_links_learnt_is_deleted_and_nothing_else() {
+    let (unit, state) = (Unit::start().await, tempfile::tempdir().unwrap());
+    let link = unit.link("", 10..16);
+    live(&link, &state).await;
+    let folder = state.path().join("learnt");
+    for name in ["gone.json", ".hall.json.0123456789abcdef", "README"] {
+        fs::write(folder.join(name), "{}").unwrap();
+    }
+    fs::create_dir(folder.join("folder.json")).unwrap();
+    let left = |kept| {
+        forget_removed(state.path(), &kept);
+        let mut names: Vec<_> =
+            fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort_unstable();
+        names
+    };
+    let others = [".hall.json.0123456789abcdef", "README", "folder.json"];
+    assert_eq!(left(files_of(&[link])), [&others[..], &["hall.json"]].concat());
+    assert_eq!(left(files_of(&[])), others);
+    forget_removed(&state.path().join("nowhere"), &files_of(&[]));
+}
+
+#[tokio::test]
 async fn a_folder_that_cannot_be_written_costs_no_reading() {
     let (unit, state) = (Unit::start().await, tempfile::tempdir().unwrap());
-    std::fs::write(state.path().join("learnt"), "in the way").unwrap();
+    fs::write(state.path().join("learnt"), "in the way").unwrap();
     let keeper = live(&unit.link("", 10..16), &state).await;
     assert!(keeper.is_complained);
 }
