@@ -3,10 +3,12 @@
 
 pub mod bench_mqtt;
 pub mod browser;
+pub mod counting_meter;
 pub mod faults;
 pub mod fuzz;
 pub mod lateness;
 pub mod load_device;
+pub mod machine;
 pub mod mosquitto;
 pub mod opcua_server;
 pub mod own_database;
@@ -22,13 +24,16 @@ use forebay_demo::process::Program;
 use forebay_demo::site::Programs;
 use serde_json::Value;
 
-/// Our programs as `cargo build` left them, beside this test.
+/// Our programs as `cargo build` left them, beside this test. `FOREBAY_TEST_AGENT` names another agent:
+/// `cross/test` has one of another architecture.
 ///
 /// # Errors
 /// When they are not built.
 pub fn programs() -> Result<Programs> {
     // target/debug/deps/NAME-HASH
-    programs_beside(2)
+    let beside = programs_beside(2)?;
+    let agent = std::env::var_os("FOREBAY_TEST_AGENT").map_or(beside.agent, Program::new);
+    Ok(Programs { agent, server: beside.server })
 }
 
 /// Our programs in the folder so many steps above this program.
