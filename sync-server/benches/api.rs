@@ -4,8 +4,8 @@
 //!
 //!     cargo bench -p forebay-server --bench api -- [--json] [--sqlite ROWS] [--timescale ROWS]
 //!
-//! A year of 100 points: the readings of a point are evenly apart, so the more rows, the more of them
-//! in a day. Without FOREBAY_TEST_DATABASE_URL only SQLite is measured.
+//! A year of points that are read every ten seconds, as many as the rows are enough for. Without
+//! FOREBAY_TEST_DATABASE_URL only SQLite is measured.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench is read by people, and may stop")]
 
@@ -24,10 +24,11 @@ use hyper_util::rt::TokioExecutor;
 use tokio_postgres::NoTls;
 use tokio_util::sync::CancellationToken;
 
-const POINTS: i64 = 100;
 const AGENTS: i64 = 5_000;
 const DAY: Micros = 86_400_000_000;
 const YEAR: Micros = 365 * DAY;
+/// Readings of a point in a year.
+const EACH: i64 = 3_153_600;
 /// Questions of each kind.
 const ASKED: usize = 200;
 
@@ -63,15 +64,20 @@ async fn main() {
     }
 }
 
+/// How many points have so many readings.
+fn points(rows: i64) -> i64 {
+    (rows / EACH).max(1)
+}
+
 /// Agents, and the points of the first one. `moment` makes a time of microseconds, `bytes` of hex.
-fn fleet(end: Micros, moment: impl Fn(Micros) -> String) -> String {
+fn fleet(points: i64, end: Micros, moment: impl Fn(Micros) -> String) -> String {
     let mut sql = String::from("insert into agents (site, gateway, joined, last_seen, stored) values ");
     let agents: Vec<String> = (1..=AGENTS)
         .map(|n| format!("('site-{}', 'gate-{n}', {}, {}, 1000)", n % 50, moment(end - YEAR), moment(end)))
         .collect();
     sql.push_str(&agents.join(", "));
     sql.push_str("; insert into points (agent, device, name, unit, kind, data_type, search) values ");
-    let points: Vec<String> = (1..=POINTS)
+    let points: Vec<String> = (1..=points)
         .map(|n| format!("(1, 'boiler', 'p{n}', 'C', 'gauge', 'float', 'boiler/p{n} c')"))
         .collect();
     sql.push_str(&points.join(", "));
@@ -81,12 +87,13 @@ fn fleet(end: Micros, moment: impl Fn(Micros) -> String) -> String {
 fn fill_sqlite(path: &std::path::Path, rows: i64, end: Micros) {
     let connection = rusqlite::Connection::open(path).unwrap();
     connection.pragma_update(None, "synchronous", "off").unwrap();
-    connection.execute_batch(&fleet(end, |time| time.to_string())).unwrap();
-    let (each, from) = (rows / POINTS, end - YEAR);
+    let points = points(rows);
+    connection.execute_batch(&fleet(points, end, |time| time.to_string())).unwrap();
+    let (each, from) = (rows / points, end - YEAR);
     // As they come: all points of a moment, moment after moment.
     let sql = format!(
         "insert into readings with recursive n(n) as (select 0 union all select n + 1 from n where n < {rows} - 1) \
-         select 1 + n % {POINTS}, {from} + n / {POINTS} * {step}, 0, 20.0 + n * 7919 % 1000 / 10.0 from n; \
+         select 1 + n % {points}, {from} + n / {points} * {step}, 0, 20.0 + n * 7919 % 1000 / 10.0 from n; \
          insert into rollups_due (agent, grain, first, last, points, noted) \
          values (1, 0, {first}, {last}, x'', 0)",
         step = YEAR / each,
@@ -99,8 +106,9 @@ fn fill_sqlite(path: &std::path::Path, rows: i64, end: Micros) {
 async fn fill_postgres(url: &str, rows: i64, end: Micros) {
     let client = connect(url).await;
     let moment = |time: Micros| format!("to_timestamp({})", time / 1_000_000);
-    client.batch_execute(&fleet(end, moment)).await.unwrap();
-    let (each, from) = (rows / POINTS, end - YEAR);
+    let points = points(rows);
+    client.batch_execute(&fleet(points, end, moment)).await.unwrap();
+    let (each, from) = (rows / points, end - YEAR);
     // A week at a time, so that progress is durable and memory bounded.
     for week in 0..53 {
         let (first, last) = (each * week / 53, each * (week + 1) / 53);
@@ -108,7 +116,7 @@ async fn fill_postgres(url: &str, rows: i64, end: Micros) {
             "insert into readings (time, point, quality, value) \
              select to_timestamp({start}) + n * interval '{step} microseconds', p, 0, \
              20.0 + (n * 7919 + p) % 1000 / 10.0 \
-             from generate_series({first}::bigint, {last} - 1) n, generate_series(1, {POINTS}) p",
+             from generate_series({first}::bigint, {last} - 1) n, generate_series(1, {points}) p",
             start = from / 1_000_000,
             step = YEAR / each,
         );
@@ -138,18 +146,18 @@ async fn measure(json: bool, store: Arc<dyn Store>, rows: i64, end: Micros) {
     }
     let took = begin.elapsed();
     let rate = read as f64 / took.as_secs_f64();
-    let facts = store.facts().await.unwrap();
+    let (facts, points) = (store.facts().await.unwrap(), points(rows));
     if json {
         let line = serde_json::json!({
-            "store": facts.words, "readings": rows, "bytes": facts.bytes, "rolled_up_per_s": rate.round(),
+            "store": facts.words, "readings": rows, "points": points, "bytes": facts.bytes, "rolled_up_per_s": rate.round(),
             "buckets": written,
         });
         println!("{line}");
     } else {
-        println!("{}: {rows} readings, {} MiB", facts.words, facts.bytes >> 20);
+        println!("{}: {rows} readings of {points} points, {} MiB", facts.words, facts.bytes >> 20);
         println!("{rate:>9.0} readings/s rolled up, {written} buckets");
     }
-    assert!(read as i64 >= rows, "everything is rolled up");
+    assert!(read as i64 >= rows / points * points, "everything is rolled up");
 
     let stop = CancellationToken::new();
     let router = api::router(Api { store, feed: Feed::new(), stop: stop.clone() });
@@ -165,21 +173,21 @@ async fn measure(json: bool, store: Arc<dyn Store>, rows: i64, end: Micros) {
         (
             "a day of one point",
             Box::new(|n| {
-                let (point, to) = (1 + n as i64 % POINTS, end - (n as i64 * 7 % 300) * DAY);
+                let (point, to) = (1 + n as i64 % points, end - (n as i64 * 7 % 300) * DAY);
                 format!("/query?points={point}&from={}&to={}&max_points=1000", ms(to - DAY), ms(to))
             }),
         ),
         (
             "a year at 1,000 px",
             Box::new(|n| {
-                let point = 1 + n as i64 % POINTS;
+                let point = 1 + n as i64 % points;
                 format!("/query?points={point}&from={}&to={}&max_points=1000", ms(end - YEAR), ms(end))
             }),
         ),
         (
             "a year at 300 px",
             Box::new(|n| {
-                let point = 1 + n as i64 % POINTS;
+                let point = 1 + n as i64 % points;
                 format!("/query?points={point}&from={}&to={}&max_points=300", ms(end - YEAR), ms(end))
             }),
         ),

@@ -41,6 +41,8 @@ mod values;
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long one call may take before the database counts as away.
 const CALL: Duration = Duration::from_secs(60);
+/// How long a database may take to be brought up to date: years of readings are looked through once.
+const PREPARE: Duration = Duration::from_secs(3_600);
 /// Told to every connection, so that the database gives up before we do and leaves no lock behind.
 const SESSION: &str = "set timezone = 'UTC'; set statement_timeout = '50s'; set lock_timeout = '20s'; \
                        set idle_in_transaction_session_timeout = '50s'";
@@ -87,7 +89,7 @@ impl Timescale {
             }))
             .build()
             .map_err(|error| StoreError::Refused(format!("cannot make the connection pool: {error}")))?;
-        let (words, tier) = limited(schema::prepare(&pool)).await?;
+        let (words, tier) = within(PREPARE, schema::prepare(&pool)).await?;
         is_community.store(tier == Tier::Community, Ordering::Relaxed);
         Ok(Self { pool, words, tier })
     }
@@ -100,9 +102,16 @@ impl Timescale {
 /// Every wait has an end. A connection given up in the middle of an answer goes back to the pool, which
 /// verifies it within a time limit before anybody gets it.
 async fn limited<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    timeout(CALL, call)
+    within(CALL, call).await
+}
+
+async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    timeout(limit, call)
         .await
-        .unwrap_or_else(|_| Err(StoreError::Away(format!("no answer within {} s", CALL.as_secs()))))
+        .unwrap_or_else(|_| Err(StoreError::Away(format!("no answer within {} s", limit.as_secs()))))
 }
 
 #[async_trait]

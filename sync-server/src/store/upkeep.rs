@@ -66,8 +66,10 @@ pub struct Removed {
     pub rows: u64,
     /// There is more before the midnight.
     pub more: bool,
-    /// Nothing was removed because it is not rolled up yet, or because another server is at it.
+    /// Nothing was removed because it is not rolled up yet.
     pub waits: bool,
+    /// Nothing was removed because somebody is at rollups or retention just now.
+    pub busy: bool,
 }
 
 /// What a store is.

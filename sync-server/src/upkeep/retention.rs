@@ -18,6 +18,8 @@ use super::{Outage, paced};
 use crate::store::{AgentRow, Grain, Micros, PointKey, Removal, Source, Store, StoreError};
 use crate::telemetry::Telemetry;
 
+/// How often some points are tried again while somebody is at rollups; then the next pass has them.
+const PATIENCE: u32 = 30;
 const EVERY: Duration = Duration::from_secs(60);
 /// Rounds between two passes of retention: what is removed is a day long.
 const ROUNDS: u64 = 10;
@@ -158,6 +160,7 @@ impl Retainer {
         points: &[PointKey],
         before: Micros,
     ) -> Result<(), StoreError> {
+        let mut patience = PATIENCE;
         loop {
             let stretch = self.stretch as Micros * 1_000_000;
             let removal = Removal { source, points: points.to_vec(), before, stretch };
@@ -165,7 +168,12 @@ impl Retainer {
             let removed = self.store.remove(&removal).await?;
             let took = begin.elapsed();
             self.telemetry.removed(removed.rows);
-            if removed.waits {
+            if removed.busy && patience > 0 {
+                patience -= 1;
+                super::pause(Duration::from_secs(1)).await;
+                continue;
+            }
+            if removed.waits || removed.busy {
                 return Ok(());
             }
             if removed.rows > 0 {

@@ -15,7 +15,7 @@ const EVERY: Duration = Duration::from_secs(10);
 /// Buckets over all points in one step: the first, and bounds for those after.
 const FIRST: u64 = 2_000;
 const LEAST: u64 = 50;
-const MOST: u64 = 200_000;
+const MOST: u64 = 50_000;
 
 /// Makes what is due, every ten seconds. One task of its own; see [`Roller::run`].
 pub struct Roller {

@@ -299,7 +299,7 @@ pub fn remove(connection: &mut Connection, removal: &Removal) -> Result<Removed,
     if rows > 0 {
         give_back(connection)?;
     }
-    Ok(Removed { rows, more: upto < *before, waits: false })
+    Ok(Removed { rows, more: upto < *before, ..Removed::default() })
 }
 
 /// Free pages to the disk, a few at a time, from a file that was made for it.

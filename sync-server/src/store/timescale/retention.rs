@@ -28,7 +28,7 @@ pub async fn remove(client: &mut Client, removal: &Removal) -> Result<Removed, F
     };
     let on = client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).start().await?;
     if !alone(&on).await? {
-        return Ok(Removed { waits: true, ..Removed::default() });
+        return Ok(Removed { busy: true, ..Removed::default() });
     }
     let lowest = format!(
         "select min(first.time) from unnest($1::int[]) as p(point), \
@@ -63,7 +63,7 @@ pub async fn remove(client: &mut Client, removal: &Removal) -> Result<Removed, F
         run(&on, &sql, &[&points, &upto]).await?;
     }
     on.commit().await?;
-    Ok(Removed { rows, more: upto < *before, waits: false })
+    Ok(Removed { rows, more: upto < *before, ..Removed::default() })
 }
 
 /// Chunks of a hypertable, or partitions, that end before `before`.

@@ -21,8 +21,8 @@ const CHUNK: &str = "1 day";
 /// Brings the schema up to date and says what the database is, in words and by what it can do.
 pub async fn prepare(pool: &Pool) -> Result<(String, Tier), StoreError> {
     let mut holder = pool.get().await?;
-    // Others may be at it for longer than a common lock may take.
-    holder.batch_execute("set lock_timeout = 0").await?;
+    // Others may be at it for longer than a common lock may take, and so may we.
+    holder.batch_execute("set lock_timeout = 0; set statement_timeout = 0").await?;
     holder.batch_execute(&format!("select pg_advisory_lock({LOCK})")).await?;
     let words = prepare_alone(pool, &mut holder).await;
     // The lock goes with its connection, also where that is broken by now.
