@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::browse::Walk;
 use super::faults::plain;
 use super::folders::{Folder, Variable, digests, mark};
-use super::items::{Portions, SMALLEST_PORTION, smaller, too_much};
+use super::items::{Portions, SMALLEST_PORTION, smaller, too_much, unsupported};
 use super::paths::{Address, target};
 use super::session::Session;
 use super::values::natural;
@@ -297,10 +297,12 @@ async fn begin(
         Address::Found(node) => Ok(node.clone().ok_or(StatusCode::BadNodeIdUnknown)),
         Address::Path(path) => match path.resolve(namespaces) {
             None => Ok(Err(StatusCode::BadNodeIdUnknown)),
-            Some(path) => {
-                let results = session.translate(vec![path]).await?;
-                Ok(results.first().map_or(Err(StatusCode::BadNoData), target))
-            }
+            Some(path) => match session.translate(vec![path]).await {
+                Ok(results) => Ok(results.first().map_or(Err(StatusCode::BadNoData), target)),
+                // A server without this service has no paths.
+                Err(error) if unsupported(error.status()) => Ok(Err(error.status())),
+                Err(error) => Err(error),
+            },
         },
     }
 }
