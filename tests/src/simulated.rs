@@ -218,7 +218,7 @@ pub fn staleness(kept: &[Kept], rate: f64) -> Result<f64> {
     let good = kept.iter().filter(|kept| kept.quality == "good");
     let lag = |kept: &Kept| Ok(kept.time - kept.value.parse::<f64>()? / rate);
     let lags = good.map(lag).collect::<Result<Vec<f64>>>()?;
-    ensure!(lags.len() > 10, "{} good readings", lags.len());
+    ensure!(lags.len() >= 5, "{} good readings", lags.len());
     let freshest = lags.iter().copied().fold(f64::INFINITY, f64::min);
     Ok(lags.iter().copied().fold(f64::NEG_INFINITY, f64::max) - freshest)
 }
