@@ -189,6 +189,14 @@ impl Site {
         Ok(value.parse()?)
     }
 
+    /// The agent as it shows itself (`/status`).
+    ///
+    /// # Errors
+    /// When the agent does not answer.
+    pub async fn agent_status(&self) -> Result<Value> {
+        http::get_json(self.telemetry, "/status").await
+    }
+
     /// The last words of both programs.
     pub fn log_tails(&self) -> String {
         let tail = |name: &str| format!("-- {name}\n{}", log_tail(&self.file(name)));

@@ -14,6 +14,7 @@ pub mod opcua_server;
 pub mod own_database;
 pub mod patience;
 pub mod several;
+pub mod simulated;
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};

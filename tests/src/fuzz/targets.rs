@@ -1,6 +1,6 @@
 //! The decoders: each with valid inputs, and with the bound that its input cannot lift.
 
-use forebay_config::field::{ByteOrder, Protocol, RawType, Register};
+use forebay_config::field::{ByteOrder, ModbusPoint, Protocol, RawType, Register};
 use forebay_config::load;
 use forebay_protocols::boot_time::BootTime;
 use forebay_protocols::field::modbus::frame::{self, Query, Reply};
@@ -101,24 +101,31 @@ fn formats() -> Vec<Format> {
         RawType::Float16,
         RawType::Float32,
         RawType::Float64,
+        RawType::Bcd32,
         RawType::String { registers: 9 },
     ];
     let orders = [ByteOrder::Abcd, ByteOrder::Dcba, ByteOrder::Badc, ByteOrder::Cdab];
-    let formats = raws.iter().zip(orders.iter().cycle());
-    formats
-        .map(|(raw, order)| {
-            Format::new(&forebay_config::field::ModbusPoint { raw: *raw, ..plain.clone() }, *order)
-        })
-        .collect()
+    let plain = |raw| ModbusPoint { raw, ..plain.clone() };
+    let words = |raw| {
+        let labels = [(i64::MIN, "least"), (-1, "fault"), (0, "off"), (1, "on"), (i64::MAX, "most")];
+        ModbusPoint { labels: labels.map(|(number, word)| (number, word.into())).into(), ..plain(raw) }
+    };
+    let counter = |raw| ModbusPoint { rollover: true, ..plain(raw) };
+    let of_words = [RawType::Int8, RawType::Uint16, RawType::Int32, RawType::Uint64, RawType::Bcd16];
+    let counters =
+        [RawType::Uint8, RawType::Uint16, RawType::Uint32, RawType::Bcd16, RawType::Bcd32].map(counter);
+    let points = raws.map(plain).into_iter().chain(of_words.map(words)).chain(counters);
+    points.zip(orders.iter().cycle()).map(|(point, order)| Format::new(&point, *order)).collect()
 }
 
 /// The verdict on an answer, and every value in it. Was it what was asked for?
-fn judge(query: &Query, pdu: &[u8], formats: &[Format]) -> bool {
+fn judge(query: &Query, pdu: &[u8], formats: &mut [Format]) -> bool {
     let Reply::Words(words) = query.judge(pdu) else { return false };
     assert_eq!(words.len(), usize::from(query.count), "as many as asked for");
     for format in formats {
         for start in 0..words.len() {
-            let _ = format.clone().value(&words[start..]);
+            // Counters go on from one answer to the next.
+            let _ = format.value(&words[start..]);
         }
     }
     true
@@ -130,11 +137,11 @@ fn modbus_tcp() -> Made {
         let length = (pdu.len() as u16 + 1).to_be_bytes();
         [&[0, 1, 0, 0][..], &length, &[query.unit], &pdu].concat()
     });
-    let formats = formats();
+    let mut formats = formats();
     let read = move |input: &mut Vec<u8>, _: &mut Dice| {
         let Ok(Some(found)) = frame::mbap(input) else { return false };
         assert!(found.length <= input.len() && found.pdu.len() < found.length, "within what came");
-        QUERIES.iter().any(|query| judge(query, found.pdu, &formats))
+        QUERIES.iter().any(|query| judge(query, found.pdu, &mut formats))
     };
     (frames.collect(), Box::new(read))
 }
@@ -146,7 +153,7 @@ fn modbus_rtu() -> Made {
         close(&mut body);
         body
     });
-    let formats = formats();
+    let mut formats = formats();
     let read = move |input: &mut Vec<u8>, dice: &mut Dice| {
         if input.len() > 2 && dice.once_in(2) {
             input.truncate(input.len() - 2);
@@ -154,7 +161,7 @@ fn modbus_rtu() -> Made {
         }
         let Some(found) = frame::rtu(input) else { return false };
         assert!(found.start < found.end && found.end <= input.len(), "within what came");
-        QUERIES.iter().any(|query| judge(query, found.pdu, &formats))
+        QUERIES.iter().any(|query| judge(query, found.pdu, &mut formats))
     };
     (frames.collect(), Box::new(read))
 }

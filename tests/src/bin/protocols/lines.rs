@@ -69,6 +69,7 @@ pub async fn share(bus: &PacedBus, source: &mut ModbusSource, time: Duration) ->
 /// The share of the line's limit that was used between the ends of two exchanges.
 pub fn used(first: &Tally, last: &Tally) -> Result<f64> {
     let (began, ended) = (first.last_end.context("an answer")?, last.last_end.context("an answer")?);
+    ensure!(ended > began, "no exchange ended in that time; give it more with --seconds");
     let needed = last.line_time - first.line_time;
     Ok(needed.as_secs_f64() / (ended - began).as_secs_f64())
 }
