@@ -192,7 +192,7 @@ impl Trial {
 
 /// The numbers that were stored, the unit they were stored with, and how many readings there are, with
 /// those that say that the meter was silent.
-fn stored(database: &Path) -> Result<(Vec<u32>, String, u64)> {
+fn stored(database: &Path) -> Result<(Vec<u32>, String, i64)> {
     let database = rusqlite::Connection::open(database)?;
     let mut numbers = database.prepare(
         "select value from readings join points using (point) where name = 'number' and quality = 0",
@@ -233,7 +233,7 @@ async fn the_packages_live_through_kill_upgrade_reboot_and_power_cut_and_go_with
     let missing: BTreeSet<u32> =
         (1..=meter.answered()).filter(|number| !different.contains(number)).collect();
     println!("{} answers, {} stored, missing {missing:?}", meter.answered(), numbers.len());
-    assert_eq!(rows, appended, "every reading that the buffer had stands once");
+    assert_eq!(u64::try_from(rows)?, appended, "every reading that the buffer had stands once");
     assert_eq!(unit, "kWh");
     assert_eq!(different.len(), numbers.len(), "stored twice");
     let mut unexplained = missing.clone();
