@@ -223,6 +223,8 @@ impl Replay {
 
 #[cfg(test)]
 mod tests {
+    use std::slice::from_ref;
+
     use forebay_protocols::sync::batch::Epoch;
 
     use super::*;
@@ -252,7 +254,7 @@ mod tests {
             received: 0,
         };
         assert_eq!(
-            table(&[batch.clone()], &[point.clone()], &names, 7_200_000_000),
+            table(from_ref(&batch), from_ref(&point), &names, 7_200_000_000),
             "3-12-0000abcd: a batch of north/gw-1, 7 readings, 90 bytes, came 2 h ago\n  It is cut short.\n\
              p17: 2 readings of a gateway that is gone, boiler/temp, the last came 2 h ago\n  \
              from 1969-12-31T23:59:59Z to 9223372036854775807 µs since 1970\n"

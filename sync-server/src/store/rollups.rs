@@ -137,6 +137,15 @@ pub struct Due {
     pub points: Points,
 }
 
+/// The first dues that are ripe.
+#[derive(Debug, Default)]
+pub struct Ripe {
+    /// By their numbers, with their points told.
+    pub dues: Vec<(i64, Due)>,
+    /// When the oldest of them was noted.
+    pub oldest: Option<Micros>,
+}
+
 /// Points of an agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Points {

@@ -1,13 +1,14 @@
 //! Rollups in SQLite (see [`super::super::rollups`]): what is due, rows in, rows out. A step runs on
 //! the writer's thread, so it is kept short by who asks for it.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use super::super::plan::Failure;
 use super::super::rollups::{
-    Due, Gatherer, Grain, Horizons, Made, Piece, Points, Rolled, Source, Stale, Work,
+    Due, Gatherer, Grain, Horizons, Made, Piece, Points, Ripe, Rolled, Source, Stale, Work,
 };
 use super::super::upkeep::{Progress, Removal, Removed};
 use super::super::{AgentKey, Micros, PointKey, StoreError};
@@ -41,7 +42,7 @@ pub fn roll_up(
     most: u64,
 ) -> Result<Progress, Failure> {
     let on = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let (dues, oldest) = ripe(&on, grain, now)?;
+    let Ripe { dues, oldest } = ripe(&on, grain, now)?;
     let work = Work::new(&dues, grain, most);
     let (mut gatherer, mut read) = (Gatherer::new(grain), 0);
     let mut points = BTreeSet::new();
@@ -66,8 +67,7 @@ pub fn roll_up(
     Ok(Progress { busy: false, read, written: made.len() as u64, more, oldest })
 }
 
-/// The first dues that are ripe, with their points, and when the oldest was noted.
-fn ripe(on: &Connection, grain: Grain, now: Micros) -> Result<(Vec<(i64, Due)>, Option<Micros>), Failure> {
+fn ripe(on: &Connection, grain: Grain, now: Micros) -> Result<Ripe, Failure> {
     let (before, old) = grain.ripe(now);
     let sql = "select due, agent, grain, first, last, points, noted from rollups_due \
                where grain = ?1 and (last < ?2 or noted <= ?3 or noted > ?4) order by due limit ?5";
@@ -79,17 +79,17 @@ fn ripe(on: &Connection, grain: Grain, now: Micros) -> Result<(Vec<(i64, Due)>, 
         oldest = Some(oldest.map_or(noted, |oldest| oldest.min(noted)));
         let Some(mut due) = due(row, 1)? else { continue };
         if due.points == Points::All {
-            if !all.contains_key(&due.agent) {
+            if let Entry::Vacant(place) = all.entry(due.agent) {
                 let mut of = on.prepare_cached("select point from points where agent = ? order by point")?;
                 let points: Vec<i64> =
                     of.query_map([due.agent.0], |row| row.get(0))?.collect::<Result<_, _>>()?;
-                all.insert(due.agent, points);
+                place.insert(points);
             }
             due.points = Points::These(all.get(&due.agent).cloned().unwrap_or_default());
         }
         dues.push((row.get(0)?, due));
     }
-    Ok((dues, oldest))
+    Ok(Ripe { dues, oldest })
 }
 
 /// A due of the columns from `first` on; nothing for a grain of a newer server.

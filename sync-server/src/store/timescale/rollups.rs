@@ -2,6 +2,7 @@
 //! time is at it; the others find the advisory lock taken and come back later. Ingest waits for nothing
 //! here: a step only reads readings.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::pin::pin;
 
@@ -12,7 +13,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
 use super::super::plan::Failure;
-use super::super::rollups::{Due, Gatherer, Grain, Horizons, Made, Piece, Points, Rolled, Stale, Work};
+use super::super::rollups::{Due, Gatherer, Grain, Horizons, Made, Piece, Points, Ripe, Rolled, Stale, Work};
 use super::super::upkeep::Progress;
 use super::super::{AgentKey, Micros, PointKey};
 use super::ingest::run;
@@ -54,7 +55,7 @@ pub async fn roll_up(client: &mut Client, grain: Grain, now: Micros, most: u64) 
     if !alone(&on).await? {
         return Ok(Progress { busy: true, ..Progress::default() });
     }
-    let (dues, oldest) = ripe(&on, grain, now).await?;
+    let Ripe { dues, oldest } = ripe(&on, grain, now).await?;
     if dues.is_empty() {
         return Ok(Progress { oldest, ..Progress::default() });
     }
@@ -79,12 +80,7 @@ pub async fn roll_up(client: &mut Client, grain: Grain, now: Micros, most: u64) 
     Ok(Progress { busy: false, read, written: made.len() as u64, more, oldest })
 }
 
-/// The first dues that are ripe, with their points, and when the oldest was noted.
-async fn ripe(
-    on: &Transaction<'_>,
-    grain: Grain,
-    now: Micros,
-) -> Result<(Vec<(i64, Due)>, Option<Micros>), Failure> {
+async fn ripe(on: &Transaction<'_>, grain: Grain, now: Micros) -> Result<Ripe, Failure> {
     let (before, old) = grain.ripe(now);
     let sql = "select due, agent, grain, first, last, points, noted from rollups_due \
                where grain = $1 and (last < $2 or noted <= $3 or noted > $4) order by due limit $5";
@@ -94,17 +90,17 @@ async fn ripe(
         oldest = Some(oldest.map_or(noted, |oldest| oldest.min(noted)));
         let Some(mut due) = due(&row, 1)? else { continue };
         if due.points == Points::All {
-            if !all.contains_key(&due.agent) {
+            if let Entry::Vacant(place) = all.entry(due.agent) {
                 let sql = "select point from points where agent = $1 order by point";
                 let rows = run(on, sql, &[&due.agent.0]).await?;
                 let points = rows.iter().map(|row| Ok(row.try_get::<_, i32>(0)?.into()));
-                all.insert(due.agent, points.collect::<Result<_, Failure>>()?);
+                place.insert(points.collect::<Result<_, Failure>>()?);
             }
             due.points = Points::These(all.get(&due.agent).cloned().unwrap_or_default());
         }
         dues.push((row.try_get(0)?, due));
     }
-    Ok((dues, oldest))
+    Ok(Ripe { dues, oldest })
 }
 
 /// A due of the columns from `first` on; nothing for a grain of a newer server.
