@@ -19,7 +19,7 @@ use opcua::server::address_space::VariableBuilder;
 use opcua::server::diagnostics::NamespaceMetadata;
 use opcua::server::node_manager::memory::{SimpleNodeManager, simple_node_manager};
 use opcua::server::{ANONYMOUS_USER_TOKEN_ID, ServerBuilder, ServerHandle, ServerUserToken};
-use opcua::types::{DataValue, MessageSecurityMode, NodeId, QualifiedName};
+use opcua::types::{DataValue, MessageSecurityMode, NodeId, QualifiedName, StatusCode};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -294,12 +294,24 @@ impl Plant {
                 () = shutdown.cancelled() => return,
             }
             let seconds = seconds();
-            let values = self.signals.iter().enumerate().map(|(seed, (node, signal))| {
-                (node, None, DataValue::new_now(signal.at(seconds, seed as u64)))
-            });
-            if let Err(status) = self.nodes.set_values(self.handle.subscriptions(), values) {
-                tracing::error!(%status, "The plant's values cannot be set.");
-                return;
+            let values: Vec<_> = {
+                let space = self.nodes.address_space().read();
+                let signals = self.signals.iter().enumerate();
+                let there = signals.filter(|(_, (node, _))| space.node_exists(node));
+                there
+                    .map(|(seed, (node, signal))| {
+                        (node, None, DataValue::new_now(signal.at(seconds, seed as u64)))
+                    })
+                    .collect()
+            };
+            match self.nodes.set_values(self.handle.subscriptions(), values.into_iter()) {
+                Ok(()) => {}
+                // One of them was taken away in between.
+                Err(StatusCode::BadNodeIdUnknown) => {}
+                Err(status) => {
+                    tracing::error!(%status, "The plant's values cannot be set.");
+                    return;
+                }
             }
         }
     }

@@ -229,7 +229,8 @@ impl OpcUaSource {
         if let Some(surveyed) = survey.step(session, &around, &mut self.portions).await? {
             let Surveyed { found, remarks, is_first } = surveyed;
             let lists = (&mut self.points, &mut self.items);
-            let Changes { new, moved } = self.finds.take(found, &self.folders, lists, self.configured);
+            let Changes { new, moved, overflows } =
+                self.finds.take(found, &self.folders, lists, self.configured);
             let count = self.points.len();
             if is_first {
                 // In a new session all have to be asked for; those that are not there say so.
@@ -238,8 +239,13 @@ impl OpcUaSource {
                 asked.note_found(count, new);
                 asked.note_moved(moved);
             }
+            let overflow = overflows.then(|| {
+                "nodes of folders came and went, twice as many as `max_points` allows; new ones are not taken until \
+                 the agent is started again"
+                    .to_owned()
+            });
             let is_news = |remark: &String| self.remarked.insert(remark.clone());
-            harvest.remarks.extend(remarks.into_iter().filter(is_news));
+            harvest.remarks.extend(remarks.into_iter().chain(overflow).filter(is_news));
         }
         if asked.are_waiting() {
             let (portions, how) = (&mut self.portions, self.asking);

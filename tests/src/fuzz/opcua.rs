@@ -14,7 +14,7 @@ use opcua::sync::RwLock;
 use opcua::types::{
     Array, BrowsePathResult, BrowsePathTarget, BrowseResponse, BrowseResult, ContextOwned, DataValue,
     DateTime, EndpointDescription, ExtensionObject, GetEndpointsResponse, Guid, LocalizedText,
-    MessageSecurityMode, MonitoredItemNotification, NodeId, NotificationMessage, PublishResponse,
+    MessageSecurityMode, MonitoredItemNotification, NodeClass, NodeId, NotificationMessage, PublishResponse,
     QualifiedName, ReadResponse, ReferenceDescription, ResponseHeader, StatusChangeNotification, StatusCode,
     TranslateBrowsePathsToNodeIdsResponse, UAString, UserTokenPolicy, UserTokenType, Variant,
     VariantScalarTypeId,
@@ -103,15 +103,20 @@ fn answers() -> Vec<ResponseMessage> {
         results: Some(vec![BrowsePathResult { status_code: StatusCode::Good, targets: Some(vec![to]) }]),
         diagnostic_infos: None,
     };
-    let reference = ReferenceDescription {
+    let reference = |class, id: u32| ReferenceDescription {
+        node_id: NodeId::new(2, id).into(),
         browse_name: QualifiedName::new(2, "a/b&c"),
+        node_class: class,
         ..ReferenceDescription::default()
     };
-    let browse = BrowseResponse {
-        response_header: header(),
-        results: Some(vec![BrowseResult { references: Some(vec![reference]), ..BrowseResult::default() }]),
-        diagnostic_infos: None,
+    let below = vec![reference(NodeClass::Object, 7), reference(NodeClass::Variable, 8)];
+    let result = BrowseResult {
+        continuation_point: vec![1u8, 2].into(),
+        references: Some(below),
+        ..BrowseResult::default()
     };
+    let results = Some(vec![result, BrowseResult::default()]);
+    let browse = BrowseResponse { response_header: header(), results, diagnostic_infos: None };
     vec![publish.into(), read.into(), endpoints.into(), paths.into(), browse.into()]
 }
 

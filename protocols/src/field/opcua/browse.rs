@@ -11,7 +11,7 @@ use opcua::types::{
     QualifiedName, ReferenceDescription, ReferenceTypeId, StatusCode,
 };
 
-use super::items::{Portions, too_much};
+use super::items::{Portions, too_much, unsupported};
 use super::paths::BrowsePath;
 use super::session::Session;
 
@@ -115,9 +115,11 @@ impl Walk {
         if !self.open.is_empty() {
             let (parents, points): (Vec<_>, Vec<_>) = std::mem::take(&mut self.open).into_iter().unzip();
             // What nobody wants to hear need not be kept by the server.
-            let results = session.browse_on(points, self.cut).await?;
-            if !self.cut {
-                self.take(&parents, results, keeps);
+            match session.browse_on(points, self.cut).await {
+                Ok(results) if !self.cut => self.take(&parents, results, keeps),
+                Ok(_) => {}
+                Err(error) if forgotten(error.status()) => self.deeper = true,
+                Err(error) => return Err(error),
             }
         } else if !self.waiting.is_empty() {
             let count = self.at_once.min(portions.browses).clamp(1, self.waiting.len());
@@ -129,7 +131,10 @@ impl Walk {
                     portions.browses = (parents.len() / 2).max(1);
                     parents.into_iter().rev().for_each(|parent| self.waiting.push_front(parent));
                 }
-                Err(error) if too_much(error.status()) => self.give_up(&parents, error.status()),
+                // Whatever it is, the points that are known can be had.
+                Err(error) if too_much(error.status()) || unsupported(error.status()) => {
+                    self.give_up(&parents, error.status());
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -230,6 +235,18 @@ impl Walk {
             result_mask: 0x3F,
         }
     }
+}
+
+/// The server has no more to say of what it began to tell.
+fn forgotten(status: StatusCode) -> bool {
+    too_much(status)
+        || unsupported(status)
+        || matches!(
+            status,
+            StatusCode::BadContinuationPointInvalid
+                | StatusCode::BadNoContinuationPoints
+                | StatusCode::BadNothingToDo
+        )
 }
 
 #[cfg(test)]

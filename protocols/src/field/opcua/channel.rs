@@ -196,7 +196,7 @@ impl Channel {
     /// A time among the values of the server, as it told it. The library takes the difference of the clocks
     /// from all times but those of the source, and leaves out what is less than a tick.
     pub(super) fn server_time(&self, time: DateTime) -> DateTime {
-        let tick = DateTime::from(1) - DateTime::from(0);
+        let tick = DateTime::from(1_i64) - DateTime::from(0_i64);
         let offset = self.secure.encoding_context().read().options().client_offset;
         DateTime::from(time.as_chrono() + offset + (tick - tick / 100))
     }

@@ -2,7 +2,9 @@
 //!
 //! A point is known by its folder and the way to it, by names and the URIs of their namespaces: node ids and
 //! namespace numbers may be others after a restart. Once found it stays a point, with its name, as long as
-//! the agent runs; where a later look does not find it, it is a bad reading. Pure.
+//! the agent runs; where a later look does not find it, it is a bad reading. A server whose names change all
+//! the time fills neither memory nor dictionary: new ones are taken until there are twice as many as the
+//! folders may have. Pure.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -99,6 +101,8 @@ pub(super) struct Changes {
     pub new: Vec<usize>,
     /// Slots of points whose node is another than it was, or is not there any more.
     pub moved: Vec<usize>,
+    /// Some were not taken, because too many came and went.
+    pub overflows: bool,
 }
 
 impl Finds {
@@ -142,8 +146,13 @@ impl Finds {
             points.iter().take(configured).map(|point| (&*point.device, &*point.name)).collect();
         let mut named = self.names_for(&new, folders, &own);
         drop(own);
+        let most = folders.iter().map(|folder| folder.terms.max_points).sum::<usize>() * 2;
         for (variable, name) in new.into_iter().zip(named.drain(..)) {
             let (Some(folder), Some(name)) = (folders.get(variable.folder), name) else { continue };
+            if self.slots.len() >= most {
+                changes.overflows = true;
+                break;
+            }
             self.names.insert((folder.device.clone(), name.clone()));
             self.slots.insert(variable.mark, points.len());
             changes.new.push(points.len());
@@ -338,6 +347,19 @@ mod tests {
         late.take(&ways[1..2]);
         assert_eq!(late.names()[0], "line/Oven-1.T");
         assert_eq!(late.names()[1], names[1]);
+    }
+
+    #[test]
+    fn names_that_come_and_go_for_ever_have_an_end_and_known_points_go_on() {
+        let mut bench = Bench::default();
+        // Two folders of ten.
+        let names: Vec<String> = (0..50).map(|n| format!("N{n}")).collect();
+        for (at, name) in names.iter().enumerate() {
+            let changes = bench.take(&[(0, "Stays", 1), (0, name, 2)]);
+            assert_eq!(changes.overflows, at >= 39, "{at}");
+        }
+        assert_eq!(bench.points.len(), 40);
+        assert_eq!(bench.node(0), Some(NodeId::new(2, 1u32)));
     }
 
     #[test]

@@ -317,7 +317,7 @@ pub(super) fn too_much(status: StatusCode) -> bool {
     )
 }
 
-fn unsupported(status: StatusCode) -> bool {
+pub(super) fn unsupported(status: StatusCode) -> bool {
     matches!(status, StatusCode::BadServiceUnsupported | StatusCode::BadNotImplemented)
 }
 

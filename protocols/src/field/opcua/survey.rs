@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::browse::Walk;
 use super::faults::plain;
 use super::folders::{Folder, Variable, digests, mark};
-use super::items::{Portions, SMALLEST_PORTION, smaller, too_much};
+use super::items::{Portions, SMALLEST_PORTION, smaller, too_much, unsupported};
 use super::paths::{Address, target};
 use super::session::Session;
 use super::values::natural;
@@ -158,18 +158,16 @@ impl Look {
         let Some(folder) = around.folders.get(place) else { return Ok(true) };
         match begin(session, folder, around.namespaces).await? {
             Ok(node) => self.walk = Some((place, Walk::new(node, folder.terms.depth, MOST_NODES))),
-            Err(status) => self.miss(folder, status),
+            Err(status) => self.miss(folder, Some(status)),
         }
         Ok(true)
     }
 
-    fn miss(&mut self, folder: &Folder, status: StatusCode) {
+    fn miss(&mut self, folder: &Folder, status: Option<StatusCode>) {
         self.is_incomplete = true;
-        self.remarks.push(format!(
-            "{}: {}; looked for again from time to time",
-            folder.title(),
-            plain(status)
-        ));
+        // Some servers say of a node that they do not have only that nothing stands below it.
+        let why = status.map_or_else(|| "nothing stands below it".to_owned(), plain);
+        self.remarks.push(format!("{}: {why}; it is looked for again from time to time", folder.title()));
     }
 
     /// What a walk found and the folder wants, in an order that does not hang on the server's.
@@ -300,10 +298,12 @@ async fn begin(
         Address::Found(node) => Ok(node.clone().ok_or(StatusCode::BadNodeIdUnknown)),
         Address::Path(path) => match path.resolve(namespaces) {
             None => Ok(Err(StatusCode::BadNodeIdUnknown)),
-            Some(path) => {
-                let results = session.translate(vec![path]).await?;
-                Ok(results.first().map_or(Err(StatusCode::BadNoData), target))
-            }
+            Some(path) => match session.translate(vec![path]).await {
+                Ok(results) => Ok(results.first().map_or(Err(StatusCode::BadNoData), target)),
+                // A server without this service has no paths.
+                Err(error) if unsupported(error.status()) => Ok(Err(error.status())),
+                Err(error) => Err(error),
+            },
         },
     }
 }
