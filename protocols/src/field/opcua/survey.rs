@@ -158,21 +158,22 @@ impl Look {
         let Some(folder) = around.folders.get(place) else { return Ok(true) };
         match begin(session, folder, around.namespaces).await? {
             Ok(node) => self.walk = Some((place, Walk::new(node, folder.terms.depth, MOST_NODES))),
-            Err(status) => self.miss(folder, &plain(status)),
+            Err(status) => self.miss(folder, Some(status)),
         }
         Ok(true)
     }
 
-    fn miss(&mut self, folder: &Folder, why: &str) {
+    fn miss(&mut self, folder: &Folder, status: Option<StatusCode>) {
         self.is_incomplete = true;
-        self.remarks.push(format!("{}: {why}; looked for again from time to time", folder.title()));
+        // Some servers say of a node that they do not have only that nothing stands below it.
+        let why = status.map_or_else(|| "nothing stands below it".to_owned(), plain);
+        self.remarks.push(format!("{}: {why}; it is looked for again from time to time", folder.title()));
     }
 
     /// What a walk found and the folder wants, in an order that does not hang on the server's.
     fn gather(&mut self, place: usize, folder: &Folder, walk: &Walk, around: &Surroundings<'_>) {
         if walk.findings().is_empty() && !walk.cut {
-            let why = walk.refused.map_or_else(|| "nothing lies below it".into(), plain);
-            self.miss(folder, &why);
+            self.miss(folder, walk.refused);
             return;
         }
         if walk.cut {
