@@ -6,15 +6,17 @@
 //!
 //! - QoS 0 may use half of it; beyond that messages are dropped and counted.
 //! - QoS 1 is held back by the broker, which sends only so many messages ahead of our
-//!   acknowledgements. A broker that knows no such limit fills the inbox; then the connection
-//!   ends, and the broker sends again in the next one what was not acknowledged.
+//!   acknowledgements. A broker that knows no such limit fills the inbox. Then nothing more of QoS 1
+//!   is taken in; when all that was taken is acknowledged the connection ends, and the broker sends
+//!   the rest in the next one. Ended at once it would send all of it again, and on a slow gateway
+//!   for ever.
 //!
 //! A publish is acknowledged by its [`Receipt`] and in no other way, and only when those before it
 //! are: acknowledgements leave in the order in which the publishes came (MQTT 3.1.1 and 5, 4.6).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use rustls::ClientConfig;
@@ -97,6 +99,7 @@ impl Connection {
             books: books.clone(),
             max_packet: terms.max_packet,
             most_bytes,
+            full: OnceLock::new(),
         };
         // Cut short, the handshake drops its connection with it.
         match timeout(terms.timeout, handshake(&desk, &voice, &mut dialect, filters)).await {
@@ -106,7 +109,7 @@ impl Connection {
                 return Err(LinkFault::Unreachable { peer: peer.to_string(), why });
             }
         }
-        let pump = AbortOnDropHandle::new(tokio::spawn(pump(desk, dialect)));
+        let pump = AbortOnDropHandle::new(tokio::spawn(pump(desk, voice.clone(), dialect)));
         Ok(Self { peer, voice, inbox, books, pump })
     }
 
@@ -163,6 +166,11 @@ impl Books {
         true
     }
 
+    /// No publish waits for our word.
+    fn is_settled(&self) -> bool {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).order.is_empty()
+    }
+
     /// Notes the word on `tickets`, and gives to `say` all whose turn it is now, in order.
     fn settle(&self, tickets: &[Ticket], word: Word, mut say: impl FnMut(Ticket)) {
         let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
@@ -212,14 +220,16 @@ struct Desk {
     books: Arc<Books>,
     max_packet: usize,
     most_bytes: usize,
+    /// Why no more publishes of QoS 1 are taken, once that is so.
+    full: OnceLock<String>,
 }
 
 impl Desk {
-    /// Puts a message into the inbox, or ends the connection because there is no room for one
-    /// that must not be dropped. Never waits.
-    fn accept(&self, mut message: Message) -> Result<(), LinkFault> {
-        if message.ticket.is_some_and(|ticket| !self.books.note(ticket)) {
-            return Ok(());
+    /// Puts a message into the inbox, or not, because there is no room: one of QoS 0 is counted then, and
+    /// those of QoS 1 stay with the broker from there on. Never waits.
+    fn accept(&self, mut message: Message) {
+        if message.ticket.is_some() && self.full.get().is_some() {
+            return;
         }
         if message.size() > self.max_packet {
             tracing::debug!(peer = %self.peer, topic = message.topic, bytes = message.size(), "Larger than max_packet.");
@@ -227,20 +237,36 @@ impl Desk {
         }
         let held = self.books.held.load(Ordering::Relaxed);
         let (bytes, places) = (held + message.size(), self.sender.capacity());
-        if message.ticket.is_none() && (bytes > self.most_bytes / 2 || places <= INBOX_MESSAGES / 2) {
-            self.books.dropped.fetch_add(1, Ordering::Relaxed);
-            return Ok(());
+        let Some(ticket) = message.ticket else {
+            if bytes > self.most_bytes / 2 || places <= INBOX_MESSAGES / 2 {
+                self.books.dropped.fetch_add(1, Ordering::Relaxed);
+            } else {
+                self.put(message);
+            }
+            return;
+        };
+        if bytes > self.most_bytes || places == 0 {
+            let waiting = INBOX_MESSAGES - places;
+            // Nobody else sets it.
+            let _ = self.full.set(format!(
+                "{waiting} messages ({held} bytes) waited to be stored and the broker sent on; it sends the rest \
+                 again (limit its messages in flight, or use `version = \"5\"`, which does)"
+            ));
+        } else if self.books.note(ticket) {
+            self.put(message);
         }
+    }
+
+    fn put(&self, message: Message) {
         let size = message.size();
         self.books.held.fetch_add(size, Ordering::Relaxed);
-        if bytes > self.most_bytes || self.sender.try_send(message).is_err() {
-            let waiting = INBOX_MESSAGES - places;
-            return Err(self.lost(format!(
-                "{waiting} messages ({bytes} bytes) wait to be stored and the broker sends on; it will send them \
-                 again (limit its messages in flight, or use `version = \"5\"`, which does)"
-            )));
-        }
-        Ok(())
+        // There is a place, for nobody else fills them; or the reader is gone, and the pump with it.
+        let _ = self.sender.try_send(message);
+    }
+
+    /// Nothing more is taken, and the broker has our word on all that was.
+    fn is_done(&self) -> bool {
+        self.full.get().is_some() && self.books.is_settled()
     }
 
     fn refused(&self, why: String) -> LinkFault {
@@ -301,7 +327,7 @@ async fn handshake(
     while !accepted {
         match dialect.poll().await.map_err(|ending| desk.not_opened(ending))? {
             Event::Accepted => accepted = true,
-            Event::Message(message) => desk.accept(message)?,
+            Event::Message(message) => desk.accept(message),
             Event::Granted(_) | Event::Farewell | Event::Other => {}
         }
     }
@@ -312,7 +338,7 @@ async fn handshake(
         let answers = loop {
             match dialect.poll().await.map_err(|ending| desk.not_opened(ending))? {
                 Event::Granted(answers) => break answers,
-                Event::Message(message) => desk.accept(message)?,
+                Event::Message(message) => desk.accept(message),
                 Event::Accepted | Event::Farewell | Event::Other => {}
             }
         };
@@ -329,8 +355,13 @@ async fn handshake(
 }
 
 /// Polls until the end, and says what it was.
-async fn pump(desk: Desk, mut dialect: Dialect) -> LinkFault {
+async fn pump(desk: Desk, voice: Voice, mut dialect: Dialect) -> LinkFault {
+    let mut says_goodbye = false;
     loop {
+        // Behind our last acknowledgement, whose leaving is an event too.
+        if !says_goodbye && desk.is_done() {
+            says_goodbye = voice.farewell();
+        }
         let silence = dialect.longest_silence();
         // Writing to a peer that reads nothing has no end of its own in `rumqttc`. Cut short, the
         // poll leaves a broken conversation; it is not polled again.
@@ -338,22 +369,16 @@ async fn pump(desk: Desk, mut dialect: Dialect) -> LinkFault {
             Ok(Ok(event)) => event,
             Ok(Err(ending)) => {
                 let fault = desk.ended(ending);
-                for message in dialect.leftovers() {
-                    if desk.accept(message).is_err() {
-                        break;
-                    }
-                }
+                dialect.leftovers().into_iter().for_each(|message| desk.accept(message));
                 return fault;
             }
             Err(_) => return desk.lost(format!("the broker took nothing for {silence:?}")),
         };
         match event {
-            Event::Message(message) => {
-                if let Err(fault) = desk.accept(message) {
-                    return fault;
-                }
+            Event::Message(message) => desk.accept(message),
+            Event::Farewell => {
+                return desk.lost(desk.full.get().map_or_else(|| "closed by us".into(), Clone::clone));
             }
-            Event::Farewell => return desk.lost("closed by us".into()),
             Event::Accepted | Event::Granted(_) | Event::Other => {}
         }
     }
@@ -369,7 +394,8 @@ mod tests {
     fn desk(most_bytes: usize) -> (Desk, mpsc::Receiver<Message>) {
         let (sender, inbox) = mpsc::channel(INBOX_MESSAGES);
         let peer = "mqtt://test:1883".into();
-        (Desk { peer, sender, books: Arc::default(), max_packet: 1_000, most_bytes }, inbox)
+        let full = OnceLock::new();
+        (Desk { peer, sender, books: Arc::default(), max_packet: 1_000, most_bytes, full }, inbox)
     }
 
     fn message(packet_id: Option<u16>, bytes: usize) -> Message {
@@ -386,7 +412,7 @@ mod tests {
     fn qos_0_without_room_is_dropped_and_counted() {
         let (desk, inbox) = desk(10_000);
         for _ in 0..12 {
-            desk.accept(message(None, 500)).unwrap();
+            desk.accept(message(None, 500));
         }
         assert_eq!(inbox.len(), 10, "half of the inbox, the rest is for QoS 1");
         assert_eq!(desk.books.dropped.load(Ordering::Relaxed), 2);
@@ -396,36 +422,44 @@ mod tests {
     fn qos_0_leaves_places_for_qos_1() {
         let (desk, inbox) = desk(INBOX_BYTES);
         for _ in 0..INBOX_MESSAGES {
-            desk.accept(message(None, 1)).unwrap();
+            desk.accept(message(None, 1));
         }
         assert_eq!(inbox.len(), INBOX_MESSAGES / 2);
         assert_eq!(desk.books.dropped.load(Ordering::Relaxed) as usize, INBOX_MESSAGES / 2);
-        desk.accept(message(Some(1), 1)).unwrap();
+        desk.accept(message(Some(1), 1));
     }
 
     #[test]
-    fn qos_1_without_room_ends_the_connection_instead() {
-        let (desk, inbox) = desk(2_000);
-        for packet_id in 1..=4 {
-            desk.accept(message(Some(packet_id), 500)).unwrap();
-        }
-        let fault = desk.accept(message(Some(5), 500)).unwrap_err();
-        assert!(matches!(fault, LinkFault::Lost { .. }), "{fault}");
+    fn qos_1_without_room_stays_with_the_broker_from_there_on() {
+        let (desk, mut inbox) = desk(2_000);
+        (1..=5).for_each(|packet_id| desk.accept(message(Some(packet_id), 500)));
         assert_eq!(inbox.len(), 4);
-        assert_eq!(desk.books.dropped.load(Ordering::Relaxed), 0, "the broker still has it");
+        assert!(desk.full.get().is_some_and(|why| why.starts_with("4 messages (2000 bytes) waited")));
+        let mut taken = Vec::new();
+        while let Ok(message) = inbox.try_recv() {
+            desk.books.held.fetch_sub(message.size(), Ordering::Relaxed);
+            taken.extend(message.ticket);
+        }
+        // Taken now it would be acknowledged before 5, and the broker would send them in another order.
+        desk.accept(message(Some(6), 1));
+        assert_eq!(inbox.len(), 0);
+        assert!(!desk.is_done(), "four wait for our word");
+        desk.books.settle(&taken, Word::Confirmed, |_| {});
+        assert!(desk.is_done());
+        assert_eq!(desk.books.dropped.load(Ordering::Relaxed), 0, "the broker still has them");
     }
 
     #[test]
     fn a_publish_that_waits_for_our_word_is_taken_once() {
         let (desk, mut inbox) = desk(10_000);
-        desk.accept(message(Some(7), 1)).unwrap();
-        desk.accept(message(Some(7), 1)).unwrap();
+        desk.accept(message(Some(7), 1));
+        desk.accept(message(Some(7), 1));
         assert_eq!(inbox.len(), 1);
         let ticket = inbox.try_recv().unwrap().ticket.unwrap();
         let mut said = Vec::new();
         desk.books.settle(&[ticket], Word::Confirmed, |ticket| said.push(ticket));
         assert_eq!(said, [ticket]);
-        desk.accept(message(Some(7), 1)).unwrap();
+        desk.accept(message(Some(7), 1));
         assert_eq!(inbox.len(), 1, "the identifier is used again for another message");
     }
 
@@ -447,7 +481,7 @@ mod tests {
     #[test]
     fn a_message_that_is_too_large_leaves_its_payload_at_the_door() {
         let (desk, mut inbox) = desk(10_000);
-        desk.accept(message(Some(1), 1_001)).unwrap();
+        desk.accept(message(Some(1), 1_001));
         let taken = inbox.try_recv().unwrap();
         assert_eq!((taken.payload, taken.ticket.unwrap().packet_id), (None, 1));
     }
