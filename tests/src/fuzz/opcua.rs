@@ -136,7 +136,9 @@ fn frames() -> Vec<Vec<u8>> {
 
 /// Could this be an XML body of 128 MiB and more? async-opcua-types 0.19 makes room for as many bytes
 /// as one announces, up to 2 GiB, whatever limits are set. Until that is mended there it is known, and
-/// not what this looks for.
+/// not what this looks for. From outside it has no bound: where security encrypts, nobody but the library
+/// sees the announcement before it acts on it, and elsewhere only a whole decoder could tell it from other
+/// bytes. Its `xml` feature would bound it, for code that reads and writes every type as XML.
 fn may_announce_xml(input: &[u8]) -> bool {
     input.windows(5).any(|window| window[0] == 2 && (0x08..0x80).contains(&window[4]))
 }
