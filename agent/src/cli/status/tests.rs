@@ -23,6 +23,9 @@ fn sight(agent: Seen) -> Sight {
     }
 }
 
+/// What goes wrong with an agent that was well.
+type Change = fn(&mut Json);
+
 /// An agent that is well, but for what is changed in it.
 fn agent(change: impl FnOnce(&mut Json)) -> Seen {
     let mut agent = json!({
@@ -64,7 +67,7 @@ fn an_agent_that_is_well_is_told_in_a_few_lines_and_exits_0() {
 
 #[test]
 fn whatever_needs_a_look_is_named_with_what_to_do_and_exits_1() {
-    let cases: [(fn(&mut Json), &str); 8] = [
+    let cases: [(Change, &str); 8] = [
         (|a| a["links"][0]["devices"][0]["answers"] = json!(false), "1 device does not answer on link hall"),
         (
             |a| {
