@@ -1,8 +1,6 @@
 //! The packages on a fresh Debian: installed, killed, upgraded, rebooted, without power, removed and
 //! purged, while a meter on a serial line counts what it answered and SQL counts what arrived.
 
-#![expect(clippy::print_stdout, reason = "what each event cost is printed")]
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::ops::RangeInclusive;
