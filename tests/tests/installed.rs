@@ -198,7 +198,7 @@ fn stored(database: &Path) -> Result<(Vec<u32>, String, i64)> {
     let numbers = numbers.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
     let unit = database.query_row("select unit from points where name = 'number'", [], |row| row.get(0))?;
     let rows = database.query_row("select count(*) from readings", [], |row| row.get::<_, i64>(0))?;
-    Ok((numbers, unit, rows as u64))
+    Ok((numbers, unit, rows))
 }
 
 #[tokio::test(flavor = "multi_thread")]
