@@ -120,7 +120,7 @@ async fn a_link_that_is_reloaded_five_times_under_messages_loses_none() -> Resul
              [[link.hall.topic]]\ntopic = \"plant/{{device}}/{{point}}\"\ntype = \"integer\"\n",
             broker.port
         );
-        site.configure_agent("t", "reloaded", &link, "[buffer]\ndurability_window = \"60s\"")
+        site.configure_agent("t", "reloaded", &link, "[buffer]\ndurability_window = \"10s\"")
     };
     configure(30)?;
     let server = site.start_server().await?;
