@@ -80,7 +80,7 @@ fn the_example_files_pass_the_check() -> Result<()> {
         let out = run(&program, &["check".as_ref(), "--config".as_ref(), examples.join(name).as_os_str()])?;
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     }
-    let composed = forebay_tests::tests_folder().join("../compose/server/server.toml");
+    let composed = forebay_tests::tests_folder().join("../sync-server/compose/server/server.toml");
     let server = programs()?.server;
     let out = Command::new(&server.words()[0])
         .args(["check".as_ref(), "--config".as_ref(), composed.as_os_str()])
