@@ -62,7 +62,7 @@ use self::paths::Address;
 use self::peer::Peer;
 use self::poll::Poll;
 use self::reports::gather;
-use self::session::Session;
+use self::session::{Abandoned, Session};
 use self::subscription::Subscription;
 use self::survey::{Surroundings, Survey, Surveyed};
 use self::token::User;
@@ -143,6 +143,8 @@ pub struct OpcUaSource {
     running: Option<Running>,
     /// Created, and not running yet or not left yet.
     session: Option<Session>,
+    /// The one before it, if it heard no goodbye.
+    abandoned: Option<Abandoned>,
 }
 
 /// What lives as long as a session reports.
@@ -189,6 +191,7 @@ impl OpcUaSource {
             portions: Portions::default(),
             running: None,
             session: None,
+            abandoned: None,
         })
     }
 
@@ -196,7 +199,10 @@ impl OpcUaSource {
     /// it can be left wherever this ends.
     async fn establish(&mut self) -> Result<(), LinkFault> {
         let door = self.peer.find_door().await?;
-        let channel = self.peer.open(&door).await?;
+        let mut channel = self.peer.open(&door).await?;
+        if let Some(abandoned) = self.abandoned.take() {
+            abandoned.leave(&self.peer, &door, &mut channel).await;
+        }
         let (session, welcome) = Session::create(&self.peer, &door, channel).await?;
         let session = self.session.insert(session);
         session.activate(&self.peer, &door, welcome).await?;
@@ -335,7 +341,7 @@ impl OpcUaSource {
     async fn let_go(&mut self) {
         self.running = None;
         if let Some(session) = self.session.take() {
-            session.leave().await;
+            self.abandoned = session.leave().await;
         }
     }
 }

@@ -126,6 +126,11 @@ impl Channel {
         self.token = token;
     }
 
+    /// Of the session that requests belong to; null where there is none.
+    pub(super) fn token(&self) -> &NodeId {
+        &self.token
+    }
+
     /// Sends a request and waits for its answer, at most for `limit`. A fault of the service is
     /// an error.
     pub(super) async fn ask<R: Into<RequestMessage>>(

@@ -137,7 +137,8 @@ impl Looker {
     /// Says goodbye, if there is anybody to say it to.
     pub async fn leave(&mut self) {
         if let Some(session) = self.session.take() {
-            session.leave().await;
+            // One that heard nothing ends with its timeout: nobody comes back.
+            drop(session.leave().await);
         }
     }
 

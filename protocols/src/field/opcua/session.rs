@@ -1,7 +1,9 @@
 //! One session with one server: entering, asking, and leaving again.
 //!
 //! A session that was created is always told goodbye as long as its channel lives, also when it
-//! is refused halfway: servers have few, and keep an abandoned one for its whole timeout.
+//! is refused halfway: servers have few, and keep an abandoned one for its whole timeout. One whose
+//! channel died is told goodbye over the next channel (OPC UA Part 4, 5.7.3: whoever has its token, and
+//! the same certificate and user, may activate it there), before there is another.
 
 use std::time::Duration;
 
@@ -31,6 +33,32 @@ pub(super) struct Session {
     /// The server forgets the session after this long without a request.
     pub timeout: Duration,
     limit: Duration,
+    /// What the server last gave us to sign (without a policy, nothing); none before we were let in.
+    nonce: Option<ByteString>,
+}
+
+/// A session that heard no goodbye.
+pub(super) struct Abandoned {
+    token: NodeId,
+    nonce: ByteString,
+}
+
+impl Abandoned {
+    /// Says goodbye over a channel that has no session yet. An attempt: the server may have forgotten it.
+    pub(super) async fn leave(self, peer: &Peer, door: &Door, channel: &mut Channel) {
+        channel.enter(self.token);
+        let goodbye = async {
+            activate(channel, peer, door, &self.nonce).await?;
+            let request = |request_header| CloseSessionRequest { request_header, delete_subscriptions: true };
+            channel.ask(request, peer.limit).await
+        };
+        match timeout(peer.limit / 4, goodbye).await {
+            Ok(Ok(_)) => tracing::debug!(peer = %peer.url, "Closed the session of a lost connection."),
+            Ok(Err(error)) => tracing::debug!(peer = %peer.url, %error, "The lost session stays."),
+            Err(_) => tracing::debug!(peer = %peer.url, "No answer about the lost session."),
+        }
+        channel.enter(NodeId::null());
+    }
 }
 
 impl Session {
@@ -59,7 +87,8 @@ impl Session {
                 let timeout = Duration::try_from_secs_f64(answer.revised_session_timeout / 1e3)
                     .unwrap_or(SESSION_TIMEOUT)
                     .clamp(Duration::from_secs(1), Duration::from_secs(3600));
-                Ok((Self { channel, timeout, limit: peer.limit }, Welcome { nonce, answer: *answer }))
+                let session = Self { channel, timeout, limit: peer.limit, nonce: None };
+                Ok((session, Welcome { nonce, answer: *answer }))
             }
             Ok(other) => Err(peer.fault(Step::Enter, &unexpected(&other))),
             Err(error) => {
@@ -78,31 +107,9 @@ impl Session {
         welcome: Welcome,
     ) -> Result<(), LinkFault> {
         let refused = |why: String| LinkFault::Refused { peer: peer.url.clone(), why };
-        let enter = |error: Error| peer.fault(Step::Enter, &error);
         welcome.verify(peer, door).map_err(refused)?;
-        let server = &door.endpoint.server_certificate;
-        let (user_identity_token, user_token_signature) =
-            door.token.make(&peer.user, server, &welcome.answer.server_nonce).map_err(enter)?;
-        let (policy, _) = peer.wanted();
-        let client_signature = match &peer.identity {
-            Some(identity) => {
-                create_signature_data(&identity.key, policy, server, &welcome.answer.server_nonce)
-                    .map_err(enter)?
-            }
-            None => SignatureData::null(),
-        };
-        let request = |request_header| ActivateSessionRequest {
-            request_header,
-            client_signature,
-            client_software_certificates: None,
-            locale_ids: None,
-            user_identity_token,
-            user_token_signature,
-        };
-        match self.channel.ask(request, self.limit).await.map_err(enter)? {
-            ResponseMessage::ActivateSession(_) => {}
-            other => return Err(enter(unexpected(&other))),
-        }
+        let nonce = activate(&mut self.channel, peer, door, &welcome.answer.server_nonce).await;
+        self.nonce = Some(nonce.map_err(|error| peer.fault(Step::Enter, &error))?);
         if door.verdict == Verdict::FirstContact && peer.remembers {
             peer.pin.remember(&door.certificate).map_err(|why| {
                 refused(format!("its certificate cannot be remembered, so it is not trusted: {why}"))
@@ -189,15 +196,44 @@ impl Session {
     }
 
     /// Ends the session with its subscriptions, then channel and connection. Ends within two
-    /// seconds, whatever the server does.
-    pub(super) async fn leave(mut self) {
+    /// seconds, whatever the server does. If it did not hear it, what is left of the session.
+    pub(super) async fn leave(mut self) -> Option<Abandoned> {
         let goodbye = self.channel.ask(
             |request_header| CloseSessionRequest { request_header, delete_subscriptions: true },
             self.limit,
         );
-        // Failed or not, there is nothing more to be done for the server.
-        let _ = timeout(Duration::from_secs(1), goodbye).await;
+        let heard = matches!(timeout(Duration::from_secs(1), goodbye).await, Ok(Ok(_)));
+        let token = self.channel.token().clone();
         self.channel.close().await;
+        self.nonce.filter(|_| !heard).map(|nonce| Abandoned { token, nonce })
+    }
+}
+
+/// ActivateSession, signing the server's `nonce`; gives its next one.
+async fn activate(
+    channel: &mut Channel,
+    peer: &Peer,
+    door: &Door,
+    nonce: &ByteString,
+) -> Result<ByteString, Error> {
+    let server = &door.endpoint.server_certificate;
+    let (user_identity_token, user_token_signature) = door.token.make(&peer.user, server, nonce)?;
+    let (policy, _) = peer.wanted();
+    let client_signature = match &peer.identity {
+        Some(identity) => create_signature_data(&identity.key, policy, server, nonce)?,
+        None => SignatureData::null(),
+    };
+    let request = |request_header| ActivateSessionRequest {
+        request_header,
+        client_signature,
+        client_software_certificates: None,
+        locale_ids: None,
+        user_identity_token,
+        user_token_signature,
+    };
+    match channel.ask(request, peer.limit).await? {
+        ResponseMessage::ActivateSession(answer) => Ok(answer.server_nonce),
+        other => Err(unexpected(&other)),
     }
 }
 
