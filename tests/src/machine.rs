@@ -77,7 +77,7 @@ impl Machine {
             .stdin(Stdio::null())
             .stderr(File::create(file("qemu.log"))?)
             .spawn()
-            .context("start qemu-system-x86_64; tests/run installs it")?;
+            .context("start qemu-system-x86_64; tests/run --packages installs it")?;
         let until = Instant::now() + Duration::from_secs(20);
         let stream = loop {
             match UnixStream::connect(&socket) {

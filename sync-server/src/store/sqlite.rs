@@ -40,8 +40,10 @@ const BUSY: Duration = Duration::from_secs(10);
 /// One file and the threads that own its connections.
 pub struct Sqlite {
     path: PathBuf,
-    writer: Desk,
     readers: Desk,
+    /// Closed after the readers: connections that close at once may each leave it to the others to bring
+    /// what stands in the write-ahead log into the file.
+    writer: Desk,
 }
 
 impl Sqlite {
@@ -73,7 +75,7 @@ impl Sqlite {
         let connect = || connect(&path).map_err(named);
         let writer = Desk::open("sqlite-writer", vec![connect()?])?;
         let readers = Desk::open("sqlite-reader", vec![connect()?, connect()?])?;
-        Ok(Self { path, writer, readers })
+        Ok(Self { path, readers, writer })
     }
 }
 
