@@ -234,7 +234,7 @@ async fn the_packages_live_through_kill_upgrade_reboot_and_power_cut_and_go_with
     assert_eq!(u64::try_from(rows)?, appended, "every reading that the buffer had stands once");
     assert_eq!(unit, "kWh");
     assert_eq!(different.len(), numbers.len(), "stored twice");
-    let mut unexplained = missing.clone();
+    let mut unexplained = missing;
     // In the order of the events, for one begins where the one before may still have had a hand.
     for Event { what, may_cost, numbers } in events {
         let cost: Vec<u32> = unexplained.iter().copied().filter(|number| numbers.contains(number)).collect();
