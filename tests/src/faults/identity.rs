@@ -541,6 +541,9 @@ impl World {
             self.land(at, flight, Reply::Nothing("the last reconnection".into()), dice);
         }
         self.gateways[at].hang_up();
+        // The first heartbeat may bring word of a server that was put back and lacks gap records only.
+        self.depart(at, true, dice).await;
+        self.arrive_any(at, dice).await?;
         for _ in 0..2_000 {
             let departed = self.depart(at, false, dice).await;
             if !departed && self.gateways[at].flights.is_empty() {
