@@ -180,7 +180,9 @@ impl Gateway {
 
     /// Readings that lie before earlier ones: of a boot, or of the boots before it.
     fn crossed(&self, received: &[Received], expected: &[Expected]) -> Vec<Broken> {
-        let slack = 2 * TOLERANCE + self.drifted_us() + self.misled_us();
+        // A clock may have lied one way first, and then the other: what is moved goes by the one, what is
+        // left where it was by the other.
+        let slack = 2 * TOLERANCE + self.drifted_us() + 2 * self.misled_us();
         let mut ends: BTreeMap<usize, i64> = BTreeMap::new();
         let again = |sequence: u64| self.taken.get(&sequence).is_some_and(|taken| taken.delivered);
         let mut broken = Vec::new();
@@ -197,9 +199,8 @@ impl Gateway {
                 continue;
             }
             let truth = &self.boots[boot];
-            // A clock may have lied one way first, and then the other.
-            let misled = 2 * truth.misled_us;
-            let within = if truth.deceived { slack } else { TOLERANCE + truth.drifted_us() + misled };
+            let within =
+                if truth.deceived { slack } else { TOLERANCE + truth.drifted_us() + 2 * truth.misled_us };
             for (until, allowed) in
                 [(ends.range(..boot).map(|(_, end)| *end).max(), slack), (ends.get(&boot).copied(), within)]
             {
