@@ -6,6 +6,8 @@
 
 #[path = "store_conformance/answers.rs"]
 mod answers;
+#[path = "store_conformance/grafana.rs"]
+mod grafana;
 #[path = "store_conformance/hostile.rs"]
 mod hostile;
 #[path = "store_conformance/identity.rs"]
