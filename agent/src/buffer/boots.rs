@@ -59,13 +59,17 @@ impl Boots {
         }
     }
 
-    /// The true offset of a boot; what to write down of it if that is news.
-    pub fn learn(&mut self, counter: u64, offset_us: i64) -> Option<Entry> {
+    /// The true offset of a boot, known at its boot time `now_us`; what to write down of it if that is
+    /// news. It is a sign of life too: the crystal had drifted by what the boot had lived.
+    pub fn learn(&mut self, counter: u64, offset_us: i64, now_us: i64) -> Option<Entry> {
         let line = self.line(counter);
         if line.learnt_offset_us.is_some_and(|known| known.abs_diff(offset_us) <= WORTH_TELLING_US) {
             return None;
         }
         line.learnt_offset_us = Some(offset_us);
+        if now_us >= line.last_us {
+            (line.last_us, line.believed_offset_us, line.synchronised) = (now_us, offset_us, true);
+        }
         Some(entry(line))
     }
 
@@ -157,9 +161,21 @@ mod tests {
     #[test]
     fn an_offset_is_noted_when_it_moves_by_more_than_a_tenth_of_a_second() {
         let mut boots = Boots::default();
-        assert!(boots.learn(1, 5_000_000).is_some());
-        assert!(boots.learn(1, 5_100_000).is_none());
-        assert!(boots.learn(1, 5_100_001).is_some());
+        assert!(boots.learn(1, 5_000_000, 1).is_some());
+        assert!(boots.learn(1, 5_100_000, 2).is_none());
+        assert!(boots.learn(1, 5_100_001, 3).is_some());
         assert_eq!(boots.get(1).unwrap().learnt_offset_us, Some(5_100_001));
+    }
+
+    #[test]
+    fn who_learns_the_time_is_alive() {
+        let mut boots = Boots::default();
+        boots.learn(1, 5_000_000, 40);
+        let known = *boots.get(1).unwrap();
+        assert_eq!((known.last_us, known.believed_offset_us, known.synchronised), (40, 5_000_000, true));
+        // A batch of before comes later.
+        let life = Life { boot: 1, until_us: 39, wall_offset_us: 7, synchronised: false, clean: false };
+        boots.saw(&life);
+        assert_eq!(*boots.get(1).unwrap(), known);
     }
 }

@@ -40,7 +40,8 @@ impl Store {
     /// long time without a server; a slightly better one with the next tick.
     pub fn learn_offset(&mut self, offset_us: i64) {
         let known = self.boots.get(self.boot.counter).and_then(|boot| boot.learnt_offset_us);
-        let Some(entry) = self.boots.learn(self.boot.counter, offset_us) else { return };
+        let now_us = self.machine.boot_time().0;
+        let Some(entry) = self.boots.learn(self.boot.counter, offset_us, now_us) else { return };
         self.logbook.push([entry]);
         if known.is_none_or(|known| known.abs_diff(offset_us) > FAR_US)
             && let Err(error) = self.write_logbook()
