@@ -122,6 +122,7 @@
 mod faults;
 mod fleet;
 mod gaps;
+mod guard;
 mod ledger;
 mod live;
 mod parameters;
@@ -129,6 +130,7 @@ mod points;
 mod problem;
 mod quarantine;
 mod query;
+mod routes;
 mod server;
 mod time_marks;
 mod words;
@@ -136,11 +138,12 @@ mod words;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::{HeaderValue, header};
-use axum::routing::get;
+use axum::http::{HeaderValue, Method, header};
 use tokio_util::sync::CancellationToken;
 use tower_http::set_header::SetResponseHeaderLayer;
 
+use self::guard::Doors;
+pub use self::guard::Needs;
 use crate::live::Feed;
 use crate::store::Store;
 
@@ -161,22 +164,19 @@ pub struct Api {
 /// The routes below `/api/v1`.
 pub fn router(api: Api) -> Router {
     let fixed = |name, value| SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value));
-    let routes = Router::new()
-        .route("/fleet", get(fleet::fleet))
-        .route("/points", get(points::points))
-        .route("/query", get(query::query))
-        .route("/gaps", get(gaps::gaps))
-        .route("/ledger", get(ledger::ledger))
-        .route("/faults", get(faults::faults))
-        .route("/time-marks", get(time_marks::time_marks))
-        .route("/quarantine", get(quarantine::quarantine))
-        .route("/server", get(server::server))
-        .route("/live", get(live::live))
+    let doors = Doors(Arc::new(api));
+    let routes = routes::router(&doors)
         .fallback(problem::no_such_path)
-        .method_not_allowed_fallback(problem::only_get)
+        .method_not_allowed_fallback(problem::other_method)
         .layer(fixed(header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
         .layer(fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(fixed(header::CACHE_CONTROL, "no-store"))
-        .with_state(api);
+        .with_state(doors);
     Router::new().nest(PLACE, routes)
+}
+
+/// Every method and path of the API, and what it takes to be let in: for tests of just that.
+pub fn table() -> Vec<(Method, String, Needs)> {
+    let listed = |route: routes::Route| (route.method, format!("{PLACE}{}", route.path), route.needs);
+    routes::routes().into_iter().map(listed).collect()
 }

@@ -1,11 +1,10 @@
 //! `/faults`: what a person should know of, in plain words, with what to do.
 
 use axum::Json;
-use axum::extract::State;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Api;
+use super::guard::Caller;
 use super::parameters::{Parameters, within};
 use super::problem::Problem;
 use super::words::{agent_in, agent_names, now, time};
@@ -22,15 +21,15 @@ pub(super) struct Wanted {
 }
 
 pub(super) async fn faults(
-    State(api): State<Api>,
+    caller: Caller,
     Parameters(wanted): Parameters<Wanted>,
 ) -> Result<Json<Value>, Problem> {
     let Wanted { agent, limit } = wanted;
     let limit = within("limit", limit, 50, 0..=1_000)?;
-    let fleet = api.store.fleet().await?;
+    let fleet = caller.store.fleet().await?;
     let agent = agent.map(|name| agent_in(&fleet, &name)).transpose()?;
     let names = agent_names(&fleet);
-    let mut rows = api.store.faults(agent, limit).await?;
+    let mut rows = caller.store.faults(agent, limit).await?;
     // Stable: the newest stay first of each.
     rows.sort_by_key(|row| row.over.is_some());
     let faults: Vec<Value> = rows.iter().map(|row| fault(names.get(&row.fault.agent), row)).collect();

@@ -1,13 +1,12 @@
 //! `/fleet`: every agent the server knows, online or not. Agents never vanish.
 
 use axum::Json;
-use axum::extract::State;
 use forebay_protocols::sync::wire;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Api;
 use super::faults::fault;
+use super::guard::Caller;
 use super::ledger::dropped_by;
 use super::parameters::Parameters;
 use super::problem::Problem;
@@ -24,14 +23,14 @@ const SILENT_AFTER: Micros = 150_000_000;
 pub(super) struct Wanted {}
 
 pub(super) async fn fleet(
-    State(api): State<Api>,
+    caller: Caller,
     Parameters(Wanted {}): Parameters<Wanted>,
 ) -> Result<Json<Value>, Problem> {
-    let agents = api.store.fleet().await?;
-    let faults = api.store.faults(None, 0).await?;
+    let agents = caller.store.fleet().await?;
+    let faults = caller.store.faults(None, 0).await?;
     let now = now();
     let agents: Vec<Value> = agents.iter().map(|row| agent(row, &faults, now)).collect();
-    Ok(Json(json!({ "store": api.store.describe(), "time": time(now), "agents": agents })))
+    Ok(Json(json!({ "store": caller.store.describe(), "time": time(now), "agents": agents })))
 }
 
 fn agent(row: &AgentRow, faults: &[FaultRow], now: Micros) -> Value {

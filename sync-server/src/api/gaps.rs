@@ -1,12 +1,11 @@
 //! `/gaps`: where readings are missing, and why.
 
 use axum::Json;
-use axum::extract::State;
 use forebay_protocols::sync::wire::{self, gap::Reason};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Api;
+use super::guard::Caller;
 use super::parameters::{Parameters, range, within};
 use super::problem::Problem;
 use super::words::{agent_in, agent_names, now, time};
@@ -24,17 +23,17 @@ pub(super) struct Wanted {
 }
 
 pub(super) async fn gaps(
-    State(api): State<Api>,
+    caller: Caller,
     Parameters(wanted): Parameters<Wanted>,
 ) -> Result<Json<Value>, Problem> {
     let Wanted { agent, from, to, limit } = wanted;
     let (from, to) = range(from.as_deref().unwrap_or("-1d"), to.as_deref().unwrap_or("now"), now())?;
     let limit = within("limit", limit, 200, 1..=1_000)?;
-    let fleet = api.store.fleet().await?;
+    let fleet = caller.store.fleet().await?;
     let agent = agent.map(|name| agent_in(&fleet, &name)).transpose()?;
     let names = agent_names(&fleet);
     // One more than asked for tells whether that was all.
-    let mut rows = api.store.gaps(agent, from, to, limit + 1).await?;
+    let mut rows = caller.store.gaps(agent, from, to, limit + 1).await?;
     let more = rows.len() > limit;
     rows.truncate(limit);
     let gaps: Vec<Value> = rows.iter().map(|(agent, row)| gap(names.get(agent), row)).collect();

@@ -6,12 +6,11 @@
 use std::collections::HashMap;
 
 use axum::Json;
-use axum::extract::State;
 use forebay_protocols::sync::wire::Report;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Api;
+use super::guard::Caller;
 use super::parameters::Parameters;
 use super::problem::Problem;
 use super::words::{agent_in, agent_names, now, time};
@@ -26,13 +25,13 @@ pub(super) struct Wanted {
 }
 
 pub(super) async fn ledger(
-    State(api): State<Api>,
+    caller: Caller,
     Parameters(wanted): Parameters<Wanted>,
 ) -> Result<Json<Value>, Problem> {
-    let fleet = api.store.fleet().await?;
+    let fleet = caller.store.fleet().await?;
     let agent = wanted.agent.map(|name| agent_in(&fleet, &name)).transpose()?;
-    let rows = api.store.ledgers(agent).await?;
-    let faults = api.store.faults(agent, 0).await?;
+    let rows = caller.store.ledgers(agent).await?;
+    let faults = caller.store.faults(agent, 0).await?;
     let standing: HashMap<(AgentKey, &str), &str> = faults.iter().filter_map(imbalance).collect();
     let names = agent_names(&fleet);
     let mut open = 0;

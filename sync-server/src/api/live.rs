@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
 use std::time::Duration;
 
-use axum::extract::State;
 use axum::http::HeaderName;
 use axum::response::sse::{Event, KeepAlive};
 use axum::response::{IntoResponse, Sse};
@@ -17,7 +16,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::Api;
+use super::guard::Caller;
 use super::parameters::Parameters;
 use super::problem::Problem;
 use super::words::{agent_in, millis, value};
@@ -38,17 +37,17 @@ pub(super) struct Wanted {
 }
 
 pub(super) async fn live(
-    State(api): State<Api>,
+    caller: Caller,
     Parameters(wanted): Parameters<Wanted>,
 ) -> Result<impl IntoResponse, Problem> {
     let agent = match &wanted.agent {
-        Some(name) => Some(agent_in(&api.store.fleet().await?, name)?),
+        Some(name) => Some(agent_in(&caller.store.fleet().await?, name)?),
         None => None,
     };
     // From here on nothing is missed, and the answer's head tells the reader so.
     let reader = Reader {
-        subscription: api.feed.subscribe(),
-        stop: api.stop.clone(),
+        subscription: caller.feed.subscribe(),
+        stop: caller.stop.clone(),
         agent,
         newest: BTreeMap::new(),
         due: None,

@@ -1,11 +1,10 @@
 //! `/points`: what is measured, with the latest reading of each.
 
 use axum::Json;
-use axum::extract::State;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Api;
+use super::guard::Caller;
 use super::parameters::{Parameters, within};
 use super::problem::Problem;
 use super::words::{agent_in, quality_class, time, value};
@@ -25,17 +24,17 @@ pub(super) struct Wanted {
 }
 
 pub(super) async fn points(
-    State(api): State<Api>,
+    caller: Caller,
     Parameters(wanted): Parameters<Wanted>,
 ) -> Result<Json<Value>, Problem> {
     let Wanted { agent, search, after, limit } = wanted;
     let limit = within("limit", limit, 200, 1..=1_000)?;
     let agent = match &agent {
-        Some(name) => Some(agent_in(&api.store.fleet().await?, name)?),
+        Some(name) => Some(agent_in(&caller.store.fleet().await?, name)?),
         None => None,
     };
     // One more than asked for tells whether there is a next page.
-    let mut rows = api.store.points(agent, &search, after.map(PointKey), limit + 1).await?;
+    let mut rows = caller.store.points(agent, &search, after.map(PointKey), limit + 1).await?;
     let more = rows.len() > limit;
     rows.truncate(limit);
     let next = rows.last().filter(|_| more).map(|row| row.key.0);

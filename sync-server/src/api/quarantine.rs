@@ -1,11 +1,10 @@
 //! `/quarantine`: what is kept aside. It is replayed on the command line.
 
 use axum::Json;
-use axum::extract::State;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Api;
+use super::guard::Caller;
 use super::parameters::{Parameters, within};
 use super::problem::Problem;
 use super::words::{agent_names, now, time};
@@ -19,11 +18,11 @@ pub(super) struct Wanted {
 }
 
 pub(super) async fn quarantine(
-    State(api): State<Api>,
+    caller: Caller,
     Parameters(Wanted { limit }): Parameters<Wanted>,
 ) -> Result<Json<Value>, Problem> {
     let limit = within("limit", limit, 200, 1..=1_000)?;
-    let names = agent_names(&api.store.fleet().await?);
+    let names = agent_names(&caller.store.fleet().await?);
     let batch = |row: &AsideRow| {
         json!({
             "id": row.id.to_string(),
@@ -47,8 +46,8 @@ pub(super) async fn quarantine(
             "received": time(row.received),
         })
     };
-    let batches = api.store.batches_aside(limit).await?;
-    let points = api.store.odd_points(limit).await?;
+    let batches = caller.store.batches_aside(limit).await?;
+    let points = caller.store.odd_points(limit).await?;
     Ok(Json(json!({
         "time": time(now()),
         "batches": batches.iter().map(batch).collect::<Vec<_>>(),

@@ -2,11 +2,10 @@
 //! gathered into buckets that keep minimum and maximum, so that spikes stay visible.
 
 use axum::Json;
-use axum::extract::State;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Api;
+use super::guard::Caller;
 use super::parameters::{Parameters, range, within};
 use super::problem::Problem;
 use super::words::{millis, now, quality_class, time, value};
@@ -28,7 +27,7 @@ pub(super) struct Wanted {
 }
 
 pub(super) async fn query(
-    State(api): State<Api>,
+    caller: Caller,
     Parameters(wanted): Parameters<Wanted>,
 ) -> Result<Json<Value>, Problem> {
     let Wanted { points, from, to, max_points } = wanted;
@@ -37,16 +36,16 @@ pub(super) async fn query(
     let points = ids(&points)?;
 
     // Where readings are gone, rollups answer, and no finer than they are.
-    let floor = floor(from, &api.store.horizons(&points).await?);
+    let floor = floor(from, &caller.store.horizons(&points).await?);
     // One more than asked for tells whether everything fits.
     let raw = Query { points, from, to, step: 0, most: most + 1 };
     let (mut step, mut series) = (0, Vec::new());
     if floor == 0 {
-        series = api.store.query(&raw).await?;
+        series = caller.store.query(&raw).await?;
     }
     if floor > 0 || series.iter().any(|(_, rows)| rows.len() > most) {
         step = nice_step(to - from, most).max(floor);
-        series = api.store.query(&Query { step, most, ..raw }).await?;
+        series = caller.store.query(&Query { step, most, ..raw }).await?;
     }
     let series: Vec<Value> = series
         .iter()

@@ -1,11 +1,10 @@
 //! `/server`: what runs here, and on what.
 
 use axum::Json;
-use axum::extract::State;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Api;
+use super::guard::Caller;
 use super::parameters::Parameters;
 use super::problem::Problem;
 use super::words::{now, time};
@@ -15,10 +14,10 @@ use super::words::{now, time};
 pub(super) struct Nothing {}
 
 pub(super) async fn server(
-    State(api): State<Api>,
+    caller: Caller,
     Parameters(Nothing {}): Parameters<Nothing>,
 ) -> Result<Json<Value>, Problem> {
-    let facts = api.store.facts().await?;
+    let facts = caller.store.facts().await?;
     Ok(Json(json!({
         "time": time(now()),
         "version": env!("CARGO_PKG_VERSION"),

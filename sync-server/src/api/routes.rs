@@ -1,0 +1,54 @@
+//! Every path of the API, in one list: what answers it and what it takes to be let in. The router is
+//! built from this list and from nothing else, and the tests of access go through it, so that no route
+//! is without a rule and none without a test.
+//!
+//! A new route is one line of [`routes`]: `get("/alarms", Right::Read, alarms::alarms)`. Its handler takes
+//! a [`Caller`](super::guard::Caller), which holds the store as the caller's tenant sees it; there is no
+//! other way to a store from here.
+
+use axum::Router;
+use axum::handler::Handler;
+use axum::http::Method;
+use axum::middleware::from_fn_with_state;
+use axum::routing::{self, MethodRouter};
+
+use super::guard::{Doors, Needs, guard};
+use super::{faults, fleet, gaps, ledger, live, points, quarantine, query, server, time_marks};
+use crate::access::Right;
+
+/// One method of one path.
+pub(super) struct Route {
+    pub(super) method: Method,
+    /// Below `/api/v1`.
+    pub(super) path: &'static str,
+    pub(super) needs: Needs,
+    handler: MethodRouter<Doors>,
+}
+
+/// All of them.
+pub(super) fn routes() -> Vec<Route> {
+    vec![
+        get("/fleet", Right::Read, fleet::fleet),
+        get("/points", Right::Read, points::points),
+        get("/query", Right::Read, query::query),
+        get("/gaps", Right::Read, gaps::gaps),
+        get("/ledger", Right::Read, ledger::ledger),
+        get("/faults", Right::Read, faults::faults),
+        get("/time-marks", Right::Read, time_marks::time_marks),
+        get("/quarantine", Right::Read, quarantine::quarantine),
+        get("/server", Right::Read, server::server),
+        get("/live", Right::Read, live::live),
+    ]
+}
+
+/// The router over the list.
+pub(super) fn router(doors: &Doors) -> Router<Doors> {
+    routes().into_iter().fold(Router::new(), |router, Route { path, needs, handler, .. }| {
+        let guard = from_fn_with_state((doors.clone(), needs), guard);
+        router.route(path, handler.route_layer(guard))
+    })
+}
+
+fn get<T: 'static>(path: &'static str, needs: impl Into<Needs>, handler: impl Handler<T, Doors>) -> Route {
+    Route { method: Method::GET, path, needs: needs.into(), handler: routing::get(handler) }
+}
