@@ -94,8 +94,9 @@ pub trait Store: Upkeep + Quarantine + Alarms {
     /// All agents, by site and gateway.
     async fn fleet(&self) -> Result<Vec<AgentRow>, StoreError>;
 
-    /// Points by key, ascending, at most `most` above `after`. `search` is a part of
-    /// "device/name unit" in any case; empty finds all.
+    /// Points by key, ascending, at most `most` above `after`. Each word of `search` is a part of
+    /// "device/name unit", or where no agent is named of "site/gateway/device/name unit", in any case;
+    /// without words all are found.
     async fn points(
         &self,
         agent: Option<AgentKey>,
