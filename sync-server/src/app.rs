@@ -101,9 +101,8 @@ impl App {
         let retainer = Retainer::new(store.clone(), telemetry.clone(), config.retention);
         let rules = config.alarms.rules;
         let evaluator = Evaluator::new(store.clone(), feed.clone(), telemetry.clone(), rules);
-        let webhooks =
-            Webhooks::new(store.clone(), feed.clone(), telemetry.clone(), config.alarms.webhooks)
-                .map_err(|why| anyhow!(why))?;
+        let webhooks = Webhooks::new(store.clone(), feed.clone(), telemetry.clone(), config.alarms.webhooks)
+            .map_err(|why| anyhow!(why))?;
         webhooks.register().await.context("make the webhooks known to the store")?;
         let listener = Listener::new(sync, newest_tls, Limits::default(), telemetry.clone());
         let router = health::router(Health { store: store.clone(), telemetry: telemetry.clone() })

@@ -25,9 +25,9 @@ mod timescale;
 mod upkeep;
 mod words;
 
+pub use alarms::Alarms;
 #[cfg(feature = "measure")]
 pub use plan::WITHOUT_EXACTLY_ONCE;
-pub use alarms::Alarms;
 pub use quarantine::{AsideId, AsideRow, OddPoint, Quarantine, Replayed, read_batch};
 pub use rollups::{Grain, Horizons, Source};
 pub(crate) use sieve::within_reason;

@@ -82,13 +82,13 @@ fn rule(name: &str, t: &Table<'_>, standing: Option<&Rule>) -> Option<Told> {
     let standing = standing.filter(|rule| kind_of(&rule.when) == kind);
     let model = standing.cloned().or_else(|| usual().into_iter().find(|rule| kind_of(&rule.when) == kind));
     let when = condition(t, kind, model.as_ref().map(|rule| &rule.when));
-    let priority =
-        t.or("priority", model.as_ref().map_or(Priority::default(), |rule| rule.priority), one_of(PRIORITIES));
-    let delay = t.or(
-        "delay",
-        model.as_ref().map_or(Duration::ZERO, |rule| rule.delay),
-        duration(Duration::ZERO),
+    let priority = t.or(
+        "priority",
+        model.as_ref().map_or(Priority::default(), |rule| rule.priority),
+        one_of(PRIORITIES),
     );
+    let delay =
+        t.or("delay", model.as_ref().map_or(Duration::ZERO, |rule| rule.delay), duration(Duration::ZERO));
     let agents = t.optional("agents", patterns);
     let agents = match agents {
         Some(agents) if agents.is_empty() => {
@@ -146,7 +146,10 @@ fn limits(t: &Table<'_>) -> Option<Limits> {
     }
     if deadband < 0.0 {
         let words = format!("a deadband of {deadband} is negative");
-        t.complain_of("deadband", Complaint::new(words, "how far inside its limit a value must be again: 2.0"));
+        t.complain_of(
+            "deadband",
+            Complaint::new(words, "how far inside its limit a value must be again: 2.0"),
+        );
     }
     if let (Some(high), Some(low)) = (above, below)
         && high - deadband < low + deadband

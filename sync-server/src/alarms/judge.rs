@@ -134,7 +134,8 @@ fn gateways(rule: &Rule, facts: &Facts<'_>, known: &Known<'_>) -> Option<Vec<Fin
             When::Fault(_) | When::Value(_) => Verdict::Unknown,
         };
         // What a silent gateway said last is not how it is.
-        let is_silent = agent.last_seen.is_none_or(|seen| facts.now.saturating_sub(seen) > store::SILENT_AFTER);
+        let is_silent =
+            agent.last_seen.is_none_or(|seen| facts.now.saturating_sub(seen) > store::SILENT_AFTER);
         let tells_itself = matches!(rule.when, When::Backlog { .. } | When::Clock { .. });
         let verdict = if tells_itself && is_silent { Verdict::Unknown } else { verdict };
         Finding { subject: agent.site.clone(), site: agent.site.clone(), member, verdict }

@@ -128,7 +128,9 @@ fn client(webhook: &Webhook) -> Result<ClientConfig, String> {
         None => {
             let _ = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
             if roots.is_empty() {
-                return Err("the system has no CA certificates: install ca-certificates, or name a `ca`".into());
+                return Err(
+                    "the system has no CA certificates: install ca-certificates, or name a `ca`".into()
+                );
             }
         }
     }

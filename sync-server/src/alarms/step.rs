@@ -146,12 +146,7 @@ fn one_subject(
                 let counted_from = counted_from.unwrap_or(seen);
                 let is_over = facts.now.saturating_sub(counted_from) >= micros(rule.delay);
                 let member = Member { name: finding.member, since: since.unwrap_or(seen), words, base };
-                join.push(Candidate {
-                    member,
-                    remedy,
-                    counted_from,
-                    is_ripe: ripens && is_over,
-                });
+                join.push(Candidate { member, remedy, counted_from, is_ripe: ripens && is_over });
             }
         }
     }

@@ -59,9 +59,9 @@ pub fn alarm(rule: &Rule, subject: &str, members: &[Member], agents: &[AgentRow]
     match &rule.when {
         _ if count == 1 => format!("{one}."),
         When::Silent { .. } => {
-            let all = agents.iter().filter(|agent| {
-                agent.site == subject && !agent.revoked && agent.last_seen.is_some()
-            });
+            let all = agents
+                .iter()
+                .filter(|agent| agent.site == subject && !agent.revoked && agent.last_seen.is_some());
             match all.count() {
                 all if all <= count => format!(
                     "All {count} gateways of {subject} are silent: its uplink or its power is the likely cause."
@@ -84,7 +84,8 @@ pub fn alarm(rule: &Rule, subject: &str, members: &[Member], agents: &[AgentRow]
 /// RFC 3339, whole seconds.
 pub fn time(at: Micros) -> String {
     let seconds = at.div_euclid(1_000_000);
-    jiff::Timestamp::from_second(seconds).map_or_else(|_| format!("{seconds} s after 1970"), |at| at.to_string())
+    jiff::Timestamp::from_second(seconds)
+        .map_or_else(|_| format!("{seconds} s after 1970"), |at| at.to_string())
 }
 
 /// "4 min".
@@ -156,7 +157,10 @@ mod tests {
         ] {
             assert_eq!(number(value), text);
         }
-        assert_eq!((count(0), count(1_234), count(1_234_567)), ("0".into(), "1,234".into(), "1,234,567".into()));
+        assert_eq!(
+            (count(0), count(1_234), count(1_234_567)),
+            ("0".into(), "1,234".into(), "1,234,567".into())
+        );
     }
 
     #[test]

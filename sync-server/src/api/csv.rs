@@ -61,7 +61,8 @@ fn buckets(points: &[PointRow], found: Found) -> String {
         let (path, unit) = (cell(&path(point)), cell(&point.unit));
         for row in rows {
             let Bucket { mean, min, max, last, count, good, quality, .. } = row;
-            let [mean, min, max] = [mean, min, max].map(|number| number.map_or(String::new(), |n| n.to_string()));
+            let [mean, min, max] =
+                [mean, min, max].map(|number| number.map_or(String::new(), |n| n.to_string()));
             let _ = write!(
                 text,
                 "{},{path},{unit},{mean},{min},{max},{},{count},{good},{}\r\n",
@@ -121,7 +122,8 @@ impl Pages {
         while let Some(point) = self.points.front() {
             let asked =
                 Query { points: vec![point.key], from: self.next, to: self.to, step: 0, most: self.page + 1 };
-            let mut rows = self.api.store.query(&asked).await?.pop().map(|(_, rows)| rows).unwrap_or_default();
+            let mut rows =
+                self.api.store.query(&asked).await?.pop().map(|(_, rows)| rows).unwrap_or_default();
             let (path, unit) = (cell(&path(point)), cell(&point.unit));
             match rows.get(self.page).map(|row| row.time) {
                 // The next page begins with all readings of the moment that this one cannot end with.
@@ -190,6 +192,9 @@ mod tests {
         assert_eq!(cell("a,\"b\""), "\"a,\"\"b\"\"\"");
         assert_eq!(cell("=1+1"), "\"'=1+1\"");
         assert_eq!(value(Some(&Value::Float(-1.5))), "-1.5");
-        assert_eq!((value(None), value(Some(&Value::Integer(i64::MAX)))), (String::new(), i64::MAX.to_string()));
+        assert_eq!(
+            (value(None), value(Some(&Value::Integer(i64::MAX)))),
+            (String::new(), i64::MAX.to_string())
+        );
     }
 }

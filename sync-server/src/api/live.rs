@@ -55,7 +55,8 @@ pub(super) async fn live(
         Some("readings") => (true, false),
         Some("alarms") => (false, true),
         Some(other) => {
-            let words = format!("events: `{other}` is neither `readings` nor `alarms`; leave it away for both");
+            let words =
+                format!("events: `{other}` is neither `readings` nor `alarms`; leave it away for both");
             return Err(Problem::BadRequest(words));
         }
     };

@@ -4,14 +4,14 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
 use super::super::alarms::{
-    Acknowledgement, Alarm, AlarmChange, Alarms, AlarmEvent, AlarmKey, AlarmQuery, AlarmRow, AlarmState,
-    AlarmSummary, EVENTS, EventKind, KEPT, LONGEST_PAUSE, Pending, TOLD_WITHIN, Told, members_of,
+    Acknowledgement, Alarm, AlarmChange, AlarmEvent, AlarmKey, AlarmQuery, AlarmRow, AlarmState,
+    AlarmSummary, Alarms, EVENTS, EventKind, KEPT, LONGEST_PAUSE, Pending, TOLD_WITHIN, Told, members_of,
     members_text,
 };
 use super::super::plan::Failure;
 use super::super::{AgentKey, Latest, Micros, PointKey, Silence, StoreError, sieve};
-use super::read::limit;
 use super::Sqlite;
+use super::read::limit;
 use super::values::{quality, value};
 
 const ROW: &str = "select alarm, rule, kind, priority, site, subject, words, remedy, members, raised, \
@@ -138,9 +138,16 @@ fn one(on: &Transaction<'_>, change: &AlarmChange, now: Micros) -> Result<Option
                        where alarm = ?1 and version = ?2 and cleared is null";
             let [_, _, words, remedy] = texts(is);
             let members = members_text(&is.members);
-            let done = on
-                .prepare_cached(sql)?
-                .execute(params![alarm.0, version, words, remedy, members, is.priority, now, grew])?;
+            let done = on.prepare_cached(sql)?.execute(params![
+                alarm.0,
+                version,
+                words,
+                remedy,
+                members,
+                is.priority,
+                now,
+                grew
+            ])?;
             let kind = if *grew { EventKind::Grew } else { EventKind::Changed };
             (done > 0).then(|| note(on, alarm.0, kind, now)).transpose()
         }

@@ -7,16 +7,16 @@ use deadpool_postgres::{Client, Transaction};
 use tokio_postgres::Row;
 
 use super::super::alarms::{
-    Acknowledgement, Alarm, AlarmChange, Alarms, AlarmEvent, AlarmKey, AlarmQuery, AlarmRow, AlarmState,
-    AlarmSummary, EVENTS, EventKind, KEPT, LONGEST_PAUSE, Pending, TOLD_WITHIN, Told, members_of,
+    Acknowledgement, Alarm, AlarmChange, AlarmEvent, AlarmKey, AlarmQuery, AlarmRow, AlarmState,
+    AlarmSummary, Alarms, EVENTS, EventKind, KEPT, LONGEST_PAUSE, Pending, TOLD_WITHIN, Told, members_of,
     members_text,
 };
 use super::super::plan::Failure;
 use super::super::{AgentKey, Latest, Micros, PointKey, Silence, StoreError, sieve};
 use super::ingest::run;
 use super::read::limit;
-use super::{Timescale, limited};
 use super::values::{Moment, quality, value};
+use super::{Timescale, limited};
 
 /// "alarms" in ASCII: servers change alarms one after another.
 const LOCK: i64 = 0x61_6c61_726d_73;
@@ -81,8 +81,7 @@ pub async fn alarms(client: &Client, query: &AlarmQuery) -> Result<Vec<AlarmRow>
     let [active, acknowledged, cleared] = AlarmState::ALL.map(|state| query.states.contains(&state));
     let before = query.before.map(|before| before.0);
     let most = limit(query.most);
-    let rows =
-        client.query(&sql, &[&query.site, &before, &active, &acknowledged, &cleared, &most]).await?;
+    let rows = client.query(&sql, &[&query.site, &before, &active, &acknowledged, &cleared, &most]).await?;
     Ok(rows.iter().map(row).collect::<Result<_, _>>()?)
 }
 
@@ -95,11 +94,7 @@ pub async fn summary(client: &Client) -> Result<AlarmSummary, StoreError> {
     Ok(AlarmSummary { active, acknowledged, newest: row.try_get(2)? })
 }
 
-pub async fn change(
-    client: &mut Client,
-    changes: &[AlarmChange],
-    now: Micros,
-) -> Result<Vec<Told>, Failure> {
+pub async fn change(client: &mut Client, changes: &[AlarmChange], now: Micros) -> Result<Vec<Told>, Failure> {
     let on = client.transaction().await?;
     run(&on, "select pg_advisory_xact_lock($1)", &[&LOCK]).await?;
     let mut told = Vec::new();
@@ -133,8 +128,8 @@ async fn one(on: &Transaction<'_>, change: &AlarmChange, now: Micros) -> Result<
             let [site, subject, words, remedy] = texts(alarm);
             let members = members_text(&alarm.members);
             let Alarm { rule, kind, priority, .. } = alarm;
-            let made =
-                run(on, sql, &[rule, kind, priority, &site, &subject, &words, &remedy, &members, &at]).await?;
+            let made = run(on, sql, &[rule, kind, priority, &site, &subject, &words, &remedy, &members, &at])
+                .await?;
             match made.first() {
                 Some(made) => Ok(Some(note(on, made.try_get(0)?, EventKind::Raised, now).await?)),
                 None => Ok(None),
@@ -151,8 +146,8 @@ async fn one(on: &Transaction<'_>, change: &AlarmChange, now: Micros) -> Result<
                        where alarm = $1 and version = $2 and cleared is null returning alarm";
             let [_, _, words, remedy] = texts(is);
             let members = members_text(&is.members);
-            let done =
-                run(on, sql, &[&alarm.0, version, &words, &remedy, &members, &is.priority, &at, grew]).await?;
+            let done = run(on, sql, &[&alarm.0, version, &words, &remedy, &members, &is.priority, &at, grew])
+                .await?;
             let kind = if *grew { EventKind::Grew } else { EventKind::Changed };
             match done.is_empty() {
                 true => Ok(None),
@@ -218,10 +213,7 @@ pub async fn acknowledge(
     Ok(found)
 }
 
-pub async fn latest(
-    client: &Client,
-    points: &[PointKey],
-) -> Result<Vec<(PointKey, Latest)>, StoreError> {
+pub async fn latest(client: &Client, points: &[PointKey]) -> Result<Vec<(PointKey, Latest)>, StoreError> {
     let keys: Vec<i32> = points.iter().filter_map(|point| i32::try_from(point.0).ok()).collect();
     let sql = "select point, time, quality, value, whole, state, text from latest \
                where point = any($1) order by point";
@@ -266,7 +258,8 @@ pub async fn next_for_webhook(
     lease: Micros,
 ) -> Result<Option<(AlarmEvent, u32)>, Failure> {
     // Most often there is nothing, and nothing is locked for it.
-    let waits = "select exists (select from webhooks w join alarm_events e on event > position where name = $1)";
+    let waits =
+        "select exists (select from webhooks w join alarm_events e on event > position where name = $1)";
     let statement = client.prepare_cached(waits).await?;
     if !client.query_one(&statement, &[&name]).await?.try_get::<_, bool>(0)? {
         return Ok(None);
@@ -365,7 +358,8 @@ impl Alarms for Timescale {
         now: Micros,
         lease: Micros,
     ) -> Result<Option<(AlarmEvent, u32)>, StoreError> {
-        limited(async { Ok(next_for_webhook(&mut self.client().await?, name, least, now, lease).await?) }).await
+        limited(async { Ok(next_for_webhook(&mut self.client().await?, name, least, now, lease).await?) })
+            .await
     }
 
     async fn webhook_told(&self, name: &str, event: i64) -> Result<(), StoreError> {
