@@ -1,6 +1,7 @@
 //! Forebay's sync-server as a library: the binary, the demo and the tests run the same code.
 
 pub mod access;
+pub mod alarms;
 pub mod api;
 pub mod app;
 pub mod cli;

@@ -4,8 +4,9 @@
 use std::sync::Arc;
 
 use forebay_protocols::reading::PointId;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
+use crate::store::alarms::AlarmSummary;
 use crate::store::{AgentKey, PointKey, Timed};
 
 /// Batches a slow subscriber may be behind. Bounds the memory of the feed: at most this many
@@ -32,12 +33,13 @@ pub type Subscription = broadcast::Receiver<Arc<Committed>>;
 #[derive(Clone, Debug)]
 pub struct Feed {
     sender: broadcast::Sender<Arc<Committed>>,
+    alarms: watch::Sender<AlarmSummary>,
 }
 
 impl Feed {
     /// A feed nobody looks at yet.
     pub fn new() -> Self {
-        Self { sender: broadcast::Sender::new(DEPTH) }
+        Self { sender: broadcast::Sender::new(DEPTH), alarms: watch::Sender::new(AlarmSummary::default()) }
     }
 
     /// Is anybody looking? While nobody is, publishing costs nothing.
@@ -54,6 +56,16 @@ impl Feed {
     /// Everything committed from now on.
     pub fn subscribe(&self) -> Subscription {
         self.sender.subscribe()
+    }
+
+    /// Tells how many alarms there are, if anything has changed.
+    pub fn ring(&self, summary: AlarmSummary) {
+        self.alarms.send_if_modified(|known| std::mem::replace(known, summary) != summary);
+    }
+
+    /// How many alarms there are, from now on.
+    pub fn alarms(&self) -> watch::Receiver<AlarmSummary> {
+        self.alarms.subscribe()
     }
 }
 

@@ -12,10 +12,7 @@ use super::parameters::Parameters;
 use super::problem::Problem;
 use super::words::{agent_name, now, time};
 use crate::ledger::Dropped;
-use crate::store::{AgentRow, FaultRow, Micros};
-
-/// An agent that sends nothing for so long is called silent: a heartbeat comes every 60 s by default.
-const SILENT_AFTER: Micros = 150_000_000;
+use crate::store::{AgentRow, FaultRow, Micros, SILENT_AFTER};
 
 /// No parameters, and none are overlooked.
 #[derive(Deserialize)]

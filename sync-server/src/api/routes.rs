@@ -13,7 +13,10 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{self, MethodRouter};
 
 use super::guard::{Doors, Needs, guard};
-use super::{faults, fleet, gaps, ledger, live, points, quarantine, query, server, time_marks};
+use super::{
+    alarms, csv, faults, fleet, gaps, ledger, live, points, quarantine, server, silences, statistics,
+    time_marks,
+};
 use crate::access::Right;
 
 /// One method of one path.
@@ -30,10 +33,15 @@ pub(super) fn routes() -> Vec<Route> {
     vec![
         get("/fleet", Right::Read, fleet::fleet),
         get("/points", Right::Read, points::points),
-        get("/query", Right::Read, query::query),
+        get("/query", Right::Read, csv::json_or_csv),
+        get("/query.csv", Right::Read, csv::csv),
+        get("/statistics", Right::Read, statistics::statistics),
         get("/gaps", Right::Read, gaps::gaps),
+        get("/silences", Right::Read, silences::silences),
         get("/ledger", Right::Read, ledger::ledger),
         get("/faults", Right::Read, faults::faults),
+        get("/alarms", Right::Read, alarms::alarms),
+        post("/alarms/{id}/acknowledge", Right::Operate, alarms::acknowledge),
         get("/time-marks", Right::Read, time_marks::time_marks),
         get("/quarantine", Right::Read, quarantine::quarantine),
         get("/server", Right::Read, server::server),
@@ -51,4 +59,8 @@ pub(super) fn router(doors: &Doors) -> Router<Doors> {
 
 fn get<T: 'static>(path: &'static str, needs: impl Into<Needs>, handler: impl Handler<T, Doors>) -> Route {
     Route { method: Method::GET, path, needs: needs.into(), handler: routing::get(handler) }
+}
+
+fn post<T: 'static>(path: &'static str, needs: impl Into<Needs>, handler: impl Handler<T, Doors>) -> Route {
+    Route { method: Method::POST, path, needs: needs.into(), handler: routing::post(handler) }
 }

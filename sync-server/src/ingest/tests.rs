@@ -3,6 +3,7 @@
 
 mod batches;
 pub(crate) mod memory;
+mod no_alarms;
 mod peers;
 
 use std::time::Duration;
