@@ -9,6 +9,8 @@ mod accounts;
 mod asking;
 #[path = "api/booked.rs"]
 mod booked;
+#[path = "api/fleet.rs"]
+mod fleet;
 #[path = "api/house.rs"]
 mod house;
 #[path = "api/keeping.rs"]

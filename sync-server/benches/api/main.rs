@@ -1,13 +1,17 @@
 //! How long the API takes to answer, over HTTP on loopback, from a database with many readings: a day of
-//! one point, a year at 1,000 pixels, the fleet of 5,000 agents. Readings are made in SQL; rollups by
-//! the server's own steps, whose rate is told too. Every question is asked of another point.
+//! one point, a year at 1,000 pixels, the fleet of 5,000 agents, and all of it again with 200 browsers
+//! open. Readings are made in SQL; rollups by the server's own steps, whose rate is told too. Every
+//! question is asked of another point.
 //!
-//!     cargo bench -p forebay-server --bench api -- [--json] [--sqlite ROWS] [--timescale ROWS]
+//!     cargo bench -p forebay-server --bench api -- [--json] [--sqlite ROWS] [--timescale ROWS] \
+//!         [--readings ROWS] [--agents N] [--browsers N]
 //!
 //! A year of points that are read every ten seconds, as many as the rows are enough for. Without
 //! FOREBAY_TEST_DATABASE_URL only SQLite is measured.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench is read by people, and may stop")]
+
+mod browsers;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,7 +19,8 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use forebay_config::{server, units::Secret};
 use forebay_protocols::boot_time::wall_micros;
-use forebay_server::api::{self, Api};
+use forebay_protocols::sync::wire;
+use forebay_server::api::{self, Api, Roster};
 use forebay_server::live::Feed;
 use forebay_server::store::{self, Grain, Micros, Store};
 use http_body_util::BodyExt;
@@ -24,7 +29,6 @@ use hyper_util::rt::TokioExecutor;
 use tokio_postgres::NoTls;
 use tokio_util::sync::CancellationToken;
 
-const AGENTS: i64 = 5_000;
 const DAY: Micros = 86_400_000_000;
 const YEAR: Micros = 365 * DAY;
 /// Readings of a point in a year.
@@ -43,12 +47,15 @@ async fn main() {
     let end = wall_micros() / DAY * DAY;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("forebay.db");
-    let (sqlite, timescale) = (rows("--sqlite", 10_000_000), rows("--timescale", 20_000_000));
+    let (sqlite, timescale) = (rows("--readings", 10_000_000), rows("--readings", 20_000_000));
+    let (sqlite, timescale) = (rows("--sqlite", sqlite), rows("--timescale", timescale));
+    let scene =
+        Scene { json, agents: rows("--agents", 5_000).max(1), browsers: rows("--browsers", 200), end };
     if sqlite > 0 {
         let config = server::Store::Sqlite { path: path.clone() };
         let store = store::open(&config).await.unwrap();
-        fill_sqlite(&path, sqlite, end);
-        measure(json, store, sqlite, end).await;
+        fill_sqlite(&path, sqlite, &scene);
+        measure(&scene, store, sqlite).await;
     }
     if let Some(url) = std::env::var("FOREBAY_TEST_DATABASE_URL").ok().filter(|_| timescale > 0) {
         let name = format!("forebay_bench_{}", std::process::id());
@@ -58,10 +65,52 @@ async fn main() {
         let own = format!("{host}/{name}");
         let config = server::Store::Postgres { url: Secret::new(own.clone()), connections: 4 };
         let store = store::open(&config).await.unwrap();
-        fill_postgres(&own, timescale, end).await;
-        measure(json, store, timescale, end).await;
+        fill_postgres(&own, timescale, &scene).await;
+        measure(&scene, store, timescale).await;
         admin.batch_execute(&format!("drop database {name} with (force)")).await.unwrap();
     }
+}
+
+/// What is measured.
+struct Scene {
+    json: bool,
+    agents: i64,
+    browsers: i64,
+    /// The last moment with readings.
+    end: Micros,
+}
+
+/// Site and gateway of the n-th agent, counted from 1.
+fn name_of(number: i64) -> (String, String) {
+    (format!("site-{}", number % 50), format!("gate-{number}"))
+}
+
+/// What an agent with five devices reports.
+fn report(number: i64) -> String {
+    let device = |n: i64| wire::report::Device {
+        link: format!("line-{}", n % 2),
+        device: format!("machine-{n}"),
+        answers: (number + n) % 100 != 0,
+        words: if (number + n) % 100 == 0 {
+            "the device did not answer in time".into()
+        } else {
+            String::new()
+        },
+    };
+    let report = wire::Report {
+        version: "0.1.0".into(),
+        wall_us: 1_795_000_000_000_000,
+        received_us: 1_795_000_000_000_000,
+        synchronised: true,
+        produced: 1_000 + number as u64,
+        appended: 1_000 + number as u64,
+        acknowledged: 1_000,
+        backlog_readings: number as u64,
+        buffer_limit_bytes: 1 << 30,
+        devices: (1..=5).map(device).collect(),
+        ..wire::Report::default()
+    };
+    prost::Message::encode_to_vec(&report).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// How many points have so many readings.
@@ -70,12 +119,27 @@ fn points(rows: i64) -> i64 {
 }
 
 /// Agents, and the points of the first one. `moment` makes a time of microseconds, `bytes` of hex.
-fn fleet(points: i64, end: Micros, moment: impl Fn(Micros) -> String) -> String {
-    let mut sql = String::from("insert into agents (site, gateway, joined, last_seen, stored) values ");
-    let agents: Vec<String> = (1..=AGENTS)
-        .map(|n| format!("('site-{}', 'gate-{n}', {}, {}, 1000)", n % 50, moment(end - YEAR), moment(end)))
+fn fleet(
+    points: i64,
+    scene: &Scene,
+    moment: impl Fn(Micros) -> String,
+    bytes: impl Fn(&str) -> String,
+) -> String {
+    let mut sql =
+        String::from("insert into agents (site, gateway, joined, last_seen, stored, report) values ");
+    let (joined, seen) = (moment(scene.end - YEAR), moment(wall_micros()));
+    let agents: Vec<String> = (1..=scene.agents)
+        .map(|n| {
+            let ((site, gateway), report) = (name_of(n), bytes(&report(n)));
+            format!("('{site}', '{gateway}', {joined}, {seen}, 1000, {report})")
+        })
         .collect();
     sql.push_str(&agents.join(", "));
+    let certificates: Vec<String> = (1..=scene.agents)
+        .map(|n| format!("({n}, {}, {})", bytes(&format!("{n:064x}")), moment(scene.end + YEAR)))
+        .collect();
+    sql.push_str("; insert into certificates (agent, fingerprint, valid_until) values ");
+    sql.push_str(&certificates.join(", "));
     sql.push_str("; insert into points (agent, device, name, unit, kind, data_type, search) values ");
     let points: Vec<String> = (1..=points)
         .map(|n| format!("(1, 'boiler', 'p{n}', 'C', 'gauge', 'float', 'boiler/p{n} c')"))
@@ -84,11 +148,14 @@ fn fleet(points: i64, end: Micros, moment: impl Fn(Micros) -> String) -> String 
     sql
 }
 
-fn fill_sqlite(path: &std::path::Path, rows: i64, end: Micros) {
+fn fill_sqlite(path: &std::path::Path, rows: i64, scene: &Scene) {
+    let end = scene.end;
     let connection = rusqlite::Connection::open(path).unwrap();
     connection.pragma_update(None, "synchronous", "off").unwrap();
     let points = points(rows);
-    connection.execute_batch(&fleet(points, end, |time| time.to_string())).unwrap();
+    connection
+        .execute_batch(&fleet(points, scene, |time| time.to_string(), |hex| format!("x'{hex}'")))
+        .unwrap();
     let (each, from) = (rows / points, end - YEAR);
     // As they come: all points of a moment, moment after moment.
     let sql = format!(
@@ -103,11 +170,12 @@ fn fill_sqlite(path: &std::path::Path, rows: i64, end: Micros) {
     connection.execute_batch(&sql).unwrap();
 }
 
-async fn fill_postgres(url: &str, rows: i64, end: Micros) {
+async fn fill_postgres(url: &str, rows: i64, scene: &Scene) {
+    let end = scene.end;
     let client = connect(url).await;
     let moment = |time: Micros| format!("to_timestamp({})", time / 1_000_000);
     let points = points(rows);
-    client.batch_execute(&fleet(points, end, moment)).await.unwrap();
+    client.batch_execute(&fleet(points, scene, moment, |hex| format!("'\\x{hex}'"))).await.unwrap();
     let (each, from) = (rows / points, end - YEAR);
     // A week at a time, so that progress is durable and memory bounded.
     for week in 0..53 {
@@ -131,7 +199,8 @@ async fn fill_postgres(url: &str, rows: i64, end: Micros) {
     client.batch_execute(&due).await.unwrap();
 }
 
-async fn measure(json: bool, store: Arc<dyn Store>, rows: i64, end: Micros) {
+async fn measure(scene: &Scene, store: Arc<dyn Store>, rows: i64) {
+    let &Scene { json, agents, browsers, end } = scene;
     let begin = Instant::now();
     let (mut read, mut written) = (0, 0);
     for grain in Grain::ALL {
@@ -159,61 +228,101 @@ async fn measure(json: bool, store: Arc<dyn Store>, rows: i64, end: Micros) {
     }
     assert!(read as i64 >= rows / points * points, "everything is rolled up");
 
+    let feed = Feed::new();
+    // One that looks at the database each time, and one as the server has it.
+    let anew = Roster::fresh_for(store.clone(), Duration::ZERO);
+    let usual = Roster::new(store.clone());
+    let (anew, _close_anew) = serve(store.clone(), anew, feed.clone()).await;
+    let (place, _close) = serve(store, usual, feed.clone()).await;
+    let ms = |time: Micros| time / 1_000;
+    let chart = |n: usize, span: Micros, to: Micros, px: u32| {
+        let (point, from) = (1 + n as i64 % points, to - span);
+        format!("{place}/query?points={point}&from={}&to={}&max_points={px}", ms(from), ms(to))
+    };
+    let pages = (agents as usize).div_ceil(1_000);
+    type Question<'a> = (String, Box<dyn Fn(usize) -> Vec<String> + 'a>);
+    let one = |what: &str, ask: Box<dyn Fn(usize) -> String>| -> Question<'_> {
+        (what.to_owned(), Box::new(move |n| vec![ask(n)]))
+    };
+    let (page, page_anew) = (format!("{place}{}", browsers::PAGE), format!("{anew}{}", browsers::PAGE));
+    let (sorted, sites) = (format!("{place}/fleet?sort=-backlog&limit=200"), format!("{place}/sites"));
+    let questions: Vec<Question<'_>> = vec![
+        (
+            "a day of one point".into(),
+            Box::new(|n| vec![chart(n, DAY, end - (n as i64 * 7 % 300) * DAY, 1_000)]),
+        ),
+        ("a year at 1,000 px".into(), Box::new(|n| vec![chart(n, YEAR, end, 1_000)])),
+        ("a year at 300 px".into(), Box::new(|n| vec![chart(n, YEAR, end, 300)])),
+        one(&format!("a page of the fleet of {agents} agents"), Box::new(move |_| page.clone())),
+        one("the same, looked at anew in the database each time", Box::new(move |_| page_anew.clone())),
+        one("200 agents by backlog, all fields", Box::new(move |_| sorted.clone())),
+        one("sites", Box::new(move |_| sites.clone())),
+        (
+            format!("the whole fleet, all fields, in {pages} answers"),
+            Box::new(|_| {
+                (0..pages).map(|n| format!("{place}/fleet?limit=1000&offset={}", n * 1_000)).collect()
+            }),
+        ),
+    ];
+    questions_asked(json, "", &questions).await;
+    if browsers > 0 {
+        let open = browsers::Browsers::open(browsers as usize, agents, &place, feed).await;
+        let among = format!(", {browsers} browsers open");
+        questions_asked(json, &among, &questions[..4]).await;
+        let (late, pages) = open.close().await;
+        for (what, times) in
+            [("from commit to browser", late), ("a page of the fleet, asked by the browsers", pages)]
+        {
+            assert!(!times.is_empty(), "{what}: nothing was seen");
+            let at =
+                |part: usize| (times[(times.len() * part / 100).min(times.len() - 1)] * 10.0).round() / 10.0;
+            tell(json, &format!("{what}{among}"), [at(50), at(95), at(100)], times.len(), "seen");
+        }
+    }
+}
+
+/// A router over the store on a port of its own; its end comes with what is dropped.
+async fn serve(store: Arc<dyn Store>, fleet: Roster, feed: Feed) -> (String, impl Drop) {
     let stop = CancellationToken::new();
-    let router = api::router(Api { store, feed: Feed::new(), stop: stop.clone() });
+    let router = api::router(Api { store, fleet, feed, stop: stop.clone() });
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let place = format!("http://{}/api/v1", listener.local_addr().unwrap());
-    let asked = stop.clone();
-    let serving =
-        async move { axum::serve(listener, router).with_graceful_shutdown(asked.cancelled_owned()).await };
-    let serving = tokio::spawn(serving);
-    let ms = |time: Micros| time / 1_000;
-    type Question<'a> = (&'static str, Box<dyn Fn(usize) -> String + 'a>);
-    let questions: [Question<'_>; 4] = [
-        (
-            "a day of one point",
-            Box::new(|n| {
-                let (point, to) = (1 + n as i64 % points, end - (n as i64 * 7 % 300) * DAY);
-                format!("/query?points={point}&from={}&to={}&max_points=1000", ms(to - DAY), ms(to))
-            }),
-        ),
-        (
-            "a year at 1,000 px",
-            Box::new(|n| {
-                let point = 1 + n as i64 % points;
-                format!("/query?points={point}&from={}&to={}&max_points=1000", ms(end - YEAR), ms(end))
-            }),
-        ),
-        (
-            "a year at 300 px",
-            Box::new(|n| {
-                let point = 1 + n as i64 % points;
-                format!("/query?points={point}&from={}&to={}&max_points=300", ms(end - YEAR), ms(end))
-            }),
-        ),
-        ("the fleet of 5,000 agents", Box::new(|_| "/fleet".to_owned())),
-    ];
+    let guard = stop.clone().drop_guard();
+    tokio::spawn(async move {
+        axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await.unwrap();
+    });
+    (place, guard)
+}
+
+type Asked<'a> = (String, Box<dyn Fn(usize) -> Vec<String> + 'a>);
+
+async fn questions_asked(json: bool, among: &str, questions: &[Asked<'_>]) {
     let client = Client::builder(TokioExecutor::new()).build_http::<Body>();
-    for (what, path) in questions {
+    for (what, urls) in questions {
         let mut times = Vec::with_capacity(ASKED);
         let mut bytes = 0;
         for n in 0..ASKED {
             let begin = Instant::now();
-            bytes = ask(&client, format!("{place}{}", path(n))).await;
+            bytes = 0;
+            for url in urls(n) {
+                bytes += ask(&client, url).await;
+            }
             times.push(begin.elapsed());
         }
         times.sort_unstable();
-        let [p50, p95, most] = [ASKED / 2, ASKED * 95 / 100, ASKED - 1].map(|at| millis(times[at]));
-        if json {
-            let line = serde_json::json!({ "question": what, "p50_ms": p50, "p95_ms": p95, "max_ms": most, "bytes": bytes });
-            println!("{line}");
-        } else {
-            println!("  p50 {p50:>7.1} ms  p95 {p95:>7.1} ms  max {most:>7.1} ms  {what} ({bytes} bytes)");
-        }
+        let times = [ASKED / 2, ASKED * 95 / 100, ASKED - 1].map(|at| millis(times[at]));
+        tell(json, &format!("{what}{among}"), times, bytes, "bytes");
     }
-    stop.cancel();
-    drop(client);
-    serving.await.unwrap().unwrap();
+}
+
+fn tell(json: bool, what: &str, [p50, p95, most]: [f64; 3], count: usize, of: &str) {
+    if json {
+        let mut line = serde_json::json!({ "question": what, "p50_ms": p50, "p95_ms": p95, "max_ms": most });
+        line[of] = count.into();
+        println!("{line}");
+    } else {
+        println!("  p50 {p50:>7.1} ms  p95 {p95:>7.1} ms  max {most:>7.1} ms  {what} ({count} {of})");
+    }
 }
 
 fn millis(time: Duration) -> f64 {
@@ -221,7 +330,9 @@ fn millis(time: Duration) -> f64 {
 }
 
 async fn ask(client: &Client<HttpConnector, Body>, url: String) -> usize {
-    let answer = client.get(url.parse().unwrap()).await.unwrap();
+    // As browsers do; the bytes are those of the wire.
+    let request = http::Request::get(&url).header("accept-encoding", "gzip").body(Body::empty()).unwrap();
+    let answer = client.request(request).await.unwrap();
     assert_eq!(answer.status(), 200, "{url}");
     answer.into_body().collect().await.unwrap().to_bytes().len()
 }

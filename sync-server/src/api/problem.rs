@@ -62,7 +62,7 @@ impl IntoResponse for Problem {
 pub(super) async fn no_such_path(uri: Uri) -> Problem {
     let path = uri.path().trim_end_matches('/');
     Problem::NotFound(format!(
-        "`{PLACE}{path}` is no path of this API: there are fleet, points, query, gaps, ledger, \
+        "`{PLACE}{path}` is no path of this API: there are fleet, sites, points, query, gaps, ledger, \
          faults, time-marks and live"
     ))
 }

@@ -23,7 +23,7 @@ pub(super) async fn quarantine(
     Parameters(Wanted { limit }): Parameters<Wanted>,
 ) -> Result<Json<Value>, Problem> {
     let limit = within("limit", limit, 200, 1..=1_000)?;
-    let names = agent_names(&api.store.fleet().await?);
+    let names = agent_names(&api.fleet.muster().await?.agents);
     let batch = |row: &AsideRow| {
         json!({
             "id": row.id.to_string(),

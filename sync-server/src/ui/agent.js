@@ -31,7 +31,7 @@ export function agentView(main, name, signal) {
 
   again(async () => {
     try {
-      const agent = (await get("/api/v1/fleet", signal)).agents.find((one) => one.agent === name);
+      const agent = (await get(`/api/v1/fleet?${new URLSearchParams({ agent: name })}`, signal)).agents[0];
       if (!agent) return strange(main, name);
       const { buffers } = await get(`/api/v1/ledger?${new URLSearchParams({ agent: name })}`, signal);
       const { gaps, more } = await get(`/api/v1/gaps?${new URLSearchParams({ agent: name })}`, signal);
