@@ -2,6 +2,7 @@
 //! run on them. The demo and the system tests use the same parts.
 
 pub mod dice;
+pub mod fleet;
 pub mod http;
 pub mod ledger;
 pub mod long_link;

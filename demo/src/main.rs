@@ -3,7 +3,7 @@
 //!
 //! This one binary is also the agent and the server: called with `agent` or `server` as first
 //! argument it runs their command line, so that the demo shows real processes with nothing else built.
-//! With `simulate` it is a single device with faults at will.
+//! With `simulate` it is a single device with faults at will, with `fleet` thousands of gateways.
 
 use std::ffi::OsString;
 use std::io::{IsTerminal, Write};
@@ -15,10 +15,9 @@ use clap::Parser;
 use forebay_demo::ledger::{self, Kept, Stored};
 use forebay_demo::lossy_link::Road;
 use forebay_demo::plant::Plant;
-use forebay_demo::process::{Process, Program};
+use forebay_demo::process::{Process, Program, asked_to_end};
 use forebay_demo::site::{Programs, Site};
 use serde_json::json;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 /// Shows Forebay at work: a simulated plant, one agent, one server, an outage, and the ledger.
@@ -26,7 +25,8 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 #[command(
     name = "forebay-demo",
     version,
-    after_help = "forebay-demo simulate modbus|opcua|mqtt: a single simulated device with faults at will."
+    after_help = "forebay-demo simulate modbus|opcua|mqtt: a single simulated device with faults at will.\n\
+                  forebay-demo fleet: thousands of simulated gateways with real TLS, outages and storms."
 )]
 struct Options {
     /// How long to run.
@@ -60,6 +60,10 @@ fn main() -> ExitCode {
         Some("simulate") => {
             arguments.remove(0);
             forebay_demo::simulate::run(arguments)
+        }
+        Some("fleet") => {
+            arguments.remove(0);
+            forebay_demo::fleet::command::run(arguments)
         }
         _ => demo(Options::parse()),
     }
@@ -218,15 +222,5 @@ impl Books {
         } else {
             ExitCode::FAILURE
         }
-    }
-}
-
-/// Ctrl-C, a terminal that is closed, or a polite kill: the books are closed in any case.
-async fn asked_to_end() -> std::io::Result<()> {
-    let (mut closed, mut killed) = (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?);
-    tokio::select! {
-        done = tokio::signal::ctrl_c() => done,
-        _ = closed.recv() => Ok(()),
-        _ = killed.recv() => Ok(()),
     }
 }

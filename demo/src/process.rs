@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// How a program is called: the binary itself, or this one with a word in front.
 #[derive(Clone, Debug)]
@@ -128,14 +129,36 @@ impl Process {
 
     /// Largest resident memory so far in bytes (VmHWM of `/proc/PID/status`).
     pub fn peak_memory(&self) -> Option<u64> {
+        self.memory("VmHWM:")
+    }
+
+    /// Resident memory now in bytes (VmRSS).
+    pub fn resident_memory(&self) -> Option<u64> {
+        self.memory("VmRSS:")
+    }
+
+    fn memory(&self, which: &str) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id()?)).ok()?;
-        let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+        let line = status.lines().find(|line| line.starts_with(which))?;
         line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
     }
 
     /// The last lines it wrote.
     pub fn log_tail(&self) -> String {
         log_tail(&self.log)
+    }
+}
+
+/// Ctrl-C, a terminal that is closed, or a polite kill: the books are closed in any case.
+///
+/// # Errors
+/// When signals cannot be listened to.
+pub async fn asked_to_end() -> std::io::Result<()> {
+    let (mut closed, mut killed) = (signal(SignalKind::hangup())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        done = tokio::signal::ctrl_c() => done,
+        _ = closed.recv() => Ok(()),
+        _ = killed.recv() => Ok(()),
     }
 }
 

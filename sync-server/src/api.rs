@@ -3,7 +3,8 @@
 //!
 //! | path | gives |
 //! |---|---|
-//! | [`fleet`](#fleet) | every agent with its state, devices, backlog and ledger |
+//! | [`fleet`](#fleet) | every agent with its state, devices, backlog and ledger, in pages |
+//! | [`sites`](#sites) | how many agents are how, site by site |
 //! | [`points`](#points) | points with their latest readings, in pages |
 //! | [`query`](#query) | readings of points over a time range, at a resolution that fits |
 //! | [`query.csv`](#querycsv) | the same as a file, or every reading |
@@ -33,14 +34,25 @@
 //!
 //! # fleet
 //!
-//! No parameters. `{store, time, agents: [...]}`, agents by name. They never vanish; `state` is
-//! `online`, `silent` (no word for 150 s; a heartbeat comes every 60 s unless configured otherwise),
+//! `agent` (this one alone), `site`, `search` (part of `site/gateway`, any case), `state` (a state, or
+//! `faulty`), `sort` (`agent`, the default, `state`: what wants a look first, `last_seen`, `backlog`,
+//! `dropped`, `set_aside`, `stored`, `version`, `certificate_valid_until`; with a `-` before it the other
+//! way round), `fields` (keys of an agent, separated by commas; default all), `limit` (1 to 1000, default
+//! 200), `after` (the `next` of the page before), `offset` (agents to pass over).
+//! `{store, time, summary, matching, agents: [...], next}`: `summary` counts the whole fleet, `matching`
+//! is how many agents were asked for, `next` is `null` on the last page. An answer may be a second old.
+//! Agents never vanish; `state` is `online`, `silent` (no word for 150 s; a heartbeat comes every 60 s unless configured otherwise),
 //! `never seen` (joined, and no delivery yet) or `revoked`. `ledger` counts readings since the agent's
 //! buffer began, and closes: `produced = filtered + in_hand + appended`, and
 //! `appended = dropped + acknowledged + backlog.readings`; `dropped_by` has `full`, `corrupt`,
 //! `thinned` and `other`. `stored` counts readings since the agent joined. `backlog.tail_bytes` are
 //! acknowledged and kept for a server that loses them. `clock.offset_ms` is the gateway's clock less
-//! the server's when it last reported. `faults` are those that stand, as [`faults`](#faults) has them.
+//! the server's when it last reported. `device_counts` are those of `devices`, with the first that is
+//! silent. `faults` are those that stand, as [`faults`](#faults) has them.
+//!
+//! # sites
+//!
+//! No parameters. `{time, sites: [...]}` by name, each with the counts of `summary`.
 //!
 //! # points
 //!
@@ -155,6 +167,8 @@
 //! `{type, title, status, detail}`; `detail` names the value and the way out. 400 a parameter that is
 //! unknown or makes no sense, 404 no such path or agent, 405 another method, 500 the database refused,
 //! 503 the database is out of reach: try again after `Retry-After` seconds.
+//!
+//! Answers of some length are compressed for those who send `Accept-Encoding: gzip`.
 
 mod alarms;
 mod csv;
@@ -164,11 +178,13 @@ mod gaps;
 mod guard;
 mod ledger;
 mod live;
+mod packing;
 mod parameters;
 mod points;
 mod problem;
 mod quarantine;
 mod query;
+mod roster;
 mod routes;
 mod server;
 mod silences;
@@ -188,6 +204,8 @@ pub use self::guard::Needs;
 use crate::live::Feed;
 use crate::store::Store;
 
+pub use roster::Roster;
+
 /// Where the API is mounted.
 const PLACE: &str = "/api/v1";
 
@@ -196,6 +214,8 @@ const PLACE: &str = "/api/v1";
 pub struct Api {
     /// Where everything is kept.
     pub store: Arc<dyn Store>,
+    /// Who there is, looked at once for all who ask.
+    pub fleet: Roster,
     /// What is being committed.
     pub feed: Feed,
     /// Ends the live streams, which else would hang on and keep the server from stopping.
@@ -209,6 +229,7 @@ pub fn router(api: Api) -> Router {
     let routes = routes::router(&doors)
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::other_method)
+        .layer(axum::middleware::from_fn(packing::pack))
         .layer(fixed(header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
         .layer(fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(fixed(header::CACHE_CONTROL, "no-store"))

@@ -17,13 +17,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::alarms::{Evaluator, Webhooks};
-use crate::api::{self, Api};
+use crate::api::{self, Api, Roster};
 use crate::health::{self, Health};
 use crate::identity::{self, Authority, ServerCertificate};
 use crate::ingest::{self, Committer, Ingest, Outage, Parts};
 use crate::ledger::Keeper;
 use crate::listener::{Limits, Listener};
-use crate::live::Feed;
+use crate::live::{Exchange, Feed};
 use crate::store::{Store, StoreError};
 use crate::telemetry::Telemetry;
 use crate::ui;
@@ -96,6 +96,7 @@ impl App {
             telemetry: telemetry.clone(),
             max_request: config.sync.max_request,
         });
+        let exchange = Exchange::new(feed.clone(), store.neighbours());
         let keeper = Keeper::new(store.clone(), telemetry.clone());
         let roller = Roller::new(store.clone(), telemetry.clone());
         let retainer = Retainer::new(store.clone(), telemetry.clone(), config.retention);
@@ -106,7 +107,7 @@ impl App {
         webhooks.register().await.context("make the webhooks known to the store")?;
         let listener = Listener::new(sync, newest_tls, Limits::default(), telemetry.clone());
         let router = health::router(Health { store: store.clone(), telemetry: telemetry.clone() })
-            .merge(api::router(Api { store, feed, stop: stop.clone() }))
+            .merge(api::router(Api { fleet: Roster::new(store.clone()), store, feed, stop: stop.clone() }))
             .merge(ui::router());
 
         // The doors hold the only ways to the committer; it ends when they have.
@@ -116,6 +117,7 @@ impl App {
         tasks.add("committer", commit);
         let fresh = identity::keep_fresh(authority, names, certificate.renew_from, tls, stop.clone());
         tasks.add("certificate renewal", fresh);
+        tasks.add("live exchange", exchange.run(stop.clone()));
         tasks.add("ledger keeper", keeper.run(stop.clone()));
         tasks.add("rollups", roller.run(stop.clone()));
         tasks.add("retention", retainer.run(stop.clone()));

@@ -5,7 +5,10 @@
 //!   other; several instances share a CA by sharing this file. `ca.crt` is the public half.
 //! - The server's own key and certificate are made at every start and never stored; the timer of
 //!   [`keep_fresh`] replaces them when a third of their life is left.
+//! - TLS sessions go on after a restart, and at another instance: `tickets`.
 //! - Of a gateway's request only the key is taken. Name and dates are ours to say.
+
+mod tickets;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,11 +26,13 @@ use rcgen::{
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
+use rustls::server::NoServerSessionStorage;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::store::Micros;
+use tickets::Tickets;
 
 const DAY: i64 = 86_400;
 const CA_LIFE: i64 = 20 * 365 * DAY;
@@ -38,6 +43,7 @@ const SERVER_LIFE: i64 = 90 * DAY;
 pub struct Authority {
     certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
+    tickets: Arc<Tickets>,
 }
 
 /// A gateway's new certificate.
@@ -151,8 +157,9 @@ impl Authority {
         if *parsed.public_key().subject_public_key.data != *key.public_key_raw() {
             return Err("its key does not belong to its certificate".into());
         }
+        let tickets = Arc::new(Tickets::new(key.serialized_der()));
         let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|error| error.to_string())?;
-        Ok(Self { certificate, issuer })
+        Ok(Self { certificate, issuer, tickets })
     }
 
     /// SHA-256 of the CA certificate: what join strings hold.
@@ -174,6 +181,13 @@ impl Authority {
         let chain = vec![own.der().clone(), self.certificate.clone()];
         let tls = tls::server_config(chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into())
             .map_err(|error| AuthorityError::Making(error.to_string()))?;
+        let mut tls = Arc::unwrap_or_clone(tls);
+        // Agents remember their sessions, so that the server need not. A ticket is used once, and each
+        // connection brings the next one.
+        tls.ticketer = self.tickets.clone();
+        tls.session_storage = Arc::new(NoServerSessionStorage {});
+        tls.send_tls13_tickets = 1;
+        let tls = Arc::new(tls);
         Ok(ServerCertificate { tls, renew_from: until - SERVER_LIFE / 3 })
     }
 

@@ -150,7 +150,7 @@ impl Ingest {
 
     /// Shows what was committed, if anybody looks.
     fn show(&self, member: &Member, slice: &Slice, receipt: &Receipt) {
-        if !self.feed.watched() {
+        if !self.feed.wants(member.key) {
             return;
         }
         let verdicts: HashMap<_, _> = receipt.verdicts.iter().copied().collect();

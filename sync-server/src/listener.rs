@@ -34,6 +34,9 @@ use tracing::{debug, error, warn};
 
 use crate::telemetry::Telemetry;
 
+/// The most that is read of a connection at once; heads of requests must fit.
+const READ_BUFFER: usize = 32 << 10;
+
 /// The peer of a connection; handlers find it among a request's extensions.
 #[derive(Clone, Copy, Debug)]
 pub struct Peer {
@@ -240,7 +243,8 @@ async fn answer(router: Router, request: Request<Incoming>) -> http::Response<ax
 fn http_builder(http2: bool, limits: Limits) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // Without a timer hyper's limits and keep-alives do nothing.
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.idle);
+    // An idle connection keeps its buffer: one that once brought a backlog shall not keep 400 KiB.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.idle).max_buf_size(READ_BUFFER);
     builder
         .http2()
         .timer(TokioTimer::new())

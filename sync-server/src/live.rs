@@ -1,13 +1,23 @@
 //! What was just committed, for whoever is looking now. Not a way to keep data: a subscriber that
 //! falls behind loses the oldest and is told so, and asks the store for the rest.
+//!
+//! Readers of one agent have a channel of their own, so that a page costs nothing while other agents
+//! send. What other servers on the same database commit comes by [`Exchange`].
 
-use std::sync::Arc;
+mod elsewhere;
+mod exchange;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use forebay_protocols::reading::PointId;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 
 use crate::store::alarms::AlarmSummary;
 use crate::store::{AgentKey, PointKey, Timed};
+
+use elsewhere::Elsewhere;
+pub use exchange::Exchange;
 
 /// Batches a slow subscriber may be behind. Bounds the memory of the feed: at most this many
 /// batches are kept for its sake.
@@ -29,48 +39,155 @@ pub struct Committed {
 /// What a subscriber reads from.
 pub type Subscription = broadcast::Receiver<Arc<Committed>>;
 
+type Channel = broadcast::Sender<Arc<Committed>>;
+
 /// The feed: cheap to clone, shared by ingest (publishes) and the API (subscribes).
 #[derive(Clone, Debug)]
-pub struct Feed {
-    sender: broadcast::Sender<Arc<Committed>>,
+pub struct Feed(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    all: Channel,
+    /// One for each agent that somebody looks at.
+    one: Mutex<HashMap<AgentKey, Channel>>,
+    /// Told when somebody begins to look.
+    begun: Notify,
+    elsewhere: Elsewhere,
     alarms: watch::Sender<AlarmSummary>,
+}
+
+/// What somebody looks at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Looks {
+    Nowhere,
+    At(Vec<AgentKey>),
+    Everywhere,
 }
 
 impl Feed {
     /// A feed nobody looks at yet.
     pub fn new() -> Self {
-        Self { sender: broadcast::Sender::new(DEPTH), alarms: watch::Sender::new(AlarmSummary::default()) }
+        Self(Arc::new(Inner {
+            all: Channel::new(DEPTH),
+            one: Mutex::default(),
+            begun: Notify::new(),
+            elsewhere: Elsewhere::default(),
+            alarms: watch::Sender::new(AlarmSummary::default()),
+        }))
     }
 
-    /// Is anybody looking? While nobody is, publishing costs nothing.
+    /// Is anybody looking here?
     pub fn watched(&self) -> bool {
-        self.sender.receiver_count() > 0
+        self.looks() != Looks::Nowhere
+    }
+
+    /// Is anybody looking at this agent, here or at another server? While nobody is, publishing costs
+    /// nothing.
+    pub fn wants(&self, agent: AgentKey) -> bool {
+        self.looked_at(agent) || self.0.elsewhere.wants(agent)
     }
 
     /// Shows a batch to all subscribers. Call it after the commit, never before.
     pub fn publish(&self, committed: Committed) {
-        // An error means that nobody is looking.
-        let _ = self.sender.send(Arc::new(committed));
+        if !committed.backlog
+            && self.0.elsewhere.wants(committed.agent)
+            && let Some(earliest) = committed.readings.iter().map(|reading| reading.time).min()
+        {
+            self.0.elsewhere.committed(committed.agent, earliest);
+        }
+        self.show(committed);
     }
 
-    /// Everything committed from now on.
-    pub fn subscribe(&self) -> Subscription {
-        self.sender.subscribe()
+    /// Everything committed from now on, of one agent or of all.
+    pub fn subscribe(&self, agent: Option<AgentKey>) -> Subscription {
+        let subscription = match agent {
+            None => self.0.all.subscribe(),
+            Some(agent) => {
+                let mut one = self.one();
+                one.retain(|_, channel| channel.receiver_count() > 0);
+                one.entry(agent).or_insert_with(|| Channel::new(DEPTH)).subscribe()
+            }
+        };
+        self.0.begun.notify_one();
+        subscription
+    }
+
+    /// Shows a batch here, and tells nobody elsewhere.
+    fn show(&self, committed: Committed) {
+        let committed = Arc::new(committed);
+        // An error means that nobody is looking.
+        if let Some(channel) = self.one().get(&committed.agent) {
+            let _ = channel.send(committed.clone());
+        }
+        let _ = self.0.all.send(committed);
+    }
+
+    fn looked_at(&self, agent: AgentKey) -> bool {
+        self.0.all.receiver_count() > 0
+            || self.one().get(&agent).is_some_and(|channel| channel.receiver_count() > 0)
+    }
+
+    fn looks(&self) -> Looks {
+        if self.0.all.receiver_count() > 0 {
+            return Looks::Everywhere;
+        }
+        let one = self.one();
+        let seen = one.iter().filter(|(_, channel)| channel.receiver_count() > 0).map(|(agent, _)| *agent);
+        let seen: Vec<AgentKey> = seen.collect();
+        if seen.is_empty() { Looks::Nowhere } else { Looks::At(seen) }
+    }
+
+    fn one(&self) -> MutexGuard<'_, HashMap<AgentKey, Channel>> {
+        self.0.one.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells how many alarms there are, if anything has changed.
     pub fn ring(&self, summary: AlarmSummary) {
-        self.alarms.send_if_modified(|known| std::mem::replace(known, summary) != summary);
+        self.0.alarms.send_if_modified(|known| std::mem::replace(known, summary) != summary);
     }
 
     /// How many alarms there are, from now on.
     pub fn alarms(&self) -> watch::Receiver<AlarmSummary> {
-        self.alarms.subscribe()
+        self.0.alarms.subscribe()
     }
 }
 
 impl Default for Feed {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn committed(agent: i64) -> Committed {
+        Committed { agent: AgentKey(agent), points: Vec::new(), readings: Arc::default(), backlog: false }
+    }
+
+    #[test]
+    fn a_reader_of_one_agent_gets_its_batches_and_those_of_no_other() {
+        let feed = Feed::new();
+        let (mut one, mut all) = (feed.subscribe(Some(AgentKey(1))), feed.subscribe(None));
+        feed.publish(committed(2));
+        feed.publish(committed(1));
+        assert_eq!(one.try_recv().map(|committed| committed.agent).ok(), Some(AgentKey(1)));
+        assert!(one.try_recv().is_err());
+        assert_eq!((all.try_recv().is_ok(), all.try_recv().is_ok()), (true, true));
+    }
+
+    #[test]
+    fn what_nobody_looks_at_is_not_wanted() {
+        let feed = Feed::new();
+        assert!(!feed.wants(AgentKey(1)) && !feed.watched());
+        let one = feed.subscribe(Some(AgentKey(1)));
+        assert!(feed.wants(AgentKey(1)) && !feed.wants(AgentKey(2)) && feed.watched());
+        drop(one);
+        assert!(!feed.wants(AgentKey(1)) && !feed.watched());
+        let all = feed.subscribe(None);
+        assert!(feed.wants(AgentKey(2)));
+        drop(all);
+        assert_eq!(feed.looks(), Looks::Nowhere);
     }
 }

@@ -16,6 +16,7 @@ use forebay_protocols::sync::wire;
 
 pub mod alarms;
 mod buckets;
+mod neighbours;
 mod plan;
 mod quarantine;
 mod rollups;
@@ -26,6 +27,7 @@ mod upkeep;
 mod words;
 
 pub use alarms::Alarms;
+pub use neighbours::{Heard, Neighbours, Newest};
 #[cfg(feature = "measure")]
 pub use plan::WITHOUT_EXACTLY_ONCE;
 pub use quarantine::{AsideId, AsideRow, OddPoint, Quarantine, Replayed, read_batch};
@@ -51,6 +53,11 @@ pub async fn open(config: &forebay_config::server::Store) -> Result<Arc<dyn Stor
 pub trait Store: Upkeep + Quarantine + Alarms {
     /// "SQLite 3.50 at /path", "TimescaleDB 2.19 (Apache edition) on PostgreSQL 17": for people.
     fn describe(&self) -> String;
+
+    /// The way to other servers on this database, where there can be any.
+    fn neighbours(&self) -> Option<Arc<dyn Neighbours>> {
+        None
+    }
 
     /// Is the database there and answering?
     async fn ready(&self) -> Result<(), StoreError>;

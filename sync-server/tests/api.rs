@@ -15,6 +15,8 @@ mod booked;
 mod booked_alarms;
 #[path = "api/exploring.rs"]
 mod exploring;
+#[path = "api/fleet.rs"]
+mod fleet;
 #[path = "api/house.rs"]
 mod house;
 #[path = "api/keeping.rs"]

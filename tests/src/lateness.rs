@@ -25,9 +25,18 @@ impl Lateness {
     /// # Errors
     /// When there is no answer.
     pub async fn watch(web: SocketAddr) -> Result<Self> {
+        Self::watch_agent(web, None).await
+    }
+
+    /// The same of one agent, `site/gateway`.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub async fn watch_agent(web: SocketAddr, agent: Option<&str>) -> Result<Self> {
+        let query = agent.map_or_else(String::new, |agent| format!("?agent={agent}"));
         let mut stream = TcpStream::connect(web).await.context("connect to the live feed")?;
         let request =
-            format!("GET /api/v1/live HTTP/1.1\r\nHost: {web}\r\nAccept: text/event-stream\r\n\r\n");
+            format!("GET /api/v1/live{query} HTTP/1.1\r\nHost: {web}\r\nAccept: text/event-stream\r\n\r\n");
         stream.write_all(request.as_bytes()).await?;
         let mut lines = BufReader::new(stream).lines();
         let status = lines.next_line().await?.unwrap_or_default();
@@ -44,6 +53,11 @@ impl Lateness {
             }
         });
         Ok(Self { seen, reading })
+    }
+
+    /// How many were seen so far.
+    pub fn count(&self) -> usize {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Ends the watch.

@@ -81,6 +81,11 @@ impl Several {
         &self.balancer
     }
 
+    /// Page, API and live feed of a server.
+    pub fn web_address(&self, number: usize) -> SocketAddr {
+        self.servers[number].web
+    }
+
     /// How many servers there are, running or not.
     pub fn servers(&self) -> usize {
         self.servers.len()

@@ -26,9 +26,9 @@ pub(super) async fn faults(
 ) -> Result<Json<Value>, Problem> {
     let Wanted { agent, limit } = wanted;
     let limit = within("limit", limit, 50, 0..=1_000)?;
-    let fleet = caller.store.fleet().await?;
+    let fleet = caller.fleet.with(agent.as_deref()).await?;
     let agent = agent.map(|name| agent_in(&fleet, &name)).transpose()?;
-    let names = agent_names(&fleet);
+    let names = agent_names(&fleet.agents);
     let mut rows = caller.store.faults(agent, limit).await?;
     // Stable: the newest stay first of each.
     rows.sort_by_key(|row| row.over.is_some());

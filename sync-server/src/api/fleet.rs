@@ -1,65 +1,236 @@
-//! `/fleet`: every agent the server knows, online or not. Agents never vanish.
+//! `/fleet`: every agent the server knows, online or not, in pages. Agents never vanish.
+
+mod order;
 
 use axum::Json;
 use forebay_protocols::sync::wire;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::faults::fault;
 use super::guard::Caller;
 use super::ledger::dropped_by;
-use super::parameters::Parameters;
+use super::parameters::{Parameters, within};
 use super::problem::Problem;
-use super::words::{agent_name, now, time};
+use super::roster::Muster;
+use super::words::{agent_name, no_such_agent, now, time};
 use crate::ledger::Dropped;
 use crate::store::{AgentRow, FaultRow, Micros, SILENT_AFTER};
 
-/// No parameters, and none are overlooked.
+use order::Order;
+
+/// What `fields` may name: the keys of an agent.
+const FIELDS: [&str; 17] = [
+    "agent",
+    "site",
+    "gateway",
+    "state",
+    "joined",
+    "last_seen",
+    "version",
+    "uptime_s",
+    "clock",
+    "certificate_valid_until",
+    "backlog",
+    "ledger",
+    "batches",
+    "device_counts",
+    "devices",
+    "faults",
+    "epoch",
+];
+
+/// None is overlooked.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Wanted {}
+pub(super) struct Wanted {
+    /// `site/gateway`: this one alone.
+    agent: Option<String>,
+    site: Option<String>,
+    /// A part of `site/gateway`, any case.
+    search: Option<String>,
+    /// A state, or `faulty`.
+    state: Option<String>,
+    sort: Option<String>,
+    /// Keys of an agent, separated by commas.
+    fields: Option<String>,
+    limit: Option<usize>,
+    /// `next` of the page before.
+    after: Option<String>,
+    /// Agents to pass over.
+    offset: Option<usize>,
+}
 
 pub(super) async fn fleet(
     caller: Caller,
-    Parameters(Wanted {}): Parameters<Wanted>,
+    Parameters(wanted): Parameters<Wanted>,
 ) -> Result<Json<Value>, Problem> {
-    let agents = caller.store.fleet().await?;
-    let faults = caller.store.faults(None, 0).await?;
+    let limit = within("limit", wanted.limit, 200, 1..=1_000)?;
+    let offset = within("offset", wanted.offset, 0, 0..=usize::MAX)?;
+    let fields = wanted.fields.as_deref().map(fields).transpose()?;
+    let sort = wanted.sort.as_deref().map_or(Ok(Order::default()), Order::parse)?;
+    let filter = Filter::of(&wanted)?;
+    let muster = caller.fleet.with(wanted.agent.as_deref().or(wanted.after.as_deref())).await?;
     let now = now();
-    let agents: Vec<Value> = agents.iter().map(|row| agent(row, &faults, now)).collect();
-    Ok(Json(json!({ "store": caller.store.describe(), "time": time(now), "agents": agents })))
+    let mut found: Vec<&AgentRow> =
+        muster.agents.iter().filter(|row| filter.takes(row, &muster, now)).collect();
+    sort.apply(&mut found, now);
+    let matching = found.len();
+    let first = match &wanted.after {
+        None => 0,
+        Some(name) => {
+            let last = muster.agent(name).ok_or_else(|| no_such_agent(name))?;
+            found.partition_point(|row| sort.compare(row, last, now).is_le())
+        }
+    };
+    let page: Vec<&AgentRow> = found.into_iter().skip(first.saturating_add(offset)).take(limit).collect();
+    let is_last = first.saturating_add(offset).saturating_add(page.len()) >= matching;
+    let next = page.last().filter(|_| !is_last).map(|row| agent_name(row));
+    let agents: Vec<Value> =
+        page.iter().map(|row| agent(row, muster.faults(row.key), fields.as_deref(), now)).collect();
+    Ok(Json(json!({
+        "store": caller.store.describe(),
+        "time": time(now),
+        "summary": Summary::of(muster.agents.iter(), &muster, now).json(),
+        "matching": matching,
+        "agents": agents,
+        "next": next,
+    })))
 }
 
-fn agent(row: &AgentRow, faults: &[FaultRow], now: Micros) -> Value {
+/// `/sites`: the same counts, site by site.
+pub(super) async fn sites(
+    caller: Caller,
+    Parameters(super::server::Nothing {}): Parameters<super::server::Nothing>,
+) -> Result<Json<Value>, Problem> {
+    let (muster, now) = (caller.fleet.muster().await?, now());
+    let of_site = muster.agents.chunk_by(|a, b| a.site == b.site);
+    let sites: Vec<Value> = of_site
+        .filter_map(|agents| {
+            let mut counts = Summary::of(agents.iter(), &muster, now).json();
+            counts.as_object_mut()?.insert("site".into(), agents.first()?.site.clone().into());
+            Some(counts)
+        })
+        .collect();
+    Ok(Json(json!({ "time": time(now), "sites": sites })))
+}
+
+/// How many agents are how.
+#[derive(Default)]
+struct Summary {
+    agents: u64,
+    online: u64,
+    silent: u64,
+    never_seen: u64,
+    revoked: u64,
+    faulty: u64,
+    stored: u64,
+    backlog_readings: u64,
+}
+
+impl Summary {
+    fn of<'a>(rows: impl Iterator<Item = &'a AgentRow>, muster: &Muster, now: Micros) -> Self {
+        let mut counts = Self::default();
+        for row in rows {
+            counts.agents += 1;
+            match state(row, now) {
+                "online" => counts.online += 1,
+                "silent" => counts.silent += 1,
+                "revoked" => counts.revoked += 1,
+                _ => counts.never_seen += 1,
+            }
+            counts.faulty += u64::from(!muster.faults(row.key).is_empty());
+            counts.stored = counts.stored.saturating_add(row.stored);
+            let backlog = row.report.as_ref().map_or(0, |report| report.backlog_readings);
+            counts.backlog_readings = counts.backlog_readings.saturating_add(backlog);
+        }
+        counts
+    }
+
+    fn json(&self) -> Value {
+        let Self { agents, online, silent, never_seen, revoked, faulty, stored, backlog_readings } = self;
+        json!({
+            "agents": agents, "online": online, "silent": silent, "never_seen": never_seen, "revoked": revoked,
+            "faulty": faulty, "stored": stored, "backlog_readings": backlog_readings,
+        })
+    }
+}
+
+/// Which agents are asked for.
+struct Filter<'a> {
+    agent: Option<&'a str>,
+    site: Option<&'a str>,
+    search: Option<String>,
+    state: Option<&'a str>,
+}
+
+impl<'a> Filter<'a> {
+    fn of(wanted: &'a Wanted) -> Result<Self, Problem> {
+        let state = wanted.state.as_deref();
+        const STATES: [&str; 5] = ["online", "silent", "never seen", "revoked", "faulty"];
+        if let Some(state) = state.filter(|state| !STATES.contains(state)) {
+            return Err(Problem::BadRequest(format!("state: `{state}` is none of {}", STATES.join(", "))));
+        }
+        let search = wanted.search.as_deref().filter(|search| !search.is_empty()).map(str::to_lowercase);
+        Ok(Self { agent: wanted.agent.as_deref(), site: wanted.site.as_deref(), search, state })
+    }
+
+    fn takes(&self, row: &AgentRow, muster: &Muster, now: Micros) -> bool {
+        self.agent.is_none_or(|name| name.split_once('/') == Some((&row.site, &row.gateway)))
+            && self.site.is_none_or(|site| site == row.site)
+            && self.search.as_ref().is_none_or(|part| agent_name(row).to_lowercase().contains(part))
+            && match self.state {
+                None => true,
+                Some("faulty") => !muster.faults(row.key).is_empty(),
+                Some(wanted) => wanted == state(row, now),
+            }
+    }
+}
+
+/// The keys asked for.
+fn fields(text: &str) -> Result<Vec<&'static str>, Problem> {
+    text.split(',')
+        .map(|word| {
+            FIELDS.into_iter().find(|field| *field == word.trim()).ok_or_else(|| {
+                let all = FIELDS.join(", ");
+                Problem::BadRequest(format!("fields: an agent has no `{word}`; it has {all}"))
+            })
+        })
+        .collect()
+}
+
+fn agent(row: &AgentRow, faults: &[FaultRow], fields: Option<&[&'static str]>, now: Micros) -> Value {
+    let keys = fields.unwrap_or(&FIELDS);
+    let values = keys.iter().map(|key| ((*key).to_owned(), field(key, row, faults, now)));
+    Value::Object(values.collect::<Map<_, _>>())
+}
+
+fn field(key: &str, row: &AgentRow, faults: &[FaultRow], now: Micros) -> Value {
     let report = row.report.as_ref();
     // What no report told is unknown, and must not look like a zero.
     let told = |count: fn(&wire::Report) -> u64| report.map(count);
-    let standing = faults.iter().filter(|fault| fault.over.is_none() && fault.fault.agent == row.key);
-    let name = agent_name(row);
-    let standing: Vec<Value> = standing.map(|row| fault(Some(&name), row)).collect();
-    let devices: Vec<Value> = report.map_or(&[][..], |report| &report.devices).iter().map(device).collect();
-    json!({
-        "agent": name,
-        "site": row.site,
-        "gateway": row.gateway,
-        "state": state(row, now),
-        "joined": time(row.joined),
-        "last_seen": row.last_seen.map(time),
-        "version": report.map(|report| &report.version),
-        "uptime_s": told(|report| report.uptime_s),
-        "clock": {
+    match key {
+        "agent" => agent_name(row).into(),
+        "site" => row.site.clone().into(),
+        "gateway" => row.gateway.clone().into(),
+        "state" => state(row, now).into(),
+        "joined" => time(row.joined),
+        "last_seen" => row.last_seen.map_or(Value::Null, time),
+        "version" => json!(report.map(|report| &report.version)),
+        "uptime_s" => json!(told(|report| report.uptime_s)),
+        "clock" => json!({
             "synchronised": report.map(|report| report.synchronised),
             "offset_ms": offset_ms(row),
-        },
-        "certificate_valid_until": row.certificate.map(|(_, until)| time(until)),
-        "backlog": {
+        }),
+        "certificate_valid_until" => row.certificate.map_or(Value::Null, |(_, until)| time(until)),
+        "backlog" => json!({
             "batches": told(|report| report.backlog_batches),
             "readings": told(|report| report.backlog_readings),
             "bytes": told(|report| report.backlog_bytes),
             "limit_bytes": told(|report| report.buffer_limit_bytes),
             "tail_bytes": told(|report| report.tail_bytes),
-        },
-        "ledger": {
+        }),
+        "ledger" => json!({
             "produced": told(|report| report.produced),
             "filtered": told(|report| report.filtered),
             "in_hand": told(|report| report.in_hand),
@@ -68,10 +239,29 @@ fn agent(row: &AgentRow, faults: &[FaultRow], now: Micros) -> Value {
             "dropped_by": report.map(|report| dropped_by(Dropped::of(report))),
             "acknowledged": told(|report| report.acknowledged),
             "stored": row.stored,
-        },
-        "batches": { "committed": row.committed_batches, "set_aside": row.set_aside },
-        "devices": devices,
-        "faults": standing,
+        }),
+        "batches" => json!({ "committed": row.committed_batches, "set_aside": row.set_aside }),
+        "device_counts" => device_counts(report),
+        "devices" => devices(report).iter().map(device).collect(),
+        "faults" => faults.iter().map(|one| fault(Some(&agent_name(row)), one)).collect(),
+        "epoch" => row.epoch.map_or(Value::Null, |epoch| epoch.to_string().into()),
+        _ => Value::Null,
+    }
+}
+
+fn devices(report: Option<&wire::Report>) -> &[wire::report::Device] {
+    report.map_or(&[], |report| &report.devices)
+}
+
+/// How many there are, how many are silent, and the words of the first of those.
+fn device_counts(report: Option<&wire::Report>) -> Value {
+    let devices = devices(report);
+    let mut silent = devices.iter().filter(|device| !device.answers);
+    let first = silent.next();
+    json!({
+        "all": devices.len(),
+        "silent": silent.count() + usize::from(first.is_some()),
+        "first_silent": first.map(device),
     })
 }
 

@@ -29,9 +29,9 @@ pub(super) async fn gaps(
     let Wanted { agent, from, to, limit } = wanted;
     let (from, to) = range(from.as_deref().unwrap_or("-1d"), to.as_deref().unwrap_or("now"), now())?;
     let limit = within("limit", limit, 200, 1..=1_000)?;
-    let fleet = caller.store.fleet().await?;
+    let fleet = caller.fleet.with(agent.as_deref()).await?;
     let agent = agent.map(|name| agent_in(&fleet, &name)).transpose()?;
-    let names = agent_names(&fleet);
+    let names = agent_names(&fleet.agents);
     // One more than asked for tells whether that was all.
     let mut rows = caller.store.gaps(agent, from, to, limit + 1).await?;
     let more = rows.len() > limit;

@@ -11,8 +11,8 @@ use axum::middleware::Next;
 use axum::response::Response;
 use tokio_util::sync::CancellationToken;
 
-use super::Api;
 use super::problem::Problem;
+use super::{Api, Roster};
 use crate::access::{Identity, Right};
 use crate::live::Feed;
 use crate::store::Store;
@@ -45,6 +45,8 @@ pub(crate) struct Caller {
     pub(super) identity: Identity,
     /// The store as the caller's tenant sees it.
     pub(super) store: Arc<dyn Store>,
+    /// Its fleet, as it was a moment ago.
+    pub(super) fleet: Roster,
     /// What is being committed, of all tenants: see `live.rs`.
     pub(super) feed: Feed,
     /// Ends what would hang on.
@@ -73,8 +75,13 @@ pub(crate) async fn guard(
         {
             return Err(Problem::Forbidden(format!("this needs the right to {right}")));
         }
-        let caller =
-            Caller { identity, store: api.store.clone(), feed: api.feed.clone(), stop: api.stop.clone() };
+        let caller = Caller {
+            identity,
+            store: api.store.clone(),
+            fleet: api.fleet.clone(),
+            feed: api.feed.clone(),
+            stop: api.stop.clone(),
+        };
         request.extensions_mut().insert(caller);
     }
     Ok(next.run(request).await)

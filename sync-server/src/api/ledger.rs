@@ -28,12 +28,12 @@ pub(super) async fn ledger(
     caller: Caller,
     Parameters(wanted): Parameters<Wanted>,
 ) -> Result<Json<Value>, Problem> {
-    let fleet = caller.store.fleet().await?;
+    let fleet = caller.fleet.with(wanted.agent.as_deref()).await?;
     let agent = wanted.agent.map(|name| agent_in(&fleet, &name)).transpose()?;
     let rows = caller.store.ledgers(agent).await?;
     let faults = caller.store.faults(agent, 0).await?;
     let standing: HashMap<(AgentKey, &str), &str> = faults.iter().filter_map(imbalance).collect();
-    let names = agent_names(&fleet);
+    let names = agent_names(&fleet.agents);
     let mut open = 0;
     let mut buffers = Vec::with_capacity(rows.len());
     for row in &rows {

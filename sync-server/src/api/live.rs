@@ -24,10 +24,12 @@ use super::problem::Problem;
 use super::words::{agent_in, millis, value};
 use crate::live::{Committed, Subscription};
 use crate::store::alarms::AlarmSummary;
-use crate::store::{AgentKey, PointKey, Timed};
+use crate::store::{PointKey, Timed};
 
-/// How long values are gathered before they are sent.
+/// The shortest time between two events.
 const PACE: Duration = Duration::from_millis(250);
+/// A first value is sent after so long: others that were committed with it go along.
+const GATHER: Duration = Duration::from_millis(20);
 
 /// Tells proxies to pass events on as they come (nginx).
 const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-accel-buffering"), "no");
@@ -46,7 +48,7 @@ pub(super) async fn live(
     Parameters(wanted): Parameters<Wanted>,
 ) -> Result<impl IntoResponse, Problem> {
     let agent = match &wanted.agent {
-        Some(name) => Some(agent_in(&caller.store.fleet().await?, name)?),
+        Some(name) => Some(agent_in(&*caller.fleet.with(Some(name)).await?, name)?),
         None => None,
     };
     let (readings, alarms) = match wanted.events.as_deref() {
@@ -61,12 +63,12 @@ pub(super) async fn live(
     };
     // From here on nothing is missed, and the answer's head tells the reader so.
     let reader = Reader {
-        subscription: readings.then(|| caller.feed.subscribe()),
+        subscription: readings.then(|| caller.feed.subscribe(agent)),
         alarms: alarms.then(|| caller.feed.alarms()),
         stop: caller.stop.clone(),
-        agent,
         newest: BTreeMap::new(),
         due: None,
+        told: None,
     };
     let events = stream::unfold(reader, |mut reader| async {
         let event = reader.next().await?;
@@ -79,11 +81,12 @@ struct Reader {
     subscription: Option<Subscription>,
     alarms: Option<watch::Receiver<AlarmSummary>>,
     stop: CancellationToken,
-    agent: Option<AgentKey>,
     /// What the next event will tell. Bounded by the number of points.
     newest: BTreeMap<PointKey, Timed>,
     /// When to tell it. Set with the first value.
     due: Option<Instant>,
+    /// When the event before was told.
+    told: Option<Instant>,
 }
 
 impl Reader {
@@ -91,11 +94,14 @@ impl Reader {
     async fn next(&mut self) -> Option<Event> {
         loop {
             // Dropping any of these loses nothing: `recv` takes a message only when it returns it.
+            // What is there already goes along, unless there is no end of it.
             let received = tokio::select! {
+                biased;
                 () = self.stop.cancelled() => return None,
-                () = until(self.due) => return Some(self.tell()),
-                received = received(&mut self.subscription) => received,
+                () = until(self.due.map(|due| due + PACE)) => return Some(self.tell()),
                 summary = changed(&mut self.alarms) => return Some(alarms(summary)),
+                received = received(&mut self.subscription) => received,
+                () = until(self.due) => return Some(self.tell()),
             };
             match received {
                 Ok(committed) => self.keep_newest(&committed),
@@ -105,14 +111,15 @@ impl Reader {
                 Err(RecvError::Closed) => return None,
             }
             if self.due.is_none() && !self.newest.is_empty() {
-                self.due = Some(Instant::now() + PACE);
+                let soon = Instant::now() + GATHER;
+                self.due = Some(self.told.map_or(soon, |told| soon.max(told + PACE)));
             }
         }
     }
 
     fn keep_newest(&mut self, committed: &Committed) {
         // A backlog is history: its newest value is older than what is shown.
-        if committed.backlog || self.agent.is_some_and(|agent| agent != committed.agent) {
+        if committed.backlog {
             return;
         }
         let keys: HashMap<_, _> = committed.points.iter().copied().collect();
@@ -127,7 +134,7 @@ impl Reader {
     }
 
     fn tell(&mut self) -> Event {
-        self.due = None;
+        (self.due, self.told) = (None, Some(Instant::now()));
         let rows: Vec<Value> = std::mem::take(&mut self.newest)
             .iter()
             .map(|(key, reading)| {

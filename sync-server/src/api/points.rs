@@ -41,7 +41,7 @@ pub(super) async fn points(
     }
     let limit = within("limit", limit, 200, 1..=1_000)?;
     let agent = match &agent {
-        Some(name) => Some(agent_in(&caller.store.fleet().await?, name)?),
+        Some(name) => Some(agent_in(&*caller.fleet.with(Some(name)).await?, name)?),
         None => None,
     };
     // One more than asked for tells whether there is a next page.

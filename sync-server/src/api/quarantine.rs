@@ -22,7 +22,7 @@ pub(super) async fn quarantine(
     Parameters(Wanted { limit }): Parameters<Wanted>,
 ) -> Result<Json<Value>, Problem> {
     let limit = within("limit", limit, 200, 1..=1_000)?;
-    let names = agent_names(&caller.store.fleet().await?);
+    let names = agent_names(&caller.fleet.muster().await?.agents);
     let batch = |row: &AsideRow| {
         json!({
             "id": row.id.to_string(),

@@ -32,6 +32,7 @@ pub(super) struct Route {
 pub(super) fn routes() -> Vec<Route> {
     vec![
         get("/fleet", Right::Read, fleet::fleet),
+        get("/sites", Right::Read, fleet::sites),
         get("/points", Right::Read, points::points),
         get("/query", Right::Read, csv::json_or_csv),
         get("/query.csv", Right::Read, csv::csv),

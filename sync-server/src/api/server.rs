@@ -9,6 +9,7 @@ use super::parameters::Parameters;
 use super::problem::Problem;
 use super::words::{now, time};
 
+/// No parameters, and none are overlooked.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Nothing {}

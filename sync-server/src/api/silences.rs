@@ -30,7 +30,7 @@ pub(super) async fn silences(
     let now = now();
     let (from, to) = range(from.as_deref().unwrap_or("-1d"), to.as_deref().unwrap_or("now"), now)?;
     let limit = within("limit", limit, 200, 1..=1_000)?;
-    let fleet = caller.store.fleet().await?;
+    let fleet = caller.fleet.with(Some(&agent)).await?;
     let key = agent_in(&fleet, &agent)?;
     // One more than asked for tells whether that was all.
     let mut rows = caller.store.silences(key, from, to, limit + 1).await?;
@@ -38,7 +38,7 @@ pub(super) async fn silences(
     rows.truncate(limit);
     let mut silences: Vec<Value> =
         rows.iter().map(|row| json!({ "from": time(row.from), "to": time(row.to) })).collect();
-    let seen = fleet.iter().find(|row| row.key == key).and_then(|row| row.last_seen);
+    let seen = fleet.agents.iter().find(|row| row.key == key).and_then(|row| row.last_seen);
     let lasts = seen.filter(|seen| !more && now.saturating_sub(*seen) > SILENT_AFTER && *seen < to);
     silences.extend(lasts.map(|seen| json!({ "from": time(seen), "to": null })));
     Ok(Json(json!({ "silences": silences, "more": more })))

@@ -8,6 +8,7 @@ use forebay_protocols::reading::{Quality, Value};
 use serde_json::{Value as Json, json};
 
 use super::problem::Problem;
+use super::roster::Muster;
 use crate::store::{AgentKey, AgentRow, Micros};
 
 /// A number, boolean or text; `null` where there is none. JSON has no NaN and no infinities:
@@ -89,13 +90,13 @@ pub(super) fn now() -> Micros {
 }
 
 /// The agent named `site/gateway`.
-pub(super) fn agent_in(fleet: &[AgentRow], name: &str) -> Result<AgentKey, Problem> {
-    let found = fleet.iter().find(|agent| agent_name(agent) == name);
-    found.map(|agent| agent.key).ok_or_else(|| {
-        Problem::NotFound(format!(
-            "no agent is named `{name}`; names are site/gateway, /api/v1/fleet tells them"
-        ))
-    })
+pub(super) fn agent_in(fleet: &Muster, name: &str) -> Result<AgentKey, Problem> {
+    fleet.agent(name).map(|agent| agent.key).ok_or_else(|| no_such_agent(name))
+}
+
+/// What to say of a name that nobody has.
+pub(super) fn no_such_agent(name: &str) -> Problem {
+    Problem::NotFound(format!("no agent is named `{name}`; names are site/gateway, /api/v1/fleet tells them"))
 }
 
 /// All agents' names.

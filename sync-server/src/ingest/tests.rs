@@ -264,7 +264,7 @@ async fn two_batches_of_one_number_in_one_request_reach_the_store_one_after_the_
 async fn what_is_committed_is_shown_live_once() {
     let plant = Plant::start().await;
     let gateway = Gateway::join(&plant, "north", "gw-1").await.unwrap();
-    let mut live = plant.feed.subscribe();
+    let mut live = plant.feed.subscribe(None);
     let mut sent = request([batch(EPOCH, 1, &[(1, 10), (1, 20)])]);
     sent.batches[0].backlog = true;
     gateway.sync(&sent).await.answer();

@@ -27,6 +27,7 @@ mod books;
 mod copy;
 mod identity;
 mod ingest;
+mod neighbours;
 mod partitions;
 mod quarantine;
 mod read;
@@ -51,6 +52,7 @@ const SESSION: &str = "set timezone = 'UTC'; set statement_timeout = '50s'; set 
 /// A pool of connections to one database.
 pub struct Timescale {
     pool: Pool,
+    neighbours: Arc<neighbours::Listening>,
     words: String,
     tier: Tier,
 }
@@ -66,13 +68,14 @@ impl Timescale {
         let is_community = Arc::new(AtomicBool::new(false));
         let direct = is_community.clone();
         let recycling = ManagerConfig { recycling_method: RecyclingMethod::Verified };
+        let (own, own_tls) = (config.clone(), tls.clone());
         let manager = match tls {
             Some(tls) => Manager::from_config(config, tls, recycling),
             None => Manager::from_config(config, tokio_postgres::NoTls, recycling),
         };
         let pool = Pool::builder(manager)
-            // Making the schema needs two at once.
-            .max_size(connections.max(2))
+            // One more hears what other servers say. Making the schema needs two at once.
+            .max_size(connections.saturating_sub(1).max(2))
             .runtime(deadpool_postgres::Runtime::Tokio1)
             .wait_timeout(Some(CONNECT))
             .create_timeout(Some(CONNECT))
@@ -92,7 +95,8 @@ impl Timescale {
             .map_err(|error| StoreError::Refused(format!("cannot make the connection pool: {error}")))?;
         let (words, tier) = within(PREPARE, schema::prepare(&pool)).await?;
         is_community.store(tier == Tier::Community, Ordering::Relaxed);
-        Ok(Self { pool, words, tier })
+        let neighbours = neighbours::Listening { config: own, tls: own_tls, pool: pool.clone() };
+        Ok(Self { pool, neighbours: Arc::new(neighbours), words, tier })
     }
 
     async fn client(&self) -> Result<Client, StoreError> {
@@ -119,6 +123,10 @@ async fn within<T>(
 impl Store for Timescale {
     fn describe(&self) -> String {
         self.words.clone()
+    }
+
+    fn neighbours(&self) -> Option<Arc<dyn super::Neighbours>> {
+        Some(self.neighbours.clone())
     }
 
     async fn ready(&self) -> Result<(), StoreError> {

@@ -33,8 +33,7 @@ export function agentView(main, name, signal) {
 
   again(async () => {
     try {
-      const { agents } = await get("/api/v1/fleet", signal);
-      const agent = agents.find((one) => one.agent === name);
+      const agent = (await get(`/api/v1/fleet?${new URLSearchParams({ agent: name })}`, signal)).agents[0];
       if (!agent) return strange(main, name);
       const { buffers } = await get(`/api/v1/ledger?${new URLSearchParams({ agent: name })}`, signal);
       const { gaps, more } = await get(`/api/v1/gaps?${new URLSearchParams({ agent: name })}`, signal);

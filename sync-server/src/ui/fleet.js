@@ -1,57 +1,90 @@
-// The fleet: one row an agent. Agents never vanish, and "never seen" is not "silent".
+// The fleet: one row an agent, thousands of them. Only the rows in sight are asked for and built; the
+// server sorts and filters. Agents never vanish, and "never seen" is not "silent".
 import { faultMark } from "/ui/accounts.js";
-import { again, el, fill, get, head, say } from "/ui/dom.js";
+import { again, el, fill, get, say } from "/ui/dom.js";
 import { status } from "/ui/status.js";
 import { ago, bytes, count, number, NOTHING, off, state } from "/ui/words.js";
 
 const REFRESH_MS = 2000;
+const SITES_MS = 30000;
 /** More than this and readings stand at a wrong place in time. */
 const CLOCK_OFF_MS = 5000;
 const EXPIRES_SOON_MS = 30 * 86400e3;
+/** Rows beyond both ends of what is in sight, so that a turn of the wheel shows rows and no gap. */
+const BEYOND = 20;
+const MOST_ROWS = 200;
+const FIELDS = "agent,site,gateway,state,last_seen,clock,certificate_valid_until,backlog,ledger,batches,device_counts,faults,version";
+const STATES = ["online", "silent", "never seen", "revoked"];
 
-/** [heading, class of the column, what fills a cell]. "more" columns are left out on a narrow screen. */
+/** [heading, class of the column, what it is sorted by, what fills a cell]. "more" columns are left out on a narrow screen. */
 const COLUMNS = [
-  ["State", "", (cell, agent) => fill(cell, agent.state, () => state(agent.state))],
-  ["Agent", "", (cell, agent) => fill(cell, [agent.agent, agent.faults], () => [link(agent), ...(agent.faults.length ? [faultMark(agent.faults)] : [])])],
-  ["Last seen", "more steady", (cell, agent) => say(cell, ago(agent.last_seen), agent.last_seen ? "more steady" : "more steady quiet")],
-  ["Devices", "", (cell, agent) => fill(cell, [agent.state, agent.devices], () => devices(agent))],
-  ["Readings/s", "number more", (cell, agent, rate) => say(cell, rate === null ? NOTHING : number(rate))],
-  ["Backlog", "number more", (cell, agent) => { say(cell, number(agent.backlog.readings)); cell.title = bytes(agent.backlog.bytes); }],
-  ["Dropped", "number more", (cell, agent) => wrong(cell, agent.ledger.dropped, "number more")],
-  ["Set aside", "number more", (cell, agent) => wrong(cell, agent.batches.set_aside, "number more")],
-  ["Clock", "more", (cell, agent) => say(cell, ...clock(agent.clock))],
-  ["Certificate until", "more", (cell, agent) => say(cell, ...certificate(agent.certificate_valid_until))],
-  ["Version", "more quiet", (cell, agent) => say(cell, agent.version || NOTHING)],
+  ["State", "", "state", (cell, agent) => fill(cell, agent.state, () => state(agent.state))],
+  ["Agent", "", "agent", (cell, agent) => fill(cell, [agent.agent, agent.faults], () => [link(agent), ...(agent.faults.length ? [faultMark(agent.faults)] : [])])],
+  ["Last seen", "more steady", "-last_seen", (cell, agent) => say(cell, ago(agent.last_seen), agent.last_seen ? "more steady" : "more steady quiet")],
+  ["Devices", "", null, (cell, agent) => fill(cell, [agent.state, agent.device_counts], () => devices(agent))],
+  ["Readings/s", "number more", null, (cell, agent, rate) => say(cell, rate === null ? NOTHING : number(rate))],
+  ["Backlog", "number more", "-backlog", (cell, agent) => { say(cell, number(agent.backlog.readings)); cell.title = bytes(agent.backlog.bytes); }],
+  ["Dropped", "number more", "-dropped", (cell, agent) => wrong(cell, agent.ledger.dropped, "number more")],
+  ["Set aside", "number more", "-set_aside", (cell, agent) => wrong(cell, agent.batches.set_aside, "number more")],
+  ["Clock", "more", null, (cell, agent) => say(cell, ...clock(agent.clock))],
+  ["Certificate until", "more", "certificate_valid_until", (cell, agent) => say(cell, ...certificate(agent.certificate_valid_until))],
+  ["Version", "more quiet", "version", (cell, agent) => say(cell, agent.version || NOTHING)],
 ];
 
 export function fleetView(main, signal) {
-  const rows = new Map(); // agent -> { row, cells, stored, at }
-  const summary = el("p", { class: "quiet" }, " ");
-  const body = el("tbody");
-  const table = el("div", { class: "wide", hidden: "" }, el("table", { class: "fleet" },
-    el("thead", {}, el("tr", {}, ...COLUMNS.map(([words, kind]) => head(words, kind)))), body));
-  const empty = el("div", { hidden: "" }, ...welcome());
-  main.replaceChildren(el("h1", {}, "Fleet"), summary, table, empty);
+  const wanted = { search: "", site: "", state: "", sort: "agent" };
+  const rows = new Map(); // agent -> { row, cells, stored, at, rate }
+  let first = 0; // the place of the first row that is built
+  let matching = 0;
+  let asking = new AbortController();
 
-  function show({ agents, time }) {
+  const summary = el("p", { class: "quiet" }, " ");
+  const search = el("input", { type: "search", placeholder: "Find an agent", "aria-label": "Find an agent", input: () => narrow("search", search.value.trim()) });
+  const states = select("State", ["", ...STATES, "faulty"], (word) => (word === "faulty" ? "with a fault" : word || "all states"), (word) => narrow("state", word));
+  const sites = select("Site", [""], (site) => site || "all sites", (site) => narrow("site", site));
+  const found = el("span", { class: "quiet", role: "status" });
+  const bar = el("div", { class: "bar", hidden: "" }, el("div", { class: "filters" }, search, states, sites), found);
+  const heads = COLUMNS.map(([words, kind, key]) => heading(words, kind, key));
+  const body = el("tbody");
+  const table = el("table", { class: "fleet" }, el("thead", {}, el("tr", {}, ...heads)), body);
+  const space = el("div", { class: "space" }, table);
+  const list = el("div", { class: "list", hidden: "", tabindex: "-1", scroll: scrolled }, space);
+  const empty = el("div", { hidden: "" }, ...welcome());
+  main.replaceChildren(el("h1", {}, "Fleet"), summary, bar, list, empty);
+
+  /** A row is as high as the style says; it is asked for once there is one. */
+  const height = () => body.firstElementChild?.offsetHeight || 52;
+  const inSight = () => Math.ceil((list.clientHeight || innerHeight) / height());
+
+  function show({ agents, time, summary: all, matching: n }, offset) {
     const at = Date.parse(time);
+    [first, matching] = [offset, n];
     const names = new Set(agents.map((agent) => agent.agent));
     for (const [name, kept] of rows) if (!names.has(name)) { kept.row.remove(); rows.delete(name); }
     agents.forEach((agent, place) => {
       const kept = rows.get(agent.agent) ?? add(agent.agent);
       if (body.children[place] !== kept.row) body.insertBefore(kept.row, body.children[place] ?? null);
+      kept.row.setAttribute("aria-rowindex", offset + place + 2);
       const rate = kept.at && at > kept.at ? (agent.ledger.stored - kept.stored) * 1000 / (at - kept.at) : null;
       if (rate !== null) kept.rate = kept.rate === null ? rate : kept.rate + (rate - kept.rate) / 3;
       Object.assign(kept, { stored: agent.ledger.stored, at });
-      COLUMNS.forEach(([, , write], column) => write(kept.cells[column], agent, kept.rate === null ? null : Math.round(kept.rate)));
+      COLUMNS.forEach(([, , , write], column) => write(kept.cells[column], agent, kept.rate === null ? null : Math.round(kept.rate)));
     });
-    table.hidden = !agents.length;
-    empty.hidden = agents.length > 0;
-    const states = ["online", "silent", "never seen", "revoked"].map((word) => [word, agents.filter((agent) => agent.state === word).length]);
-    const told = states.filter(([, n]) => n).map(([word, n]) => `${n} ${word}`);
-    const faulty = agents.filter((agent) => agent.faults.length).length;
-    if (faulty) told.push(`${faulty} with a fault`);
-    say(summary, agents.length ? `${count(agents.length, "agent")}: ${told.join(", ")}` : " ");
+    table.setAttribute("aria-rowcount", n + 1);
+    list.hidden = bar.hidden = !all.agents;
+    empty.hidden = all.agents > 0;
+    table.style.marginTop = `${offset * height()}px`;
+    space.style.height = `${table.tHead.offsetHeight + n * height()}px`;
+    tell(all);
+  }
+
+  function tell(all) {
+    const counts = { online: all.online, silent: all.silent, "never seen": all.never_seen, revoked: all.revoked };
+    const told = STATES.filter((word) => counts[word]).map((word) => `${number(counts[word])} ${word}`);
+    if (all.faulty) told.push(`${number(all.faulty)} with a fault`);
+    say(summary, all.agents ? `${count(all.agents, "agent")}: ${told.join(", ")}` : " ");
+    const narrowed = wanted.search || wanted.site || wanted.state;
+    say(found, narrowed ? (matching ? `${count(matching, "agent")} found` : "No agent is like this.") : " ");
   }
 
   function add(name) {
@@ -61,29 +94,98 @@ export function fleetView(main, signal) {
     return kept;
   }
 
-  again(async () => {
+  function heading(words, kind, key) {
+    const cell = el("th", { scope: "col", class: kind || null });
+    cell.append(key ? el("button", { click: () => sort(key) }, words) : words);
+    cell.key = key;
+    return cell;
+  }
+
+  function sort(key) {
+    const other = key.startsWith("-") ? key.slice(1) : `-${key}`;
+    wanted.sort = wanted.sort === key ? other : key;
+    mark();
+    list.scrollTop = 0;
+    look();
+  }
+
+  function mark() {
+    const [name, down] = [wanted.sort.replace("-", ""), wanted.sort.startsWith("-")];
+    for (const cell of heads) {
+      if (cell.key?.replace("-", "") === name) cell.setAttribute("aria-sort", down ? "descending" : "ascending");
+      else cell.removeAttribute("aria-sort");
+    }
+  }
+
+  let typing = null;
+  function narrow(what, value) {
+    wanted[what] = value;
+    clearTimeout(typing);
+    typing = setTimeout(() => { list.scrollTop = 0; look(); }, what === "search" ? 150 : 0);
+  }
+
+  let moving = false;
+  function scrolled() {
+    if (moving) return;
+    moving = true;
+    requestAnimationFrame(() => {
+      moving = false;
+      const top = Math.floor(list.scrollTop / height());
+      const last = Math.min(matching, top + inSight());
+      if (top < first || last > first + rows.size) look();
+    });
+  }
+
+  async function look() {
+    asking.abort();
+    asking = new AbortController();
+    const top = Math.floor(list.scrollTop / height());
+    const offset = Math.max(0, top - BEYOND);
+    const limit = Math.min(MOST_ROWS, inSight() + 2 * BEYOND);
+    const asked = new URLSearchParams({ fields: FIELDS, sort: wanted.sort, offset, limit });
+    for (const key of ["search", "site", "state"]) if (wanted[key]) asked.set(key, wanted[key]);
     try {
-      show(await get("/api/v1/fleet", signal));
+      show(await get(`/api/v1/fleet?${asked}`, AbortSignal.any([signal, asking.signal])), offset);
       status.good();
     } catch (error) {
       status.lost(error);
     }
-  }, REFRESH_MS, signal);
+  }
+
+  async function lookAtSites() {
+    try {
+      const { sites: all } = await get("/api/v1/sites", signal);
+      fill(sites, all.map(({ site }) => site), () => ["", ...all.map(({ site }) => site)].map((site) => el("option", { value: site, selected: site === wanted.site }, site || "all sites")));
+      sites.hidden = all.length < 2;
+    } catch {
+      // The fleet's own look says what is wrong.
+    }
+  }
+
+  mark();
+  again(look, REFRESH_MS, signal);
+  again(lookAtSites, SITES_MS, signal);
+  addEventListener("resize", scrolled, { signal });
+}
+
+function select(label, values, words, change) {
+  const node = el("select", { "aria-label": label, change: () => change(node.value) },
+    ...values.map((value) => el("option", { value }, words(value))));
+  return node;
 }
 
 function link(agent) {
   return el("a", { href: `#/agent/${encodeURIComponent(agent.site)}/${encodeURIComponent(agent.gateway)}` }, agent.agent);
 }
 
-function devices({ state, devices: all }) {
+function devices({ state, device_counts: { all, silent, first_silent: first } }) {
   // What a device was when its gateway was last heard of is not what it is.
-  if (state !== "online") return el("span", { class: "quiet" }, all.length ? `${all.length}, unknown` : NOTHING);
-  const silent = all.filter((device) => !device.answers);
-  if (!all.length) return el("span", { class: "quiet" }, NOTHING);
-  if (!silent.length) return `${all.length} answering`;
-  const told = `${silent[0].device}: ${silent[0].words || "does not answer"}`;
-  return el("span", { class: "bad" }, `▲ ${silent.length} of ${all.length} silent`,
-    el("small", {}, silent.length > 1 ? `${told}; ${silent.length - 1} more` : told));
+  if (state !== "online") return el("span", { class: "quiet" }, all ? `${all}, unknown` : NOTHING);
+  if (!all) return el("span", { class: "quiet" }, NOTHING);
+  if (!silent) return `${all} answering`;
+  const told = `${first.device}: ${first.words || "does not answer"}`;
+  return el("span", { class: "bad" }, `▲ ${silent} of ${all} silent`,
+    el("small", {}, silent > 1 ? `${told}; ${silent - 1} more` : told));
 }
 
 /** A number that should be zero. */

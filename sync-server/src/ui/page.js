@@ -49,6 +49,6 @@ function plain(part) {
 addEventListener("hashchange", route);
 route();
 alarmCount(document.getElementById("alarms"), new AbortController().signal);
-get("/api/v1/fleet").then(
+get("/api/v1/fleet?limit=1&fields=agent").then(
   (fleet) => { document.getElementById("store").textContent = fleet.store; },
   (error) => status.lost(error));

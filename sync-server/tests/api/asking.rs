@@ -299,9 +299,9 @@ async fn every_refusal_is_a_problem_that_names_the_way_out() {
         (
             "/fleet/hall",
             404,
-            "fleet, points, query, query.csv, statistics, gaps, silences, ledger, faults, alarms",
+            "there are alarms, faults, fleet, gaps, ledger, live, points, quarantine, query",
         ),
-        ("", 404, "fleet, points"),
+        ("", 404, "alarms, faults, fleet"),
         ("/fleet?colour=blue", 400, "colour"),
         ("/points?agent=hall/nobody", 404, "no agent is named `hall/nobody`; names are site/gateway"),
         ("/points?limit=0", 400, "limit: 0 is not between 1 and 1000"),

@@ -12,7 +12,7 @@ use forebay_protocols::boot_time::wall_micros;
 use forebay_protocols::reading::{DataType, Point, PointId, PointKind, Quality, Value};
 use forebay_protocols::sync::batch::{Epoch, Sequence};
 use forebay_protocols::sync::wire;
-use forebay_server::api::{self, Api};
+use forebay_server::api::{self, Api, Roster};
 use forebay_server::live::{Committed, Feed};
 use forebay_server::store::{
     self, AgentKey, Arrived, Content, Delivery, Micros, NewToken, PointKey, Store, Timed,
@@ -84,6 +84,16 @@ impl House {
     /// The same router without a socket: nothing is read from it unless the test reads.
     pub fn router(&self) -> Router {
         router(&self.store, &self.feed, &self.stop)
+    }
+
+    /// The same with another roster.
+    pub fn router_with(&self, fleet: Roster) -> Router {
+        api::router(Api {
+            store: self.store.clone(),
+            fleet,
+            feed: self.feed.clone(),
+            stop: self.stop.clone(),
+        })
     }
 
     /// The head of an answer; the body is still to be read.
@@ -159,7 +169,9 @@ impl Drop for House {
 }
 
 fn router(store: &Arc<dyn Store>, feed: &Feed, stop: &CancellationToken) -> Router {
-    let api = Api { store: store.clone(), feed: feed.clone(), stop: stop.clone() };
+    // Tests look at once at what they did.
+    let fleet = Roster::fresh_for(store.clone(), Duration::ZERO);
+    let api = Api { store: store.clone(), fleet, feed: feed.clone(), stop: stop.clone() };
     api::router(api).merge(ui::router())
 }
 
