@@ -38,8 +38,10 @@ const CONTENDERS: [(&str, &str); 4] = [
 const WINDOWS: [u64; 2] = [1, 10];
 /// Seconds after which a batch is acknowledged.
 const KEPT: u64 = 600;
-/// Seconds between two rests of a busy buffer thread.
-const REST: u64 = 10;
+/// Seconds that acknowledgements wait for the buffer's thread to write them.
+const ACKNOWLEDGEMENTS: u64 = 30;
+/// Seconds between two rests of the buffer's thread.
+const REST: u64 = 60;
 
 #[derive(Clone, Copy)]
 struct Load {
@@ -193,7 +195,6 @@ trait Keeper {
 struct Buffer {
     store: Store,
     seconds: u64,
-    window: u64,
 }
 
 impl Buffer {
@@ -211,7 +212,7 @@ impl Buffer {
             })
         };
         store.define(&(0..load.points).map(point).collect::<Vec<_>>());
-        Self { store, seconds: 0, window: load.window }
+        Self { store, seconds: 0 }
     }
 }
 
@@ -224,11 +225,15 @@ impl Keeper for Buffer {
         self.store.acknowledge(&[sequence..=sequence]);
     }
 
-    /// As the buffer's thread does it: a tick each second, a rest when idle or now and then.
+    /// As the buffer's thread does it.
     fn second(&mut self) {
-        self.store.tick();
         self.seconds += 1;
-        if self.window > 1 || self.seconds.is_multiple_of(REST) {
+        if self.seconds.is_multiple_of(ACKNOWLEDGEMENTS) {
+            self.store.tick();
+        } else {
+            self.store.tick_lightly();
+        }
+        if self.seconds.is_multiple_of(REST) {
             self.store.rest();
         }
     }

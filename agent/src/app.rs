@@ -339,7 +339,7 @@ fn attend_certificate(
 fn attend_learnt(
     supervisor: &mut Supervisor,
     fitter: &Fitter,
-    links: &[forebay_config::field::Link],
+    links: &[Arc<forebay_config::field::Link>],
     stop: CancellationToken,
 ) {
     let (state_dir, kept) = (fitter.state_dir.clone(), learnt::files_of(links));

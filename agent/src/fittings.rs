@@ -60,7 +60,7 @@ pub struct Fitter {
 
 impl Fitter {
     /// Makes the driver of `link` and runs it. An error is a configuration that cannot work.
-    pub async fn run_link(&self, link: &field::Link, desk: Desk) -> Result<(), String> {
+    pub async fn run_link(&self, link: &Arc<field::Link>, desk: Desk) -> Result<(), String> {
         // Nobody waits at the end for a driver that is still being made.
         let Some(made) = desk.stop.run_until_cancelled(self.driver(link)).await else { return Ok(()) };
         // Boxed: a driver's future is large, and it lives as long as the agent.
@@ -69,7 +69,7 @@ impl Fitter {
     }
 
     /// The driver of `link`, not connected yet. An error is a configuration that cannot work.
-    pub async fn driver(&self, link: &field::Link) -> Result<Driver, String> {
+    pub async fn driver(&self, link: &Arc<field::Link>) -> Result<Driver, String> {
         match &link.protocol {
             Protocol::ModbusTcp(_) | Protocol::ModbusRtu(_) => {
                 let keeper = Keeper::open(link.clone(), &self.state_dir).await;

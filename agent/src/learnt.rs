@@ -10,6 +10,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::{fs, io};
 
 use forebay_config::field::{Link, Protocol};
@@ -29,8 +30,9 @@ fn file_name(link: &Link) -> String {
 }
 
 /// The names of the files that `links` keep, to be held against what lies there.
-pub fn files_of(links: &[Link]) -> BTreeSet<OsString> {
-    let is_modbus = |link: &&Link| matches!(link.protocol, Protocol::ModbusTcp(_) | Protocol::ModbusRtu(_));
+pub fn files_of(links: &[Arc<Link>]) -> BTreeSet<OsString> {
+    let is_modbus =
+        |link: &&Arc<Link>| matches!(link.protocol, Protocol::ModbusTcp(_) | Protocol::ModbusRtu(_));
     links.iter().filter(is_modbus).map(|link| file_name(link).into()).collect()
 }
 
@@ -58,7 +60,7 @@ pub fn forget_removed(state_dir: &Path, kept: &BTreeSet<OsString>) {
 /// A Modbus source that keeps what it learns.
 pub struct Keeper {
     source: ModbusSource,
-    link: Link,
+    link: Arc<Link>,
     file: PathBuf,
     /// What the file says as far as is known; `None`: nothing that would be of use.
     text: Option<String>,
@@ -73,7 +75,7 @@ pub struct Keeper {
 
 impl Keeper {
     /// The source of a link with what earlier lives learnt; `None` if the link does not speak Modbus.
-    pub async fn open(link: Link, state_dir: &Path) -> Option<Self> {
+    pub async fn open(link: Arc<Link>, state_dir: &Path) -> Option<Self> {
         let file = state_dir.join(FOLDER).join(file_name(&link));
         let found = tokio::fs::read_to_string(&file).await;
         let judged = match &found {

@@ -6,7 +6,7 @@ use std::io::{IsTerminal, stderr};
 use forebay_config::agent::{Log, LogFormat, LogLevel};
 use tracing::warn;
 use tracing_subscriber::Registry;
-use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload::{Handle, Layer};
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
@@ -20,12 +20,12 @@ const SILENT: [&str; 6] =
 const ERRORS_ONLY: [&str; 3] = ["rumqttc", "tokio_modbus", "sled"];
 
 /// How much is logged, while the program runs.
-pub struct Level(Handle<EnvFilter, Registry>);
+pub struct Level(Handle<Targets, Registry>);
 
 impl Level {
     /// From now on this much.
     pub fn set(&self, level: LogLevel) {
-        if let Err(error) = self.0.reload(EnvFilter::new(directives(level))) {
+        if let Err(error) = self.0.reload(targets(level)) {
             warn!("The log's level stays as it was: {error}.");
         }
     }
@@ -34,7 +34,7 @@ impl Level {
 /// Starts logging. To be called once in a process.
 pub fn start(log: &Log) -> Result<Level, TryInitError> {
     let Log { format, level } = log;
-    let (filter, handle) = Layer::new(EnvFilter::new(directives(*level)));
+    let (filter, handle) = Layer::new(targets(*level));
     let registry = tracing_subscriber::registry().with(filter);
     match resolve(*format, std::env::var_os("JOURNAL_STREAM").is_some()) {
         LogFormat::Json => {
@@ -64,18 +64,20 @@ fn resolve(format: LogFormat, to_journal: bool) -> LogFormat {
     }
 }
 
-fn directives(level: LogLevel) -> String {
+/// Plain names and levels: a filter that also takes patterns of fields brings a regular expression engine.
+fn targets(level: LogLevel) -> Targets {
     let (level, others) = match level {
-        LogLevel::Error => ("error", "error"),
-        LogLevel::Warn => ("warn", "warn"),
-        LogLevel::Info => ("info", "warn"),
-        LogLevel::Debug => ("debug", "warn"),
-        LogLevel::Trace => ("trace", "info"),
+        LogLevel::Error => (LevelFilter::ERROR, LevelFilter::ERROR),
+        LogLevel::Warn => (LevelFilter::WARN, LevelFilter::WARN),
+        LogLevel::Info => (LevelFilter::INFO, LevelFilter::WARN),
+        LogLevel::Debug => (LevelFilter::DEBUG, LevelFilter::WARN),
+        LogLevel::Trace => (LevelFilter::TRACE, LevelFilter::INFO),
     };
-    let ours = OURS.iter().map(|target| format!("{target}={level}"));
-    let silent = SILENT.iter().map(|target| format!("{target}=off"));
-    let errors_only = ERRORS_ONLY.iter().map(|target| format!("{target}=error"));
-    [others.to_owned()].into_iter().chain(ours).chain(silent).chain(errors_only).collect::<Vec<_>>().join(",")
+    Targets::new()
+        .with_default(others)
+        .with_targets(OURS.map(|target| (target, level)))
+        .with_targets(SILENT.map(|target| (target, LevelFilter::OFF)))
+        .with_targets(ERRORS_ONLY.map(|target| (target, LevelFilter::ERROR)))
 }
 
 #[cfg(test)]
@@ -104,7 +106,7 @@ mod tests {
         let paper = Paper::default();
         let sink = paper.clone();
         let subscriber = tracing_subscriber::registry()
-            .with(EnvFilter::new(directives(LogLevel::Info)))
+            .with(targets(LogLevel::Info))
             .with(tracing_subscriber::fmt::layer().with_writer(move || sink.clone()));
         tracing::subscriber::with_default(subscriber, || {
             tracing::error!(target: "opcua_client::session", "wolf");

@@ -6,6 +6,8 @@
 //! changes at once. Everything else needs a restart, and is named. Where the gateway itself is another
 //! one (`[agent]`), nothing is changed before that restart: its name is part of what links tell peers.
 
+use std::sync::Arc;
+
 use forebay_config::agent::{Agent, Log, LogLevel, Telemetry, Uplink};
 use forebay_config::field::Link;
 use forebay_config::processing::Rule;
@@ -17,7 +19,7 @@ pub struct Plan {
     /// Links to end, and to start again if they stand in `start` too.
     pub end: Vec<Name>,
     /// Links to start when those have ended, in the order of the configuration.
-    pub start: Vec<Link>,
+    pub start: Vec<Arc<Link>>,
     /// Links that go on.
     pub kept: usize,
     /// The log's new level.
@@ -36,7 +38,7 @@ impl Plan {
         let same = |old: &Link, new: &Link| {
             old == new && !gave_up(&old.name) && !rules_differ(old, &running.processing, &read.processing)
         };
-        let goes_on = |link: &Link, others: &[Link]| {
+        let goes_on = |link: &Link, others: &[Arc<Link>]| {
             others.iter().find(|other| other.name == link.name).is_some_and(|other| same(other, link))
         };
         let end: Vec<_> = running.links.iter().filter(|link| !goes_on(link, &read.links)).collect();

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::classes::Class;
@@ -30,8 +31,9 @@ pub struct Agent {
     pub telemetry: Telemetry,
     /// `[log]`.
     pub log: Log,
-    /// `[link.NAME]`, in the order of the files.
-    pub links: Vec<Link>,
+    /// `[link.NAME]`, in the order of the files. Shared: a link may have ten thousand points, and its driver,
+    /// who starts it anew, and who compares it with what is read later look at the same ones.
+    pub links: Vec<Arc<Link>>,
 }
 
 /// `[buffer]`: what is kept while the link is down.

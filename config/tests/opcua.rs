@@ -26,7 +26,7 @@ fn with(point: &str, keys: &str) -> String {
 
 fn accepted(text: &str) -> OpcUa {
     let agent = load::agent_text("agent.toml", text).unwrap_or_else(|error| panic!("{error}\n{text}"));
-    match agent.links.into_iter().next().map(|link| link.protocol) {
+    match agent.links.into_iter().next().map(|link| link.protocol.clone()) {
         Some(Protocol::OpcUa(opcua)) => opcua,
         other => panic!("press is OPC UA: {other:?}"),
     }

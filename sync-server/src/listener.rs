@@ -243,10 +243,17 @@ async fn answer(router: Router, request: Request<Incoming>) -> http::Response<ax
 fn http_builder(http2: bool, limits: Limits) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // Without a timer hyper's limits and keep-alives do nothing.
-    // An idle connection keeps its buffer: one that once brought a backlog shall not keep 400 KiB.
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(limits.idle).max_buf_size(READ_BUFFER);
+    // An idle connection keeps its buffer: one that once brought a backlog shall not keep 400 KiB. And the
+    // answer tells the time better than a `date`, which is a tenth of what a small batch costs on the wire.
+    let mut http1 = builder.http1();
+    http1
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.idle)
+        .max_buf_size(READ_BUFFER)
+        .auto_date_header(false);
     builder
         .http2()
+        .auto_date_header(false)
         .timer(TokioTimer::new())
         .keep_alive_interval(limits.idle / 3)
         .keep_alive_timeout(limits.idle / 3)

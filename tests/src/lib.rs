@@ -13,6 +13,7 @@ pub mod mosquitto;
 pub mod opcua_server;
 pub mod own_database;
 pub mod patience;
+pub mod processor;
 pub mod several;
 pub mod simulated;
 

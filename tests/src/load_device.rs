@@ -1,16 +1,19 @@
 //! A Modbus TCP device with as many registers as wanted, for load: every answer carries the number
-//! of the request, so that no two polls read the same.
+//! of the request, so that no two polls read the same, or what somebody has it show.
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Result;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
+
+/// Fills the registers that a unit is asked for; the number counts the requests of the connection.
+type Show = Box<dyn FnMut(u8, u16, &mut [u16]) + Send>;
 
 /// Answers function 3 for every unit and address. Ends when dropped.
 pub struct LoadDevice {
@@ -26,6 +29,18 @@ impl LoadDevice {
     /// # Errors
     /// When no port can be had.
     pub async fn start() -> Result<Self> {
+        Self::showing(|_, number, registers| {
+            (0..).zip(registers).for_each(|(place, register)| *register = number.wrapping_add(place));
+        })
+        .await
+    }
+
+    /// As [`LoadDevice::start`], with registers filled by `show`: unit, number of the request, registers.
+    ///
+    /// # Errors
+    /// When no port can be had.
+    pub async fn showing(show: impl FnMut(u8, u16, &mut [u16]) + Send + 'static) -> Result<Self> {
+        let show: Arc<Mutex<Show>> = Arc::new(Mutex::new(Box::new(show)));
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let (questions, asked) = watch::channel(0);
@@ -36,7 +51,7 @@ impl LoadDevice {
             let mut peers = JoinSet::new();
             while let Ok((peer, _)) = listener.accept().await {
                 made.fetch_add(1, Ordering::Relaxed);
-                peers.spawn(serve(peer, questions.clone()));
+                peers.spawn(serve(peer, questions.clone(), show.clone()));
             }
         });
         Ok(Self { address, asked, connections, serving })
@@ -94,8 +109,13 @@ impl Drop for LoadDevice {
 
 /// Modbus Messaging on TCP/IP V1.0b, 3.1: transaction, protocol, length, unit; then function,
 /// address, count.
-async fn serve(mut peer: TcpStream, questions: Arc<watch::Sender<u64>>) -> std::io::Result<()> {
+async fn serve(
+    mut peer: TcpStream,
+    questions: Arc<watch::Sender<u64>>,
+    show: Arc<Mutex<Show>>,
+) -> std::io::Result<()> {
     let mut request = [0; 12];
+    let mut registers = Vec::new();
     let mut number: u16 = 0;
     loop {
         peer.read_exact(&mut request).await?;
@@ -106,9 +126,10 @@ async fn serve(mut peer: TcpStream, questions: Arc<watch::Sender<u64>>) -> std::
         answer.extend_from_slice(&request[..4]);
         answer.extend_from_slice(&(3 + 2 * count).to_be_bytes());
         answer.extend_from_slice(&[request[6], request[7], (2 * count) as u8]);
-        for register in 0..count {
-            answer.extend_from_slice(&number.wrapping_add(register).to_be_bytes());
-        }
+        registers.clear();
+        registers.resize(count.into(), 0);
+        show.lock().unwrap_or_else(PoisonError::into_inner)(request[6], number, &mut registers);
+        registers.iter().for_each(|register| answer.extend_from_slice(&register.to_be_bytes()));
         peer.write_all(&answer).await?;
     }
 }

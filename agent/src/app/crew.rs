@@ -46,7 +46,7 @@ pub(super) struct Crew {
 
 impl Crew {
     /// Enlists a link; the supervisor is to start what comes back.
-    pub fn engage(&self, link: field::Link, rules: Arc<[Rule]>) -> Post {
+    pub fn engage(&self, link: Arc<field::Link>, rules: Arc<[Rule]>) -> Post {
         let name = link.name.to_arc();
         let index = self.roster.free_index();
         let (status, seen) = watch::channel(LinkStatus::default());

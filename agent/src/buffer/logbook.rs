@@ -47,6 +47,8 @@ pub struct Logbook {
     /// A write of several frames might lose the first to a power cut and keep the second, which
     /// would look like damage.
     pending: Vec<u8>,
+    /// Is anything of it to be durable soon?
+    urgent: bool,
     /// Write the whole book anew instead of `pending`.
     rewrite: bool,
     /// Its length when it was last written anew.
@@ -66,6 +68,12 @@ impl Logbook {
 
     /// Entries that become true together, and durable with the next write.
     pub fn push(&mut self, entries: impl IntoIterator<Item = Entry>) {
+        self.urgent = true;
+        self.push_later(entries);
+    }
+
+    /// The same of entries that may wait for a write that happens anyway: lost, they cost work, not readings.
+    pub fn push_later(&mut self, entries: impl IntoIterator<Item = Entry>) {
         if self.rewrite {
             return; // The snapshot will say it.
         }
@@ -82,6 +90,11 @@ impl Logbook {
         self.rewrite || !self.pending.is_empty()
     }
 
+    /// Is any of it to be written soon?
+    pub fn has_urgent_news(&self) -> bool {
+        self.rewrite || self.urgent
+    }
+
     /// Bytes it takes on the disk.
     pub fn length(&self) -> u64 {
         self.length + self.pending.len() as u64
@@ -93,7 +106,12 @@ impl Logbook {
     }
 
     /// Makes everything pushed durable. `snapshot` is used if the book is written anew.
-    pub fn write(&mut self, disk: &dyn Disk, epoch: Epoch, snapshot: Option<Vec<Entry>>) -> io::Result<()> {
+    pub fn write(
+        &mut self,
+        disk: &dyn Disk,
+        epoch: Epoch,
+        snapshot: Option<impl Iterator<Item = Entry>>,
+    ) -> io::Result<()> {
         let result = match snapshot {
             Some(entries) => self.write_anew(disk, epoch, entries),
             None => self.write_pending(disk),
@@ -123,15 +141,23 @@ impl Logbook {
         }
         self.length += record.len() as u64;
         self.pending = Vec::new();
+        self.urgent = false;
         Ok(())
     }
 
-    fn write_anew(&mut self, disk: &dyn Disk, epoch: Epoch, entries: Vec<Entry>) -> io::Result<()> {
+    /// Takes some entries at a time: there is one for every point.
+    fn write_anew(
+        &mut self,
+        disk: &dyn Disk,
+        epoch: Epoch,
+        entries: impl Iterator<Item = Entry>,
+    ) -> io::Result<()> {
         let head = FileFacts { segment: false, epoch, number: 0, first: 0, appended_before: 0, level: 0 };
         let mut bytes = head.encode();
-        for some in entries.chunks(64) {
-            let entries = some.iter().map(|entry| Wrapped { entry: Some(entry.clone()) }).collect();
-            bytes.extend(frame(Kind::Record, &Record { entries }.encode_to_vec()));
+        let mut entries = entries.map(|entry| Wrapped { entry: Some(entry) }).peekable();
+        while entries.peek().is_some() {
+            let some = Record { entries: entries.by_ref().take(64).collect() };
+            bytes.extend(frame(Kind::Record, &some.encode_to_vec()));
         }
         let mut file = disk.create(NEW)?;
         file.write_at(&bytes, 0)?;
@@ -141,6 +167,7 @@ impl Logbook {
         self.length = bytes.len() as u64;
         self.length_then = self.length;
         self.pending = Vec::new();
+        self.urgent = false;
         self.rewrite = false;
         if let Err(error) = disk.sync_folder() {
             // The old book may come back after a power cut, so the new one is not durable yet.

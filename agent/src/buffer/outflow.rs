@@ -205,7 +205,7 @@ impl Store {
             let ranges = Ranges::from(first..=last);
             let entry = segment.forget(&ranges, tally);
             self.acknowledged.insert(&known);
-            self.logbook.push([entry, Entry::Acknowledged(Sequences::of(&known))]);
+            self.logbook.push_later([entry, Entry::Acknowledged(Sequences::of(&known))]);
         }
         if self.growing == Some(number) {
             self.forget_places(first..=last);

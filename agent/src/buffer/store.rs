@@ -238,7 +238,16 @@ impl Store {
         self.look_around();
     }
 
-    /// To be called when there is nothing else to do, and now and then when there is.
+    /// The same in between, while acknowledgements may still wait.
+    pub fn tick_lightly(&mut self) {
+        if self.fault.is_some() || self.logbook.has_urgent_news() {
+            self.tick();
+        } else {
+            self.look_around();
+        }
+    }
+
+    /// To be called now and then.
     pub fn rest(&mut self) {
         self.copy_acknowledged();
         self.with_catalogue(Catalogue::flush);
@@ -256,7 +265,8 @@ impl Store {
         self.with_catalogue(Catalogue::flush);
         self.logbook.push([self.end_of_life(), Entry::Books(Books { closed: 1, ..self.books() })]);
         // If this fails the next opening takes it for a crash, which costs a few sequences.
-        drop(self.logbook.write(self.disk.as_ref(), self.epoch, None));
+        let nothing = None::<std::iter::Empty<Entry>>;
+        drop(self.logbook.write(self.disk.as_ref(), self.epoch, nothing));
     }
 
     /// After a refusal even the folder may still have to be made.
@@ -289,11 +299,9 @@ impl Store {
             self.folder_unsynced = false;
         }
         if self.logbook.has_news() {
-            let snapshot = self.logbook.wants_snapshot().then(|| self.snapshot());
-            let again = snapshot.clone();
-            let mut result = self.logbook.write(self.disk.as_ref(), self.epoch, snapshot);
+            let mut result = self.write_news();
             if result.as_ref().is_err_and(is_full) && self.spend_ballast() {
-                result = self.logbook.write(self.disk.as_ref(), self.epoch, again);
+                result = self.write_news();
             }
             result?;
             self.opening_written = true;
@@ -303,26 +311,33 @@ impl Store {
         Ok(())
     }
 
+    fn write_news(&mut self) -> io::Result<()> {
+        let mut logbook = std::mem::take(&mut self.logbook);
+        let snapshot = logbook.wants_snapshot().then(|| self.snapshot());
+        let result = logbook.write(self.disk.as_ref(), self.epoch, snapshot);
+        self.logbook = logbook;
+        result
+    }
+
     /// Everything that is still true, for a new logbook.
-    fn snapshot(&self) -> Vec<Entry> {
-        let mut entries = vec![Entry::Boot(self.boot.clone()), Entry::Books(self.books())];
-        entries.extend(self.boots.entries());
+    fn snapshot(&self) -> impl Iterator<Item = Entry> {
         // If it was a clean stop, there was a start since.
-        entries.extend(self.life.map(|life| Entry::Life(Life { clean: false, ..life })));
-        entries.extend(self.lineage.entries());
-        entries.extend(self.acknowledged.entries());
-        entries.extend(
-            self.dictionary
-                .after(0)
-                .map(|(number, point)| Entry::Point(wire::DictionaryEntry::new(number, point))),
-        );
-        entries.extend(self.gaps.iter().cloned().map(Entry::Gap));
-        for segment in self.segments.values() {
+        let life = self.life.map(|life| Entry::Life(Life { clean: false, ..life }));
+        let point =
+            |(number, point): (PointId, &Arc<Point>)| Entry::Point(wire::DictionaryEntry::new(number, point));
+        let segments = self.segments.values().flat_map(|segment| {
             let growing = self.growing == Some(segment.number);
-            entries.push(if growing { segment.made() } else { segment.seal() });
-            entries.push(segment.forgotten_so_far());
-        }
-        entries
+            [if growing { segment.made() } else { segment.seal() }, segment.forgotten_so_far()]
+        });
+        [Entry::Boot(self.boot.clone()), Entry::Books(self.books())]
+            .into_iter()
+            .chain(self.boots.entries())
+            .chain(life)
+            .chain(self.lineage.entries())
+            .chain(self.acknowledged.entries())
+            .chain(self.dictionary.after(0).map(point))
+            .chain(self.gaps.iter().cloned().map(Entry::Gap))
+            .chain(segments)
     }
 
     /// Batches are gone that were never acknowledged: counted, with a gap record.

@@ -20,10 +20,13 @@ use crate::clock::machine::Machine;
 
 /// Wishes that may wait; beyond it the handles wait instead.
 const WISHES: usize = 16;
-/// How long an acknowledgement may stay in memory only.
+/// How long definitions, gaps and what else is not appended may stay in memory only.
 const TICK: Duration = Duration::from_secs(1);
-/// How often the catalogue is flushed while there is always something to do.
-const FLUSH: Duration = Duration::from_secs(10);
+/// How long acknowledgements may, where nothing else is written: after a crash their batches are sent once more,
+/// which is harmless, while each write of a small fact takes whole blocks of the flash.
+const ACKNOWLEDGEMENTS: Duration = Duration::from_secs(30);
+/// How often the catalogue is flushed: without it the growing segment is read at the next opening.
+const FLUSH: Duration = Duration::from_secs(60);
 
 /// What a handle may ask for.
 pub(super) enum Wish {
@@ -115,10 +118,10 @@ fn open(settings: &Settings, machine: Machine) -> Result<(Store, Opening), Buffe
 fn work(mut store: Store, mut wishes: mpsc::Receiver<Wish>, shared: &Shared) {
     // A runtime for the one thing it is needed for: waiting for a wish, but not for ever.
     let Ok(clock) = tokio::runtime::Builder::new_current_thread().enable_time().build() else { return };
-    let (mut ticked, mut flushed) = (BootTime::now(), BootTime::now());
+    let began = BootTime::now();
+    let (mut looked, mut ticked, mut flushed) = (began, began, began);
     loop {
         let wish = clock.block_on(async { timeout(TICK, wishes.recv()).await });
-        let idle = wish.is_err();
         match wish {
             Ok(Some(Wish::Close { answer })) => {
                 store.close();
@@ -128,13 +131,17 @@ fn work(mut store: Store, mut wishes: mpsc::Receiver<Wish>, shared: &Shared) {
             Ok(None) => return store.close(),
             Err(_) => {}
         }
-        if idle || BootTime::now().since(ticked) >= TICK {
+        let now = BootTime::now();
+        if now.since(ticked) >= ACKNOWLEDGEMENTS {
             store.tick();
-            ticked = BootTime::now();
+            (looked, ticked) = (now, now);
+        } else if now.since(looked) >= TICK {
+            store.tick_lightly();
+            looked = now;
         }
-        if idle || BootTime::now().since(flushed) >= FLUSH {
+        if now.since(flushed) >= FLUSH {
             store.rest();
-            flushed = BootTime::now();
+            flushed = now;
         }
         shared.update(&store);
     }

@@ -110,7 +110,7 @@ mod tests {
             uplink: Uplink::default(),
             telemetry: Telemetry::default(),
             log: Log::default(),
-            links: vec![link],
+            links: vec![link.into()],
         }
     }
 

@@ -117,7 +117,7 @@ async fn all(
 ) -> Vec<Answer> {
     let until = Instant::now() + wait;
     let mut reading = JoinSet::new();
-    for (place, link) in links.into_iter().enumerate() {
+    for (place, link) in links.into_iter().map(Arc::new).enumerate() {
         let (fitter, wanted, stranger) = (fitter.clone(), wanted.clone(), stranger.clone());
         reading.spawn(async move {
             let name = link.name.to_arc();
@@ -155,7 +155,7 @@ fn is_of_another_user(state_dir: &Path) -> Option<String> {
 
 fn no_such_point(config: &Agent, wanted: &Pattern) -> String {
     let devices: Vec<String> =
-        config.links.iter().flat_map(Link::device_names).map(ToString::to_string).collect();
+        config.links.iter().flat_map(|link| link.device_names()).map(ToString::to_string).collect();
     let known = match devices.as_slice() {
         [] => "no device is configured by name".to_owned(),
         names => format!("the devices are: {}", names.join(", ")),

@@ -8,6 +8,7 @@ mod tests;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 use forebay_config::field::{Link, Protocol};
@@ -60,7 +61,7 @@ pub fn run(serial: &Serial) -> ExitCode {
 }
 
 /// Ports of these links as configured, and what keeps them from being used; `None` if there are none.
-pub fn troubles(links: &[Link]) -> Option<(Vec<String>, Vec<String>)> {
+pub fn troubles(links: &[Arc<Link>]) -> Option<(Vec<String>, Vec<String>)> {
     let configured = configured(links);
     if configured.is_empty() {
         return None;
@@ -75,8 +76,8 @@ pub fn troubles(links: &[Link]) -> Option<(Vec<String>, Vec<String>)> {
 }
 
 /// Links on serial ports: name and port as configured.
-fn configured(links: &[Link]) -> Vec<(String, PathBuf)> {
-    let port = |link: &Link| match &link.protocol {
+fn configured(links: &[Arc<Link>]) -> Vec<(String, PathBuf)> {
+    let port = |link: &Arc<Link>| match &link.protocol {
         Protocol::ModbusRtu(rtu) => Some((link.name.to_string(), rtu.port.clone())),
         _ => None,
     };

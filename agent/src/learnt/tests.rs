@@ -38,7 +38,7 @@ impl Unit {
     }
 
     /// A link that reads these registers once.
-    fn link(&self, device: &str, registers: impl IntoIterator<Item = u16>) -> Link {
+    fn link(&self, device: &str, registers: impl IntoIterator<Item = u16>) -> Arc<Link> {
         let points: String =
             registers.into_iter().map(|at| format!("p{at} = {{ address = {at} }}\n")).collect();
         let text = format!(

@@ -124,11 +124,9 @@ impl Line {
 
     /// Posts `body` and waits for the answer, for ever: the caller limits that.
     pub async fn post(&mut self, path: &str, body: Body) -> Result<Reply, String> {
-        let request = Request::post(path)
-            .header(header::HOST, &self.host)
-            .header(header::CONTENT_TYPE, PROTOBUF)
-            .body(body)
-            .map_err(|e| e.to_string())?;
+        // Nothing else is posted here, so no content type says so: small batches pay for each header.
+        let request =
+            Request::post(path).header(header::HOST, &self.host).body(body).map_err(|e| e.to_string())?;
         self.sender.ready().await.map_err(|e| words_of(&e))?;
         let response = self.sender.send_request(request).await.map_err(|e| words_of(&e))?;
         let (head, body) = response.into_parts();

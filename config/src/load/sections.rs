@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use toml::Spanned;
@@ -78,7 +79,7 @@ pub(super) fn agent(files: &[File], book: &Book) -> Option<Agent> {
                     ));
                 }
             }
-            links.push(found);
+            links.push(found.map(Arc::new));
         }
     }
     roots.iter().for_each(Table::finish);

@@ -243,14 +243,20 @@ fn frame_silence(baud: u32, character: Duration) -> Duration {
 
 /// Points, formats, plan and bus of a configuration.
 fn equip(settings: Settings, config: &ModbusBus, known: &BTreeMap<Arc<str>, Learnt>) -> (Vec<Point>, Bus) {
-    let mut points = Vec::new();
-    let mut formats = Vec::new();
-    let mut wanted = Vec::new();
+    let count = config.devices.iter().map(|device| device.points.len()).sum();
+    let mut points = Vec::with_capacity(count);
+    let mut formats = Vec::with_capacity(count);
+    let mut wanted = Vec::with_capacity(count);
     let mut members = Vec::new();
+    // Most points have the unit of the one before.
+    let mut unit: Arc<str> = "".into();
     for (number, device) in config.devices.iter().enumerate() {
         let first = points.len();
         for point in &device.points {
             let format = Format::new(point, device.byte_order);
+            if *unit != *point.meta.unit {
+                unit = point.meta.unit.as_str().into();
+            }
             wanted.push(Wanted {
                 slot: points.len(),
                 device: number,
@@ -262,7 +268,7 @@ fn equip(settings: Settings, config: &ModbusBus, known: &BTreeMap<Arc<str>, Lear
             points.push(Point {
                 device: device.name.to_arc(),
                 name: point.meta.name.to_arc(),
-                unit: point.meta.unit.as_str().into(),
+                unit: unit.clone(),
                 kind: point.meta.kind.into(),
                 data_type: format.data_type(),
             });

@@ -5,6 +5,7 @@ mod scan;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Subcommand, ValueEnum};
 use forebay_config::field::{Link, Register};
@@ -148,7 +149,7 @@ fn link(link_words: &str, timeout: &str) -> Result<Link, String> {
          [link.probed.device.unit.points]\nfirst = {{ address = 0 }}\n"
     );
     let agent = load::agent_text("what was asked for", &toml).map_err(|findings| findings.to_string())?;
-    agent.links.into_iter().next().ok_or_else(|| "no link".into())
+    agent.links.into_iter().next().map(Arc::unwrap_or_clone).ok_or_else(|| "no link".into())
 }
 
 /// `[link.probed.modbus-…]` of a target.

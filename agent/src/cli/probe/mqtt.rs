@@ -263,7 +263,7 @@ fn link(listen: &Listen) -> Result<Link, String> {
          [[link.probed.topic]]\ntopic = \"probe\"\ndevice = \"probe\"\npoint = \"probe\"\n"
     );
     let agent = load::agent_text("what was asked for", &toml).map_err(|findings| findings.to_string())?;
-    let mut link = agent.links.into_iter().next().ok_or("no link")?;
+    let mut link = agent.links.into_iter().next().map(Arc::unwrap_or_clone).ok_or("no link")?;
     if let Protocol::Mqtt(mqtt) = &mut link.protocol {
         // Up to 23 characters, which every broker takes (MQTT 3.1.1, 3.1.3.1).
         mqtt.client_id =

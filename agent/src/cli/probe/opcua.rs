@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 use forebay_config::field::{DataType, Link};
@@ -134,7 +135,7 @@ fn link(look: &Look) -> Result<Link, String> {
         password.unwrap_or_default()
     );
     let agent = load::agent_text("what was asked for", &toml).map_err(|findings| findings.to_string())?;
-    agent.links.into_iter().next().ok_or_else(|| "no link".into())
+    agent.links.into_iter().next().map(Arc::unwrap_or_clone).ok_or_else(|| "no link".into())
 }
 
 /// `[link.probed.opcua]` but for the password.

@@ -27,9 +27,10 @@ pub struct Format {
     raw: RawType,
     order: ByteOrder,
     scaling: Option<Scaling>,
-    /// Empty where numbers stay numbers.
-    labels: BTreeMap<i64, Arc<str>>,
-    rollover: Option<Rollover>,
+    // There may be ten thousand of these, and few have one of the last two.
+    /// `None` where numbers stay numbers.
+    labels: Option<Box<BTreeMap<i64, Arc<str>>>>,
+    rollover: Option<Box<Rollover>>,
 }
 
 /// A number as the registers hold it.
@@ -48,9 +49,10 @@ impl Format {
             Register::Coil | Register::Discrete => RawType::Bool,
             Register::Input | Register::Holding => point.raw,
         };
-        let labels = point.labels.iter().map(|(number, word)| (*number, word.as_str().into())).collect();
+        let labels = point.labels.iter().map(|(number, word)| (*number, word.as_str().into()));
+        let labels = (!point.labels.is_empty()).then(|| Box::new(labels.collect()));
         let scaling = Scaling::new(point.meta.scale, point.meta.offset);
-        let rollover = if point.rollover { Rollover::of(raw) } else { None };
+        let rollover = if point.rollover { Rollover::of(raw).map(Box::new) } else { None };
         Self { raw, order, scaling, labels, rollover }
     }
 
@@ -68,7 +70,7 @@ impl Format {
     /// What the values are. Scaled integers are floats.
     pub fn data_type(&self) -> DataType {
         match self.raw {
-            _ if !self.labels.is_empty() => DataType::Text,
+            _ if self.labels.is_some() => DataType::Text,
             RawType::Bool | RawType::Bit(_) => DataType::Boolean,
             RawType::String { .. } => DataType::Text,
             RawType::Float16 | RawType::Float32 | RawType::Float64 => DataType::Float,
@@ -91,15 +93,13 @@ impl Format {
     }
 
     fn labelled(&self, value: Value, quality: Quality) -> (Value, Quality) {
-        if self.labels.is_empty() {
-            return (value, quality);
-        }
+        let Some(labels) = &self.labels else { return (value, quality) };
         let number = match value {
             Value::Integer(number) => Some(number),
             Value::Boolean(is_on) => Some(is_on.into()),
             Value::Float(_) | Value::Text(_) => None,
         };
-        match number.and_then(|number| self.labels.get(&number)) {
+        match number.and_then(|number| labels.get(&number)) {
             Some(word) => (Value::Text(word.clone()), quality),
             None => {
                 let digits = number.map_or(value.to_string(), |number| number.to_string());
@@ -224,7 +224,7 @@ mod tests {
     const ORDERS: [ByteOrder; 4] = [ByteOrder::Abcd, ByteOrder::Dcba, ByteOrder::Badc, ByteOrder::Cdab];
 
     fn format(raw: RawType, order: ByteOrder) -> Format {
-        Format { raw, order, scaling: None, labels: BTreeMap::new(), rollover: None }
+        Format { raw, order, scaling: None, labels: None, rollover: None }
     }
 
     fn scaled(raw: RawType, scale: Option<f64>, offset: Option<f64>) -> Format {

@@ -6,17 +6,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use forebay_demo::mqtt::Broker;
 use forebay_demo::opcua::{OpcUaPlant, PlantOptions};
-use forebay_demo::process::Process;
 use forebay_demo::site::Site;
 use forebay_tests::load_device::LoadDevice;
+use forebay_tests::processor::seconds_of;
 use forebay_tests::programs_beside;
 use serde_json::json;
 use tokio::time::sleep;
 
 use super::Measure;
 
-/// The unit of `/proc/PID/stat` on Linux, whatever the kernel's own ticks are.
-const TICKS_PER_SECOND: f64 = 100.0;
 /// Until the agent has connected, and everything was read once.
 const WARM_UP: Duration = Duration::from_secs(4);
 
@@ -61,9 +59,10 @@ async fn agent(measure: Measure, words: &str, links: &str) -> Result<()> {
     site.configure_agent("bench", "cost", links, "")?;
     let agent = site.start_agent().await?;
     sleep(WARM_UP).await;
-    let before = (cpu_seconds(&agent)?, appended(&site).await?);
+    let id = agent.id().context("the agent has ended")?;
+    let before = (seconds_of(id)?, appended(&site).await?);
     sleep(measure.time).await;
-    let (seconds, readings) = (cpu_seconds(&agent)? - before.0, appended(&site).await? - before.1);
+    let (seconds, readings) = (seconds_of(id)? - before.0, appended(&site).await? - before.1);
     agent.terminate(Duration::from_secs(30)).await?;
     ensure!(readings > 0.0, "nothing was read:\n{}", site.log_tails());
     let per_million = seconds / readings * 1e6;
@@ -80,13 +79,4 @@ async fn agent(measure: Measure, words: &str, links: &str) -> Result<()> {
 
 async fn appended(site: &Site) -> Result<f64> {
     site.agent_metric("forebay_agent_readings_appended_total").await
-}
-
-/// User and system time so far (fields 14 and 15 of `/proc/PID/stat`, counted behind the name).
-fn cpu_seconds(process: &Process) -> Result<f64> {
-    let id = process.id().context("the agent has ended")?;
-    let stat = std::fs::read_to_string(format!("/proc/{id}/stat"))?;
-    let (_, behind) = stat.rsplit_once(')').context("a name in brackets")?;
-    let ticks = behind.split_whitespace().skip(11).take(2).map(str::parse::<f64>);
-    Ok(ticks.sum::<Result<f64, _>>()? / TICKS_PER_SECOND)
 }

@@ -27,7 +27,8 @@ pub fn link(text: &str) -> Result<Link> {
     let text = format!(
         "[agent]\nsite = \"a\"\ngateway = \"b\"\n[link.bench]\ninterval = \"10ms\"\ntimeout = \"2s\"\n{text}"
     );
-    load::agent_text("bench.toml", &text)?.links.pop().context("one link")
+    let link = load::agent_text("bench.toml", &text)?.links.pop().context("one link")?;
+    Ok(std::sync::Arc::unwrap_or_clone(link))
 }
 
 /// Points on these registers of unit 1, in requests of at most `most` registers.

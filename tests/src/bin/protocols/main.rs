@@ -1,13 +1,14 @@
 //! What the drivers make of a line, and what a reading costs the agent. Everything is measured in one
 //! run, ours beside what others do on the same map. Prints tables, or with --json one object a row.
 //!
-//!   protocols [bus|ways|far|plan|cpu]... [--json] [--seconds 10]
+//!   protocols [bus|ways|far|plan|cpu|turns]... [--json] [--seconds 10]
 //!
 //! bus   Modbus RTU on a bus as slow as a real one: the share of the line's limit that is used
 //! ways  registers a second of one map: our plan beside one request a point and fixed gap rules
 //! far   Modbus TCP over 50 ms there and back: requests in flight beside stop-and-wait
 //! plan  the time to plan 5,000 points
 //! cpu   CPU seconds of the agent per million readings, from the devices to the flash
+//! turns CPU per reading of requests for 125 registers: the agent, its source alone, and a bare loop, in turn
 
 #![expect(clippy::print_stdout, reason = "a bench prints its tables")]
 
@@ -15,6 +16,7 @@ mod bare;
 mod cost;
 mod lines;
 mod plans;
+mod turns;
 
 use std::time::Duration;
 
@@ -50,6 +52,11 @@ async fn main() -> Result<()> {
 }
 
 async fn run(words: Vec<String>) -> Result<()> {
+    if let [first, way, address] = words.as_slice()
+        && first == "as"
+    {
+        return turns::child(way, address).await;
+    }
     let mut measure = Measure { json: false, time: Duration::from_secs(10) };
     let mut wanted = Vec::new();
     let mut words = words.into_iter();
@@ -61,8 +68,8 @@ async fn run(words: Vec<String>) -> Result<()> {
                     words.next().and_then(|n| n.parse().ok()).context("--seconds takes a number")?;
                 measure.time = Duration::from_secs(seconds);
             }
-            "bus" | "ways" | "far" | "plan" | "cpu" => wanted.push(word),
-            other => bail!("there is no {other}: bus, ways, far, plan, cpu, --json, --seconds N"),
+            "bus" | "ways" | "far" | "plan" | "cpu" | "turns" => wanted.push(word),
+            other => bail!("there is no {other}: bus, ways, far, plan, cpu, turns, --json, --seconds N"),
         }
     }
     let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|word| word == name);
@@ -80,6 +87,9 @@ async fn run(words: Vec<String>) -> Result<()> {
     }
     if is_wanted("cpu") {
         cost::cpu(measure).await?;
+    }
+    if is_wanted("turns") {
+        turns::turns(measure).await?;
     }
     Ok(())
 }
