@@ -382,3 +382,29 @@ fn points_and_items(link: &Link, opcua: &OpcUa) -> Result<(Vec<Point>, Vec<Item>
     }
     Ok((points, items))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_many_points_read_parts_of_a_node_it_is_asked_for_once() {
+        let toml = "[agent]\nsite = \"a\"\ngateway = \"b\"\n[link.l.opcua]\nendpoint = \"opc.tcp://plc\"\n\
+                    [link.l.device.d.points]\n\
+                    zones = { node = \"ns=1;s=Zones\", elements = \"0:199\" }\n\
+                    first = { node = \"ns=1;s=Zones\", element = 0, unit = \"K\", scale = 2.0 }\n\
+                    x = { node = \"ns=1;s=Robot\", field = \"Position.X\" }\n\
+                    mode = { node = \"ns=1;s=Robot\", field = \"Mode\", type = \"integer\" }\n\
+                    slow = { node = \"ns=1;s=Robot\", field = \"Mode\", sampling_interval = \"1m\" }\n\
+                    [link.l.device.e.points]\nx = { node = \"ns=1;s=Robot\", field = \"Position.X\" }\n";
+        let agent = forebay_config::load::agent_text("a.toml", toml).unwrap();
+        let Protocol::OpcUa(opcua) = &agent.links[0].protocol else { panic!("an OPC UA link") };
+        let (points, items) = points_and_items(&agent.links[0], opcua).unwrap();
+        assert_eq!(points.len(), 205);
+        // Who wants a value more rarely, or for another device, has it for himself.
+        let parts: Vec<usize> = items.iter().map(|item| item.parts.len()).collect();
+        assert_eq!(parts, [201, 2, 1, 1]);
+        assert_eq!((&*points[7].name, items[0].parts[7].slot), ("zones[7]", 7));
+        assert_eq!((&*points[200].name, items[0].parts[200].slot), ("first", 200));
+    }
+}
