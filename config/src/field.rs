@@ -9,8 +9,8 @@ use std::time::Duration;
 use crate::units::{ByteSize, Name, Secret};
 
 pub use self::opcua::{
-    Deadband, OpcUa, OpcUaDevice, OpcUaFolder, OpcUaMode, OpcUaPoint, OpcUaPolicy, OpcUaReading,
-    OpcUaSecurity, OpcUaUser, PathPattern, Timestamp,
+    Deadband, MOST_ELEMENTS, OpcUa, OpcUaDevice, OpcUaFolder, OpcUaMode, OpcUaPart, OpcUaPoint, OpcUaPolicy,
+    OpcUaReading, OpcUaSecurity, OpcUaUser, PartStep, PathPattern, Timestamp,
 };
 
 /// `[link.NAME]`: one serial bus or one connection.

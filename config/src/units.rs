@@ -31,6 +31,16 @@ impl Name {
         Self(if name.is_empty() { "unnamed".into() } else { name.into() })
     }
 
+    /// The name of one element of what has this name: `zones[3]`. Made by `elements` alone; nobody can choose
+    /// such a name, so none is ever taken.
+    pub fn element(&self, index: &str) -> Result<Self, String> {
+        let name = format!("{self}{index}");
+        match name.chars().count() {
+            0..=64 => Ok(Self(name.into())),
+            _ => Err(format!("`{name}` is longer than 64 characters")),
+        }
+    }
+
     /// The name's text.
     pub fn as_str(&self) -> &str {
         &self.0

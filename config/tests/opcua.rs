@@ -220,3 +220,58 @@ fn polling_takes_no_key_of_subscriptions() {
     let finding = refused(&link("mode = \"push\""));
     assert!(finding.hint.contains("subscribe"), "{finding}");
 }
+
+#[test]
+fn elements_and_fields_make_points_of_parts_of_a_value() {
+    let with = |keys: &str| point(&format!("node = \"i=2258\", {keys}"));
+    for (keys, wanted) in [
+        ("element = 3", &["x [3]"][..]),
+        ("element = \"[1,2]\"", &["x [1,2]"]),
+        ("field = \"Position.X\"", &["x Position.X"]),
+        ("element = 1, field = \"Torque\"", &["x [1].Torque"]),
+        ("elements = \"0:2\"", &["x[0] [0]", "x[1] [1]", "x[2] [2]"]),
+        ("elements = \"0..1,3\", field = \"a\"", &["x[0,3] [0,3].a", "x[1,3] [1,3].a"]),
+        ("field = \"Axes[0:1].Torque\", unit = \"Nm\"", &["x[0] Axes[0].Torque", "x[1] Axes[1].Torque"]),
+    ] {
+        let points = &accepted(&with(keys)).devices[0].points;
+        let parts: Vec<String> =
+            points.iter().map(|point| format!("{} {}", point.meta.name, point.part)).collect();
+        assert_eq!(parts, wanted, "{keys}");
+    }
+    for (keys, key, message, hint) in [
+        ("element = \"x\"", "element", "`x`", "element = 3"),
+        ("element = -1", "element", "not an index", "from 0"),
+        ("element = \"0:3\"", "element", "more than one element", "`elements`"),
+        ("element = true", "element", "true is not", ""),
+        ("elements = \"15:0\"", "elements", "ends before", "0:15"),
+        ("elements = 16", "elements", "16 is not a range of elements", "0:15"),
+        ("elements = \"0:3\", element = 1", "elements", "does not go with", "one of them"),
+        ("field = \"a..b\"", "field", "without a name", "Position.X"),
+        ("field = \"a[1\"", "field", "without its `]`", "Axes[1].Torque"),
+        ("elements = \"0:1\", field = \"a[0:1]\"", "field", "only one step", "Position.X"),
+        ("elements = \"0:10000\"", "x", "10001 points", "that are wanted"),
+        ("elemnt = 3", "elemnt", "unknown key", "`element`"),
+    ] {
+        let finding = refused(&with(keys));
+        assert!(
+            finding.key.ends_with(key) && finding.message.contains(message) && finding.hint.contains(hint),
+            "{keys}: {finding:?}"
+        );
+    }
+    // What folders unfold.
+    let folder = |keys: &str| {
+        let folder = format!("[[link.press.device.d.folder]]\nnode = \"i=85\"\n{keys}\n");
+        format!("{}{folder}", point("node = \"i=2258\""))
+    };
+    assert_eq!(accepted(&folder("")).devices[0].folders[0].unfold, 0);
+    assert_eq!(accepted(&folder("unfold = 32")).devices[0].folders[0].unfold, 32);
+    assert!(refused(&folder("unfold = 1001")).message.contains("1000"));
+}
+
+#[test]
+fn the_name_of_an_element_is_no_longer_than_others() {
+    let long = "n".repeat(60);
+    let text = point("node = \"i=2258\", elements = \"0:999\"").replace("x = {", &format!("{long} = {{"));
+    let finding = refused(&text);
+    assert!(finding.message.contains("[100]` is longer than 64"), "said once: {finding}");
+}

@@ -1,11 +1,13 @@
 //! `[link.NAME.opcua]` and what belongs to it.
 
 mod folder;
+mod part;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 pub use self::folder::{OpcUaFolder, PathPattern};
+pub use self::part::{MOST_ELEMENTS, OpcUaPart, PartStep};
 
 use super::{DataType, PointMeta};
 use crate::units::{Name, Secret};
@@ -144,6 +146,9 @@ pub struct OpcUaPoint {
     /// `node`: `nsu=URI;s=Name`, `ns=2;i=1234`, `i=2258` (OPC UA Part 6, 5.3.1.10), or the way to it
     /// from the root: `/Objects/nsu=URI;Press/2:Temperature`.
     pub node: String,
+    /// `element`, `elements` and `field`: which part of the node's value. Default the whole. `elements` makes
+    /// a point of each: `zones[0]`, `zones[1]` …
+    pub part: OpcUaPart,
     /// `type`: `"float"` (default), `"integer"`, `"boolean"` or `"text"`.
     pub data_type: DataType,
     /// `sampling_interval`: how often it is sampled, or read. Default the link's.

@@ -13,10 +13,12 @@ use super::findings::Complaint;
 use super::table::{Item, Table, wrong_type};
 use super::words::{boolean, filled, float, integer, one_of, string};
 use crate::field::{
-    Deadband, OpcUa, OpcUaDevice, OpcUaFolder, OpcUaMode, OpcUaPoint, OpcUaPolicy, OpcUaReading,
+    Deadband, OpcUa, OpcUaDevice, OpcUaFolder, OpcUaMode, OpcUaPart, OpcUaPoint, OpcUaPolicy, OpcUaReading,
     OpcUaSecurity, OpcUaUser, PathPattern, PointKind, Timestamp,
 };
 
+/// So many points one entry makes.
+const MOST_PARTS: usize = 10_000;
 /// What a device without anything to read is told.
 const NO_POINTS: &str = "add a `points` table: NAME = { … }, or a [[….folder]] with a `node`";
 
@@ -62,9 +64,9 @@ pub(super) fn opcua(link: &Table<'_>, from: &Inherited) -> Option<OpcUa> {
         let folders = all(t.tables("folder").iter().map(|t| folder(t, sampling_interval, polls)));
         // A device of folders needs no points.
         let listed = if t.has("folder") && !t.has("points") { Vec::new() } else { points_or(&t, NO_POINTS) };
-        let found = all(listed.into_iter().map(|(name, t)| point(name, &t, sampling_interval, polls)));
+        let found = all(listed.into_iter().map(|(name, t)| points(name, &t, sampling_interval, polls)));
         t.finish();
-        Some(OpcUaDevice { name: name?, points: found?, folders: folders? })
+        Some(OpcUaDevice { name: name?, points: found?.concat(), folders: folders? })
     }));
     Some(OpcUa {
         endpoint: endpoint?,
@@ -157,13 +159,15 @@ fn identity(t: &Table<'_>) -> OpcUaUser {
     }
 }
 
-fn point(
+/// An entry of `points`: one point, or one for each of `elements`.
+fn points(
     name: Option<crate::units::Name>,
     t: &Table<'_>,
     sampling: Duration,
     polls: bool,
-) -> Option<OpcUaPoint> {
+) -> Option<Vec<OpcUaPoint>> {
     let node = t.required("node", "node = \"nsu=urn:factory;s=Press.Temperature\"", node_id);
+    let parts = parts(t);
     let data_type = data_type(t);
     let meta = meta(name, t, usual_kind(data_type), is_numeric(data_type));
     let sampling_interval = interval(t, "sampling_interval", sampling);
@@ -175,7 +179,81 @@ fn point(
         );
     }
     t.finish();
-    Some(OpcUaPoint { meta: meta?, node: node?, data_type, sampling_interval, deadband })
+    let (meta, node, parts) = (meta?, node?, parts?);
+    let mut points = Vec::with_capacity(parts.len());
+    for (index, part) in parts {
+        let mut meta = meta.clone();
+        match meta.name.element(&index) {
+            Ok(name) => meta.name = name,
+            Err(why) => {
+                t.complain(Complaint::new(why, "its index stands behind the name"));
+                return None;
+            }
+        }
+        points.push(OpcUaPoint { meta, node: node.clone(), part, data_type, sampling_interval, deadband });
+    }
+    Some(points)
+}
+
+/// `element` or `elements`, and `field`: the parts of a value, each with what stands behind the point's name.
+fn parts(t: &Table<'_>) -> Option<Vec<(String, OpcUaPart)>> {
+    let index = |item: &Item<'_>| match item.value.as_integer() {
+        Some(number) => Ok(number.to_string()),
+        None => filled(item),
+    };
+    let judged = |elements: Option<&str>, field: Option<&str>, hint: &'static str| {
+        OpcUaPart::all(elements, field).map_err(|why| Complaint::new(why, hint))
+    };
+    let element_hint = "an index from 0, `element = 3`, or one for each dimension, `element = \"[1,2]\"`; \
+                        `elements` makes a point of each";
+    let elements_hint = "from 0, first and last: `elements = \"0:15\"`, or `\"0:3,0:4\"` of two dimensions";
+    let field_hint = "names as the server has them: \"Position.X\", \"Axes[1].Torque\"; `&` before a letter \
+                      that is part of a name";
+    let element = t.optional("element", |item| {
+        let text = index(item)?;
+        match judged(Some(&text), None, element_hint)?.len() {
+            1 => Ok(text),
+            _ => Err(Complaint::new(format!("`{text}` is more than one element"), element_hint)),
+        }
+    });
+    let elements = t.optional("elements", |item| {
+        let text = item.value.as_str().map_or_else(
+            || Err(wrong_type(item.value, "a range of elements", elements_hint)),
+            |_| filled(item),
+        )?;
+        judged(Some(&text), None, elements_hint)?;
+        Ok(text)
+    });
+    let field = t.optional("field", |item| {
+        let text = filled(item)?;
+        judged(None, Some(&text), field_hint)?;
+        Ok(text)
+    });
+    for (key, read) in [("element", &element), ("elements", &elements), ("field", &field)] {
+        if t.has(key) && read.is_none() {
+            return None;
+        }
+    }
+    if element.is_some() && elements.is_some() {
+        t.complain_of("elements", Complaint::new("does not go with `element`", "one of them is enough"));
+        return None;
+    }
+    let parts = match judged(element.or(elements).as_deref(), field.as_deref(), field_hint) {
+        Ok(parts) => parts,
+        Err(complaint) => {
+            t.complain_of("field", complaint);
+            return None;
+        }
+    };
+    if parts.len() > MOST_PARTS {
+        let count = parts.len();
+        t.complain(Complaint::new(
+            format!("these are {count} points, and {MOST_PARTS} are the most of one entry"),
+            "name the elements that are wanted",
+        ));
+        return None;
+    }
+    Some(parts)
 }
 
 /// One `[[…folder]]`.
@@ -189,6 +267,7 @@ fn folder(t: &Table<'_>, sampling: Duration, polls: bool) -> Option<OpcUaFolder>
     let exclude = t.or("exclude", Vec::new(), path_patterns);
     let depth = t.or("depth", 8, integer(1..=32));
     let max_points = t.or("max_points", 1_000, integer(1..=10_000));
+    let unfold = t.or("unfold", 0, integer(0..=1_000));
     let unit = t.or("unit", String::new(), string);
     let kind = t.has("kind").then(|| kind(t, PointKind::Gauge));
     let sampling_interval = interval(t, "sampling_interval", sampling);
@@ -200,6 +279,7 @@ fn folder(t: &Table<'_>, sampling: Duration, polls: bool) -> Option<OpcUaFolder>
         exclude,
         depth,
         max_points,
+        unfold,
         unit,
         kind,
         sampling_interval,

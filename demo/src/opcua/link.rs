@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Result, anyhow};
 use forebay_config::field::{
-    DataType, Link, OpcUa, OpcUaDevice, OpcUaFolder, OpcUaPoint, OpcUaReading, OpcUaSecurity, OpcUaUser,
-    PathPattern, PointKind, PointMeta, Protocol, Timestamp,
+    DataType, Link, OpcUa, OpcUaDevice, OpcUaFolder, OpcUaPart, OpcUaPoint, OpcUaReading, OpcUaSecurity,
+    OpcUaUser, PathPattern, PointKind, PointMeta, Protocol, Timestamp,
 };
 use forebay_config::units::Name;
 use forebay_protocols::field::opcua::{Application, OpcUaSource};
@@ -31,7 +31,14 @@ pub fn point(name: &str, node: &str, data_type: DataType) -> Result<OpcUaPoint> 
         scale: None,
         offset: None,
     };
-    Ok(OpcUaPoint { meta, node: node.to_owned(), data_type, sampling_interval: SAMPLING, deadband: None })
+    Ok(OpcUaPoint {
+        meta,
+        node: node.to_owned(),
+        part: OpcUaPart::default(),
+        data_type,
+        sampling_interval: SAMPLING,
+        deadband: None,
+    })
 }
 
 /// A folder that begins at `node`, with all that is below it.
@@ -45,6 +52,7 @@ pub fn folder(node: &str) -> Result<OpcUaFolder> {
         exclude: Vec::new(),
         depth: 8,
         max_points: 10_000,
+        unfold: 0,
         unit: String::new(),
         kind: None,
         sampling_interval: SAMPLING,

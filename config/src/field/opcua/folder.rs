@@ -20,6 +20,9 @@ pub struct OpcUaFolder {
     pub depth: usize,
     /// `max_points`: how many of them, 1 to 10,000. Default 1,000. Those beyond are left out, and said.
     pub max_points: usize,
+    /// `unfold`: values with at most so many elements and fields become as many points, `Press.Curve[0]` and
+    /// `Robot.Position.X`, 0 to 1,000. Default 0: arrays and structures are left out.
+    pub unfold: usize,
     /// `unit` of all of them. Default none.
     pub unit: String,
     /// `kind` of all of them. Default gauge for numbers, state for boolean and text.
