@@ -17,6 +17,7 @@
 //! | [`time-marks`](#time-marks) | readings whose times are not what the gateway believed |
 //! | [`quarantine`](#quarantine) | what is kept aside: batches that could not be stored, impossible times |
 //! | [`server`](#server) | this server: version, what its store is and how large |
+//! | `openapi.json` | all of this as OpenAPI 3.1, for programs |
 //! | [`live`](#live) | server-sent events: newest values as they are committed |
 //!
 //! # Shapes they share
@@ -178,6 +179,7 @@ mod gaps;
 mod guard;
 mod ledger;
 mod live;
+mod openapi;
 mod packing;
 mod parameters;
 mod points;

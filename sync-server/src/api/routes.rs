@@ -14,8 +14,8 @@ use axum::routing::{self, MethodRouter};
 
 use super::guard::{Doors, Needs, guard};
 use super::{
-    alarms, csv, faults, fleet, gaps, ledger, live, points, quarantine, server, silences, statistics,
-    time_marks,
+    alarms, csv, faults, fleet, gaps, ledger, live, openapi, points, quarantine, server, silences,
+    statistics, time_marks,
 };
 use crate::access::Right;
 
@@ -47,6 +47,7 @@ pub(super) fn routes() -> Vec<Route> {
         get("/quarantine", Right::Read, quarantine::quarantine),
         get("/server", Right::Read, server::server),
         get("/live", Right::Read, live::live),
+        get("/openapi.json", Needs::Nothing, openapi::openapi),
     ]
 }
 

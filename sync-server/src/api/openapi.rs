@@ -1,0 +1,293 @@
+//! `/openapi.json`: the API as OpenAPI 3.1 describes it, made from the list of routes, the parameters
+//! that their handlers read, and the shapes of their answers.
+
+mod fields;
+mod shapes;
+
+use axum::Json;
+use axum::http::Method;
+use serde::de::DeserializeOwned;
+use serde_json::{Map, Value, json};
+
+use self::shapes::{integer, text};
+use super::guard::Needs;
+use super::parameters::Parameters;
+use super::routes::{Route, routes};
+use super::server::Nothing;
+use super::{PLACE, alarms, faults, fleet, gaps, ledger, live, points, quarantine, query};
+use super::{silences, statistics, time_marks};
+
+/// What is said of a route.
+struct Told {
+    summary: &'static str,
+    /// Names of what the query string may hold.
+    asks: Vec<&'static str>,
+    /// Of the body, where there is one.
+    body: Option<Value>,
+    /// Media type and schema.
+    answers: Vec<(&'static str, Value)>,
+}
+
+/// The document.
+pub(super) async fn openapi(Parameters(Nothing {}): Parameters<Nothing>) -> Json<Value> {
+    Json(document())
+}
+
+fn document() -> Value {
+    let mut paths = Map::new();
+    for route in routes() {
+        let operation = operation(&route);
+        let path = paths.entry(format!("{PLACE}{}", route.path)).or_insert_with(|| json!({}));
+        if let Some(methods) = path.as_object_mut() {
+            methods.insert(route.method.as_str().to_lowercase(), operation);
+        }
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Forebay",
+            "version": env!("CARGO_PKG_VERSION"),
+            "license": { "name": "Apache-2.0 OR MIT" },
+            "description": "Gateways, points and readings of one sync-server. What is not known is `null`, never zero.",
+        },
+        "servers": [{ "url": "/" }],
+        "paths": paths,
+        "components": {
+            "schemas": { "Problem": shapes::problem() },
+            "securitySchemes": {
+                "key": { "type": "http", "scheme": "bearer", "description": "An API key." },
+            },
+        },
+    })
+}
+
+fn operation(route: &Route) -> Value {
+    let told = told(&route.method, route.path);
+    let mut parameters: Vec<Value> = placeholders(route.path).map(in_path).collect();
+    let mut operation = json!({ "operationId": operation_id(route) });
+    let mut answers = Vec::new();
+    if let Some(told) = told {
+        operation["summary"] = told.summary.into();
+        parameters.extend(told.asks.iter().map(|name| in_query(route.path, name)));
+        if let Some(body) = told.body {
+            operation["requestBody"] =
+                json!({ "required": true, "content": { "application/json": { "schema": body } } });
+        }
+        answers = told.answers;
+    }
+    operation["parameters"] = parameters.into();
+    let content: Map<String, Value> =
+        answers.into_iter().map(|(kind, schema)| (kind.to_owned(), json!({ "schema": schema }))).collect();
+    let mut responses = Map::from_iter([("2XX".to_owned(), json!({ "description": "The answer." }))]);
+    if !content.is_empty() {
+        responses["2XX"]["content"] = content.into();
+    }
+    let problem =
+        json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } });
+    for (status, words) in [
+        ("400", "The request is not understood."),
+        ("401", "Nobody knows who asks."),
+        ("403", "Who asks may not."),
+        ("404", "There is no such thing."),
+        ("405", "The path has other methods."),
+        ("409", "This cannot be done now."),
+        ("413", "The body is too long."),
+        ("429", "Too many requests."),
+        ("503", "The database is out of reach."),
+    ] {
+        responses.insert(status.into(), json!({ "description": words, "content": problem }));
+    }
+    operation["responses"] = responses.into();
+    if let Needs::Right(right) = route.needs {
+        operation["description"] = format!("Needs the right to {right}.").into();
+        operation["security"] = json!([{}, { "key": [] }]);
+    }
+    operation
+}
+
+/// `get-alarms-id`.
+fn operation_id(route: &Route) -> String {
+    let mut id = route.method.as_str().to_lowercase();
+    for part in route.path.split(['/', '{', '}', '.']).filter(|part| !part.is_empty()) {
+        id = id + "-" + part;
+    }
+    id
+}
+
+fn placeholders(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+}
+
+fn in_path(name: &str) -> Value {
+    json!({ "name": name, "in": "path", "required": true, "schema": text() })
+}
+
+fn in_query(path: &str, name: &str) -> Value {
+    let (words, schema) = parameter(path, name).unwrap_or(("", text()));
+    let is_needed =
+        matches!((path, name), ("/query" | "/query.csv" | "/statistics", "points") | ("/silences", "agent"));
+    json!({ "name": name, "in": "query", "required": is_needed, "description": words, "schema": schema })
+}
+
+/// What a parameter means, and what it may be.
+fn parameter(path: &str, name: &str) -> Option<(&'static str, Value)> {
+    let limit = |usual: usize, least: usize| {
+        let schema = json!({ "type": "integer", "minimum": least, "maximum": 1_000, "default": usual });
+        Some(("How many at most.", schema))
+    };
+    let moment = |usual: &str| json!({ "type": "string", "default": usual, "examples": ["now", "-15m", "-7d", "2026-11-21T08:00:00Z"] });
+    match (path, name) {
+        (_, "agent") => Some(("`site/gateway`.", text())),
+        (_, "site") => Some(("Of this site only.", text())),
+        ("/points", "search") => Some((
+            "Words, each a part of `device/name unit`, in any case; of `site/gateway/` too without `agent`.",
+            text(),
+        )),
+        (_, "search") => Some(("A part of `site/gateway`, in any case.", text())),
+        ("/fleet", "state") => Some((
+            "A state, or `faulty`.",
+            shapes::one_of(&["online", "silent", "never seen", "revoked", "faulty"]),
+        )),
+        (_, "state") => Some(("Of `active`, `acknowledged`, `cleared`, separated by commas.", text())),
+        (_, "sort") => Some(("What to order by; `-` in front turns it round.", text())),
+        (_, "fields") => Some(("Keys of an agent to tell, separated by commas; default all.", text())),
+        (_, "from") => Some((
+            "Inside: `now`, a span back from now, RFC 3339, or milliseconds since 1970.",
+            moment(match path {
+                "/gaps" | "/silences" => "-1d",
+                "/time-marks" => "-30d",
+                _ => "-1h",
+            }),
+        )),
+        (_, "to") => Some(("Outside; as `from`.", moment("now"))),
+        ("/faults", "limit") => limit(50, 0),
+        (_, "limit") => limit(200, 1),
+        (_, "max_points") => Some((
+            "Rows of a series at most; readings become buckets where there are more.",
+            json!({ "type": "integer", "minimum": 2, "maximum": 10_000 }),
+        )),
+        (_, "points" | "ids") => Some(("1 to 50 ids of points, separated by commas.", text())),
+        ("/fleet", "after") => Some(("`next` of the page before.", text())),
+        (_, "after") => Some(("`next` of the page before.", json!({ "type": "integer", "format": "int64" }))),
+        (_, "offset") => Some(("How many to pass over.", integer())),
+        (_, "events") => {
+            Some(("`readings` or `alarms`; default both.", shapes::one_of(&["readings", "alarms"])))
+        }
+        _ => None,
+    }
+}
+
+/// What is said of a route; nothing where it is one that nobody described.
+fn told(method: &Method, path: &str) -> Option<Told> {
+    let told = match (method.as_str(), path) {
+        ("GET", "/fleet") => {
+            get::<fleet::Wanted>("Agents with state, devices, backlog and ledger, in pages", shapes::fleet())
+        }
+        ("GET", "/sites") => get::<Nothing>("How many agents are how, site by site", shapes::sites()),
+        ("GET", "/points") => {
+            get::<points::Wanted>("Points with their latest readings, in pages", shapes::points())
+        }
+        ("GET", "/query") => {
+            let mut told = get::<query::Wanted>(
+                "Readings over a time range, at a resolution that fits",
+                shapes::query(),
+            );
+            told.answers.push(("text/csv", text()));
+            told
+        }
+        ("GET", "/query.csv") => Told {
+            answers: vec![("text/csv", text())],
+            ..get::<query::Wanted>("Readings over a time range as a file", Value::Null)
+        },
+        ("GET", "/statistics") => get::<statistics::Wanted>(
+            "Count, least, mean, most, first and last over a time range",
+            shapes::statistics(),
+        ),
+        ("GET", "/gaps") => {
+            get::<gaps::Wanted>("Intervals in which readings are missing, and why", shapes::gaps())
+        }
+        ("GET", "/silences") => get::<silences::Wanted>("When an agent was not heard", shapes::silences()),
+        ("GET", "/ledger") => {
+            get::<ledger::Wanted>("Where every reading is, and whether the books close", shapes::ledger())
+        }
+        ("GET", "/faults") => {
+            get::<faults::Wanted>("What a person should know of, with what to do", shapes::faults())
+        }
+        ("GET", "/alarms") => {
+            get::<alarms::Wanted>("What a person must know of until it is over", shapes::alarms())
+        }
+        ("POST", "/alarms/{id}/acknowledge") => Told {
+            body: Some(json!({
+                "type": "object", "additionalProperties": false,
+                "properties": {
+                    "note": { "type": "string", "maxLength": 1_000 },
+                    "by": { "type": "string", "maxLength": 100 },
+                },
+            })),
+            ..get::<Nothing>("Takes notice of an alarm", shapes::alarm())
+        },
+        ("GET", "/time-marks") => {
+            get::<time_marks::Wanted>("Readings whose times were corrected", shapes::time_marks())
+        }
+        ("GET", "/quarantine") => get::<quarantine::Wanted>("What is kept aside", shapes::quarantine()),
+        ("GET", "/server") => get::<Nothing>("This server and its store", shapes::server()),
+        ("GET", "/live") => Told {
+            answers: vec![("text/event-stream", text())],
+            ..get::<live::Wanted>("Server-sent events: newest values as they are committed", Value::Null)
+        },
+        ("GET", "/openapi.json") => get::<Nothing>("This document", json!({ "type": "object" })),
+        _ => return None,
+    };
+    Some(told)
+}
+
+fn get<T: DeserializeOwned>(summary: &'static str, answer: Value) -> Told {
+    Told {
+        summary,
+        asks: fields::of::<T>().to_vec(),
+        body: None,
+        answers: vec![("application/json", answer)],
+    }
+}
+
+/// Paths that nobody described.
+#[cfg(test)]
+fn silent() -> std::collections::BTreeSet<String> {
+    let strange = |route: &Route| told(&route.method, route.path).is_none();
+    routes()
+        .iter()
+        .filter(|route| strange(route))
+        .map(|route| format!("{} {}", route.method, route.path))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_route_is_described() {
+        assert_eq!(silent(), BTreeSet::new());
+    }
+
+    #[test]
+    fn every_parameter_that_a_handler_reads_has_its_words() {
+        let mut seen = 0;
+        for route in routes() {
+            for name in told(&route.method, route.path).map(|told| told.asks).unwrap_or_default() {
+                assert!(parameter(route.path, name).is_some(), "{} {name}", route.path);
+                seen += 1;
+            }
+        }
+        assert!(seen > 30, "{seen} parameters are not all");
+    }
+
+    #[test]
+    fn operations_have_names_of_their_own() {
+        let names: Vec<String> = routes().iter().map(operation_id).collect();
+        let unique: BTreeSet<&String> = names.iter().collect();
+        assert_eq!(unique.len(), names.len(), "{names:?}");
+    }
+}

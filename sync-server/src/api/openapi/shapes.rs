@@ -1,0 +1,318 @@
+//! The shapes of the answers. Objects are closed: an answer with a key that is not here breaks the test
+//! that holds the running server against this.
+
+use serde_json::{Map, Value, json};
+
+pub(in super::super) fn problem() -> Value {
+    object(&[("type", text()), ("title", text()), ("status", integer()), ("detail", text())])
+}
+
+pub(in super::super) fn fleet() -> Value {
+    let agents = list(parts(&[
+        ("agent", text()),
+        ("site", text()),
+        ("gateway", text()),
+        ("state", one_of(&["online", "silent", "never seen", "revoked"])),
+        ("joined", moment()),
+        ("last_seen", moment()),
+        ("version", or_null(text())),
+        ("uptime_s", or_null(count())),
+        ("clock", object(&[("synchronised", or_null(boolean())), ("offset_ms", or_null(integer()))])),
+        ("certificate_valid_until", moment()),
+        (
+            "backlog",
+            object(&[
+                ("batches", or_null(count())),
+                ("readings", or_null(count())),
+                ("bytes", or_null(count())),
+                ("limit_bytes", or_null(count())),
+                ("tail_bytes", or_null(count())),
+            ]),
+        ),
+        (
+            "ledger",
+            object(&[
+                ("produced", or_null(count())),
+                ("filtered", or_null(count())),
+                ("in_hand", or_null(count())),
+                ("appended", or_null(count())),
+                ("dropped", or_null(count())),
+                ("dropped_by", or_null(dropped_by())),
+                ("acknowledged", or_null(count())),
+                ("stored", count()),
+            ]),
+        ),
+        ("batches", object(&[("committed", count()), ("set_aside", count())])),
+        (
+            "device_counts",
+            object(&[("all", count()), ("silent", count()), ("first_silent", or_null(device()))]),
+        ),
+        ("devices", list(device())),
+        ("faults", list(fault())),
+        ("epoch", or_null(text())),
+    ]));
+    object(&[
+        ("store", text()),
+        ("time", moment()),
+        ("summary", object(&SUMMARY.map(|key| (key, count())))),
+        ("matching", count()),
+        ("agents", agents),
+        ("next", or_null(text())),
+    ])
+}
+
+const SUMMARY: [&str; 8] =
+    ["agents", "online", "silent", "never_seen", "revoked", "faulty", "stored", "backlog_readings"];
+
+pub(in super::super) fn sites() -> Value {
+    let mut fields = vec![("site", text())];
+    fields.extend(SUMMARY.map(|key| (key, count())));
+    object(&[("time", moment()), ("sites", list(object(&fields)))])
+}
+
+fn device() -> Value {
+    object(&[("link", text()), ("device", text()), ("answers", boolean()), ("words", text())])
+}
+
+fn dropped_by() -> Value {
+    object(&["full", "corrupt", "thinned", "other"].map(|key| (key, count())))
+}
+
+pub(in super::super) fn points() -> Value {
+    let latest = object(&[("time", moment()), ("value", value()), ("quality", quality()), ("words", text())]);
+    let point = object(&[
+        ("id", integer()),
+        ("path", text()),
+        ("agent", text()),
+        ("device", text()),
+        ("name", text()),
+        ("unit", text()),
+        ("kind", text()),
+        ("type", text()),
+        ("fork", count()),
+        ("latest", or_null(latest)),
+    ]);
+    object(&[("points", list(point)), ("next", or_null(integer()))])
+}
+
+pub(in super::super) fn query() -> Value {
+    let row = json!({ "type": "array", "minItems": 8, "maxItems": 8 });
+    object(&[
+        ("from", moment()),
+        ("to", moment()),
+        ("step_ms", number()),
+        ("columns", list(text())),
+        ("series", list(object(&[("id", integer()), ("rows", list(row))]))),
+    ])
+}
+
+pub(in super::super) fn statistics() -> Value {
+    let series = object(&[
+        ("id", integer()),
+        ("count", count()),
+        ("good", count()),
+        ("numbers", count()),
+        ("min", or_null(number())),
+        ("mean", or_null(number())),
+        ("max", or_null(number())),
+        ("first", value()),
+        ("last", value()),
+    ]);
+    object(&[("from", moment()), ("to", moment()), ("series", list(series))])
+}
+
+pub(in super::super) fn gaps() -> Value {
+    let gap = object(&[
+        ("agent", or_null(text())),
+        ("point", or_null(integer())),
+        ("device", or_null(text())),
+        ("from", moment()),
+        ("to", moment()),
+        ("count", or_null(count())),
+        ("reason", text()),
+    ]);
+    object(&[("gaps", list(gap)), ("more", boolean())])
+}
+
+pub(in super::super) fn silences() -> Value {
+    object(&[("silences", list(object(&[("from", moment()), ("to", moment())]))), ("more", boolean())])
+}
+
+pub(in super::super) fn ledger() -> Value {
+    let buffer = object(&[
+        ("agent", or_null(text())),
+        ("epoch", text()),
+        ("fork", count()),
+        ("current", boolean()),
+        ("verdict", one_of(&["closed", "doubtful", "open", "unreported"])),
+        ("words", text()),
+        ("last_seen", moment()),
+        ("reported", moment()),
+        ("produced", or_null(count())),
+        ("filtered", or_null(count())),
+        ("in_hand", or_null(count())),
+        ("appended", or_null(count())),
+        ("dropped", or_null(count())),
+        ("dropped_by", or_null(dropped_by())),
+        ("acknowledged", or_null(count())),
+        ("backlog", or_null(count())),
+        ("stored", count()),
+        ("set_aside", count()),
+    ]);
+    let mut sums = ["buffers", "open", "produced", "filtered", "in_hand", "appended", "dropped"]
+        .map(|key| (key, count()))
+        .to_vec();
+    sums.push(("dropped_by", dropped_by()));
+    sums.extend(["acknowledged", "backlog", "stored", "set_aside"].map(|key| (key, count())));
+    object(&[("time", moment()), ("fleet", object(&sums)), ("buffers", list(buffer))])
+}
+
+pub(in super::super) fn faults() -> Value {
+    object(&[("time", moment()), ("faults", list(fault()))])
+}
+
+fn fault() -> Value {
+    object(&[
+        ("agent", or_null(text())),
+        ("kind", text()),
+        ("subject", text()),
+        ("words", text()),
+        ("remedy", text()),
+        ("since", moment()),
+        ("last", moment()),
+        ("over", moment()),
+    ])
+}
+
+pub(in super::super) fn alarms() -> Value {
+    object(&[
+        ("time", moment()),
+        ("active", count()),
+        ("acknowledged", count()),
+        ("alarms", list(alarm())),
+        ("next", or_null(integer())),
+    ])
+}
+
+pub(in super::super) fn alarm() -> Value {
+    let member = object(&[("name", text()), ("since", moment()), ("words", text())]);
+    let notice = object(&[("time", moment()), ("by", text()), ("note", text())]);
+    object(&[
+        ("id", integer()),
+        ("rule", text()),
+        ("kind", text()),
+        ("priority", one_of(&["low", "medium", "high"])),
+        ("state", one_of(&["active", "acknowledged", "cleared"])),
+        ("site", text()),
+        ("subject", text()),
+        ("words", text()),
+        ("remedy", text()),
+        ("members", list(member)),
+        ("raised", moment()),
+        ("changed", moment()),
+        ("acknowledged", or_null(notice)),
+        ("cleared", moment()),
+    ])
+}
+
+pub(in super::super) fn time_marks() -> Value {
+    let mark = object(&[
+        ("agent", or_null(text())),
+        ("boot", count()),
+        ("clock", one_of(&["as stated", "corrected", "bracketed"])),
+        ("from", moment()),
+        ("to", moment()),
+        ("readings", count()),
+        ("correction_ms", number()),
+    ]);
+    object(&[("marks", list(mark)), ("more", boolean())])
+}
+
+pub(in super::super) fn quarantine() -> Value {
+    let batch = object(&[
+        ("id", text()),
+        ("agent", or_null(text())),
+        ("fork", count()),
+        ("readings", count()),
+        ("bytes", count()),
+        ("why", text()),
+        ("received", moment()),
+    ]);
+    let point = object(&[
+        ("id", integer()),
+        ("agent", or_null(text())),
+        ("device", text()),
+        ("name", text()),
+        ("readings", count()),
+        ("from_us", integer()),
+        ("to_us", integer()),
+        ("received", moment()),
+    ]);
+    object(&[("time", moment()), ("batches", list(batch)), ("readings", list(point))])
+}
+
+pub(in super::super) fn server() -> Value {
+    let store =
+        object(&[("words", text()), ("tier", text()), ("gives", text()), ("bytes", or_null(count()))]);
+    object(&[("time", moment()), ("version", text()), ("store", store)])
+}
+
+/// All of these keys and no other.
+pub(in super::super) fn object(fields: &[(&str, Value)]) -> Value {
+    let mut object = parts(fields);
+    object["required"] = fields.iter().map(|(key, _)| *key).collect();
+    object
+}
+
+/// Any of these keys and no other.
+fn parts(fields: &[(&str, Value)]) -> Value {
+    let properties: Map<String, Value> =
+        fields.iter().map(|(key, schema)| ((*key).to_owned(), schema.clone())).collect();
+    json!({ "type": "object", "properties": properties, "additionalProperties": false })
+}
+
+pub(in super::super) fn list(of: Value) -> Value {
+    json!({ "type": "array", "items": of })
+}
+
+pub(in super::super) fn or_null(schema: Value) -> Value {
+    json!({ "anyOf": [schema, { "type": "null" }] })
+}
+
+pub(in super::super) fn one_of(words: &[&str]) -> Value {
+    json!({ "type": "string", "enum": words })
+}
+
+pub(in super::super) fn text() -> Value {
+    json!({ "type": "string" })
+}
+
+pub(in super::super) fn number() -> Value {
+    json!({ "type": "number" })
+}
+
+pub(in super::super) fn integer() -> Value {
+    json!({ "type": "integer" })
+}
+
+pub(in super::super) fn count() -> Value {
+    json!({ "type": "integer", "minimum": 0 })
+}
+
+pub(in super::super) fn boolean() -> Value {
+    json!({ "type": "boolean" })
+}
+
+/// RFC 3339 in UTC; `null` where there is none.
+pub(in super::super) fn moment() -> Value {
+    json!({ "type": ["string", "null"], "format": "date-time" })
+}
+
+fn quality() -> Value {
+    one_of(&["good", "uncertain", "bad"])
+}
+
+/// A number, a boolean, a text, or nothing.
+fn value() -> Value {
+    json!({ "type": ["number", "boolean", "string", "null"] })
+}
