@@ -7,6 +7,7 @@ import { ago, bytes, clock, count, number, off, prose, span } from "/ui/words.js
 export function whySilent(agent, agents, now = Date.now()) {
   const seen = Date.parse(agent.last_seen);
   const words = [];
+  if (agent.refused && Date.parse(agent.refused.time) >= seen) words.push(`It does reach the server, and was sent away ${ago(agent.refused.time)}: ${agent.refused.words}.`);
   const mates = agents.filter((other) => other.site === agent.site && other.agent !== agent.agent && ["online", "silent"].includes(other.state));
   const silent = mates.filter((other) => other.state === "silent");
   const together = silent.filter((other) => Math.abs(Date.parse(other.last_seen) - seen) < 300e3);
