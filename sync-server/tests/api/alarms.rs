@@ -21,7 +21,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::house::{House, PATIENCE, SECOND, float};
 
-const HOT: &str = "[alarm.hot]\nwhen = \"value\"\npoints = [\"boiler/p1\"]\nabove = 90\n";
+/// The certificates of the house end within the hour.
+const HOT: &str = "[alarm.certificate]\nenabled = false\n\
+                   [alarm.hot]\nwhen = \"value\"\npoints = [\"boiler/p1\"]\nabove = 90\n";
 const SECRET: &str = "a secret of sixteen and more";
 
 fn alarms(text: &str) -> Alarms {
