@@ -49,7 +49,8 @@
 //! `thinned` and `other`. `stored` counts readings since the agent joined. `backlog.tail_bytes` are
 //! acknowledged and kept for a server that loses them. `clock.offset_ms` is the gateway's clock less
 //! the server's when it last reported. `device_counts` are those of `devices`, with the first that is
-//! silent. `faults` are those that stand, as [`faults`](#faults) has them.
+//! silent. `faults` are those that stand, as [`faults`](#faults) has them. `refused` is when and why this
+//! server sent the agent away last, since it started; `null` if it did not.
 //!
 //! # sites
 //!

@@ -14,7 +14,7 @@ use forebay_protocols::reading::PointId;
 use tokio::sync::{Notify, broadcast, watch};
 
 use crate::store::alarms::AlarmSummary;
-use crate::store::{AgentKey, PointKey, Timed};
+use crate::store::{AgentKey, Micros, PointKey, Timed};
 
 use elsewhere::Elsewhere;
 pub use exchange::Exchange;
@@ -54,6 +54,17 @@ struct Inner {
     begun: Notify,
     elsewhere: Elsewhere,
     alarms: watch::Sender<AlarmSummary>,
+    /// Of agents that joined, the last one of each: bounded by their number.
+    refusals: Mutex<HashMap<AgentKey, Refusal>>,
+}
+
+/// Why an agent that is known was sent away, as far as this server knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// When.
+    pub at: Micros,
+    /// In plain words.
+    pub words: String,
 }
 
 /// What somebody looks at.
@@ -73,6 +84,7 @@ impl Feed {
             begun: Notify::new(),
             elsewhere: Elsewhere::default(),
             alarms: watch::Sender::new(AlarmSummary::default()),
+            refusals: Mutex::default(),
         }))
     }
 
@@ -139,6 +151,16 @@ impl Feed {
 
     fn one(&self) -> MutexGuard<'_, HashMap<AgentKey, Channel>> {
         self.0.one.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An agent was sent away.
+    pub fn refused(&self, agent: AgentKey, refusal: Refusal) {
+        self.0.refusals.lock().unwrap_or_else(PoisonError::into_inner).insert(agent, refusal);
+    }
+
+    /// When and why an agent was sent away last, since this server started.
+    pub fn refusal(&self, agent: AgentKey) -> Option<Refusal> {
+        self.0.refusals.lock().unwrap_or_else(PoisonError::into_inner).get(&agent).cloned()
     }
 
     /// Tells how many alarms there are, if anything has changed.

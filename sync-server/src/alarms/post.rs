@@ -100,13 +100,18 @@ where
 {
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    let answered = sender.send_request(request);
+    tokio::pin!(answered, connection);
     // The connection moves the bytes while the answer is waited for; both end here.
     let response = tokio::select! {
-        response = sender.send_request(request) => response.map_err(|error| error.to_string())?,
-        ended = connection => {
-            return Err(ended.err().map_or("the connection ended without an answer".into(), |e| e.to_string()));
-        }
+        response = &mut answered => response,
+        // A receiver that closes behind its answer: that has come all the same.
+        ended = &mut connection => match ended {
+            Ok(()) => answered.await,
+            Err(error) => Err(error),
+        },
     };
+    let response = response.map_err(|error| error.to_string())?;
     let retry_after = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
     Ok(Answer { status: response.status().as_u16(), retry_after })
 }

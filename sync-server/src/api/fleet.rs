@@ -15,12 +15,13 @@ use super::problem::Problem;
 use super::roster::Muster;
 use super::words::{agent_name, no_such_agent, now, time};
 use crate::ledger::Dropped;
+use crate::live::Refusal;
 use crate::store::{AgentRow, FaultRow, Micros, SILENT_AFTER};
 
 use order::Order;
 
 /// What `fields` may name: the keys of an agent.
-const FIELDS: [&str; 17] = [
+const FIELDS: [&str; 18] = [
     "agent",
     "site",
     "gateway",
@@ -37,6 +38,7 @@ const FIELDS: [&str; 17] = [
     "device_counts",
     "devices",
     "faults",
+    "refused",
     "epoch",
 ];
 
@@ -86,8 +88,15 @@ pub(super) async fn fleet(
     let page: Vec<&AgentRow> = found.into_iter().skip(first.saturating_add(offset)).take(limit).collect();
     let is_last = first.saturating_add(offset).saturating_add(page.len()) >= matching;
     let next = page.last().filter(|_| !is_last).map(|row| agent_name(row));
-    let agents: Vec<Value> =
-        page.iter().map(|row| agent(row, muster.faults(row.key), fields.as_deref(), now)).collect();
+    let agents: Vec<Value> = page
+        .iter()
+        .map(|row| {
+            agent(
+                &Seen { row, faults: muster.faults(row.key), refusal: caller.feed.refusal(row.key), now },
+                fields.as_deref(),
+            )
+        })
+        .collect();
     Ok(Json(json!({
         "store": caller.store.describe(),
         "time": time(now),
@@ -199,13 +208,22 @@ fn fields(text: &str) -> Result<Vec<&'static str>, Problem> {
         .collect()
 }
 
-fn agent(row: &AgentRow, faults: &[FaultRow], fields: Option<&[&'static str]>, now: Micros) -> Value {
+/// What is known of an agent.
+struct Seen<'a> {
+    row: &'a AgentRow,
+    faults: &'a [FaultRow],
+    refusal: Option<Refusal>,
+    now: Micros,
+}
+
+fn agent(seen: &Seen<'_>, fields: Option<&[&'static str]>) -> Value {
     let keys = fields.unwrap_or(&FIELDS);
-    let values = keys.iter().map(|key| ((*key).to_owned(), field(key, row, faults, now)));
+    let values = keys.iter().map(|key| ((*key).to_owned(), field(key, seen)));
     Value::Object(values.collect::<Map<_, _>>())
 }
 
-fn field(key: &str, row: &AgentRow, faults: &[FaultRow], now: Micros) -> Value {
+fn field(key: &str, seen: &Seen<'_>) -> Value {
+    let Seen { row, faults, refusal, now } = seen;
     let report = row.report.as_ref();
     // What no report told is unknown, and must not look like a zero.
     let told = |count: fn(&wire::Report) -> u64| report.map(count);
@@ -213,7 +231,7 @@ fn field(key: &str, row: &AgentRow, faults: &[FaultRow], now: Micros) -> Value {
         "agent" => agent_name(row).into(),
         "site" => row.site.clone().into(),
         "gateway" => row.gateway.clone().into(),
-        "state" => state(row, now).into(),
+        "state" => state(row, *now).into(),
         "joined" => time(row.joined),
         "last_seen" => row.last_seen.map_or(Value::Null, time),
         "version" => json!(report.map(|report| &report.version)),
@@ -244,6 +262,9 @@ fn field(key: &str, row: &AgentRow, faults: &[FaultRow], now: Micros) -> Value {
         "device_counts" => device_counts(report),
         "devices" => devices(report).iter().map(device).collect(),
         "faults" => faults.iter().map(|one| fault(Some(&agent_name(row)), one)).collect(),
+        "refused" => {
+            json!(refusal.as_ref().map(|Refusal { at, words }| json!({ "time": time(*at), "words": words })))
+        }
         "epoch" => row.epoch.map_or(Value::Null, |epoch| epoch.to_string().into()),
         _ => Value::Null,
     }

@@ -2,7 +2,7 @@
 // that a form somebody writes in stays.
 import { again, el, fill, get, head, say } from "/ui/dom.js";
 import { status } from "/ui/status.js";
-import { clock, count, span } from "/ui/words.js";
+import { clock, count, prose, span } from "/ui/words.js";
 
 const REFRESH_MS = 10_000;
 const LIMIT = 100;
@@ -55,7 +55,7 @@ export function alarmsView(main, signal) {
   }
 
   function add(id) {
-    const cells = ["state", "", "more", "more", "steady", "act"].map((kind) => el("td", { class: kind || null }));
+    const cells = ["state", "what", "more", "more", "steady since", "act"].map((kind) => el("td", { class: kind || null }));
     const kept = { row: el("tr", { "data-alarm": id }, ...cells), cells, form: null };
     shown.set(id, kept);
     return kept;
@@ -67,7 +67,7 @@ export function alarmsView(main, signal) {
     const [shape, kind] = STATES[alarm.state] ?? ["?", "odd"];
     fill(state, alarm.state, () => el("span", { class: kind }, `${shape} ${alarm.state}`));
     fill(what, [alarm.words, alarm.remedy, alarm.members, alarm.acknowledged, alarm.cleared], () => [
-      el("p", { class: "words" }, alarm.words), alarm.cleared ? null : el("p", { class: "quiet" }, alarm.remedy), members(alarm),
+      el("p", { class: "words" }, alarm.words), alarm.cleared ? null : el("p", { class: "quiet" }, ...prose(alarm.remedy)), members(alarm),
       alarm.acknowledged ? el("p", { class: "quiet" }, `◆ Acknowledged ${clock(alarm.acknowledged.time)}${alarm.acknowledged.by ? ` by ${alarm.acknowledged.by}` : ""}${alarm.acknowledged.note ? `: ${alarm.acknowledged.note}` : "."}`) : null].filter(Boolean));
     say(site, alarm.site);
     fill(priority, alarm.priority, () => el("span", { class: alarm.priority === "high" && !alarm.cleared ? "strong" : "quiet" }, alarm.priority));

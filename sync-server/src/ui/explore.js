@@ -30,7 +30,7 @@ export function exploreView(main, address, signal) {
   const found = el("ul", { id: "found", class: "found", hidden: "" });
   const foundWords = el("p", { class: "quiet", role: "status" });
   const ranges = RANGES.map(([words, from]) => el("button", { type: "button", click: () => change({ from, to: "now" }) }, words));
-  const moments = ["from", "to"].map((which) => el("input", { type: "datetime-local", step: "1", "aria-label": which === "from" ? "From" : "To", change: typed }));
+  const moments = ["from", "to"].map((which) => el("input", { type: "datetime-local", step: "1", change: typed }));
   const step = (words, label, act) => el("button", { type: "button", "aria-label": label, title: label, click: act }, words);
   const steps = [step("←", "Earlier", () => pan(-0.5)), step("→", "Later", () => pan(0.5)), step("−", "Zoom out", () => zoom(2)), step("+", "Zoom in", () => zoom(0.5))];
   const keys = el("p", { id: "keys", class: "quiet help" }, "Drag in a plot to zoom, with Shift to pan. By keyboard: arrows pan, + and − zoom, Home goes back to the last hours.");
@@ -41,16 +41,16 @@ export function exploreView(main, address, signal) {
   const files = el("p", { class: "files" });
   const gaps = el("div");
   const nothing = el("p", { class: "quiet" }, "Search for points above and choose some: each is drawn, and the address of this page holds the choice.");
-  const body = el("div", { hidden: "" }, shades, figures, reading, keys,
+  const body = el("div", { hidden: "" }, el("div", { class: "over" }, reading, shades), figures, keys,
     el("h2", { id: "stats" }, "Statistics of the range"),
-    el("div", { class: "wide", tabindex: "0", role: "region", "aria-labelledby": "stats" }, el("table", { class: "legend" },
+    el("div", { class: "wide", "aria-label": "Statistics" }, el("table", { class: "legend" },
       el("thead", {}, el("tr", {}, head("Point"), head("At the pointer", "number"), head("Now", "number"), ...["Readings", "Minimum", "Mean", "Maximum", "First", "Last"].map((words) => head(words, "number")), head("Unit"), el("td"))), legend)),
     files, el("h2", {}, "Gaps"), gaps);
   main.replaceChildren(el("h1", {}, "Explore"),
     el("div", { class: "bar" }, el("div", { class: "finder" }, search, found), foundWords),
     el("div", { class: "bar" }, el("div", { class: "ranges", role: "group", "aria-label": "Range" }, ...ranges),
-      el("div", { class: "moments", role: "group", "aria-label": "Exact range" }, moments[0], el("span", { class: "quiet" }, "to"), moments[1]),
-      el("div", { class: "ranges steps", role: "group", "aria-label": "Move" }, ...steps)),
+      el("div", { class: "ranges steps", role: "group", "aria-label": "Move" }, ...steps),
+      el("div", { class: "moments", role: "group", "aria-label": "Exact range" }, el("label", {}, "From ", moments[0]), el("label", {}, "To ", moments[1]))),
     nothing, body);
 
   // --- what is chosen ----------------------------------------------------------------------------------
@@ -191,10 +191,11 @@ export function exploreView(main, address, signal) {
       if (!plots.has(unit)) { plots.set(unit, plot(unit, { range, pan, zoom, back: () => change({ from: "-6h", to: "now" }), cursor: look })); figures.append(plots.get(unit).node); }
       const shade = (kind) => ({ from: begin, to: end }) => ({ kind, from: Date.parse(begin), to: end ? Date.parse(end) : to });
       const agents = [...new Set(series.map(({ point }) => point.agent))];
-      plots.get(unit).draw({ from, to, series, shades: [
+      const once = (all) => [...new Map(all.map((one) => [`${one.kind} ${one.from} ${one.to}`, one])).values()];
+      plots.get(unit).draw({ from, to, series, shades: once([
         ...agents.flatMap((agent) => (answer.told.get(agent)?.[1] ?? []).map(shade("late"))),
         ...agents.flatMap((agent) => (answer.told.get(agent)?.[2] ?? []).map(shade("moved"))),
-        ...series.flatMap(({ gaps: own }) => own.map(([begin, end]) => ({ kind: "gap", from: begin, to: end }))) ] });
+        ...series.flatMap(({ gaps: own }) => own.map(([begin, end]) => ({ kind: "gap", from: begin, to: end }))) ]) });
     }
     fill(shades, seen, () => [
       seen.gap ? el("span", {}, el("i", { class: "key gap" }), "gap: readings are missing") : null,
@@ -220,7 +221,7 @@ export function exploreView(main, address, signal) {
     for (const row of legend.children) {
       const one = statistics.get(Number(row.dataset.id));
       if (!one) continue;
-      [one.count, one.min, one.mean, one.max, one.first, one.last].forEach((value, place) => say(row.children[place + 3], number(value)));
+      [one.count, one.min, one.mean, one.max, one.first, one.last].forEach((value, place) => say(row.children[place + 3], place ? short(value) : number(value)));
     }
     const range = new URLSearchParams({ points: state.ids.filter((id) => points.has(id)), from: state.from, to: state.to }).toString().replaceAll("%2C", ",");
     fill(files, [range, answer.step_ms], () => [
@@ -245,7 +246,7 @@ export function exploreView(main, address, signal) {
       for (const mark of marks) rows.push([mark.from, mark.to, "the whole gateway", agent, mark.readings, `times ${mark.clock} later`]);
     }
     rows.sort((a, b) => Date.parse(b[0]) - Date.parse(a[0]));
-    fill(gaps, rows, () => (rows.length ? el("div", { class: "wide tall", tabindex: "0", role: "region", "aria-label": "Gaps" }, el("table", {},
+    fill(gaps, rows, () => (rows.length ? el("div", { class: "wide tall", "aria-label": "Gaps" }, el("table", {},
       el("thead", {}, el("tr", {}, head("From"), head("To"), head("What"), head("Gateway"), head("Readings", "number"), head("Why"))),
       el("tbody", {}, ...rows.map(([begin, end, what, agent, n, why]) => el("tr", {}, el("td", { class: "steady" }, clock(begin)), el("td", { class: "steady" }, end ? clock(end) : "now"),
         el("td", {}, what), el("td", {}, agent), el("td", { class: "number" }, number(n)), el("td", {}, why)))))) : el("p", { class: "quiet" }, "None in this range.")));
@@ -264,7 +265,7 @@ export function exploreView(main, address, signal) {
     for (const row of legend.children) {
       const all = answer.series.find(({ id }) => id === Number(row.dataset.id))?.rows ?? [];
       const at = nearest(all, time);
-      say(row.children[1], at ? number(at[MEAN] ?? at[LAST]) : NOTHING);
+      say(row.children[1], at ? short(at[MEAN] ?? at[LAST]) : NOTHING);
     }
     say(reading, clock(time));
   }
@@ -301,6 +302,11 @@ function back(text) {
 function local(at) {
   const date = new Date(at);
   return new Date(at - date.getTimezoneOffset() * 60e3).toISOString().slice(0, 19);
+}
+
+/** Six digits that mean something: a mean has as many as anybody likes. */
+function short(value) {
+  return number(typeof value === "number" ? Number(value.toPrecision(6)) : value);
 }
 
 function nearest(rows, time) {

@@ -26,7 +26,7 @@ export function plot(unit, wants) {
   const heads = el("tr");
   const told = el("p", { class: "quiet" });
   const table = el("details", { toggle: () => fillTable() }, el("summary", {}, `As a table${unit ? `, ${unit}` : ""}`),
-    el("div", { class: "wide tall", tabindex: "0", role: "region", "aria-label": `Readings${unit ? ` in ${unit}` : ""}` },
+    el("div", { class: "wide tall", "aria-label": `Readings${unit ? ` in ${unit}` : ""}` },
       el("table", {}, el("thead", {}, heads), rows)), told);
   const node = el("figure", {}, caption, el("div", { class: "chart" }, surface, right, below), table);
   let shown = null; // { from, to, series, shades }

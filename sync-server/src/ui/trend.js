@@ -28,7 +28,7 @@ export function trendPanel(agent, signal) {
   const table = el("details", { toggle: () => fillTable() }, el("summary", {}, "As a table"),
     el("div", { class: "wide tall" }, el("table", {},
       el("thead", {}, el("tr", {}, head("Time"), ...["Mean", "Minimum", "Maximum", "Last", "Readings"].map((words) => head(words, "number")), head("Quality"))), rows)));
-  const node = el("section", { class: "trend", "aria-labelledby": "trend" },
+  const node = el("section", { class: "trend", hidden: "", "aria-labelledby": "trend" },
     el("div", { class: "bar" }, title, explore, el("div", { class: "ranges", role: "group", "aria-label": "Range" }, ...ranges)),
     el("div", { class: "chart" }, plot, right, below), reading, table);
 
@@ -132,7 +132,7 @@ export function trendPanel(agent, signal) {
     show(chosen) {
       point = chosen;
       answer = null;
-      explore.hidden = false;
+      explore.hidden = node.hidden = false;
       explore.href = `#/explore?points=${point.id}&from=${range}`;
       say(title, `${point.device} / ${point.name.textContent}${point.unit ? `, ${point.unit}` : ""}`);
       load();

@@ -14,6 +14,7 @@ use forebay_protocols::boot_time::wall_micros;
 use forebay_server::alarms::{Evaluator, Webhooks, sign};
 use forebay_server::telemetry::Telemetry;
 use serde_json::{Value as Json, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -21,7 +22,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::house::{House, PATIENCE, SECOND, float};
 
-const HOT: &str = "[alarm.hot]\nwhen = \"value\"\npoints = [\"boiler/p1\"]\nabove = 90\n";
+/// The certificates of the house end within the hour.
+const HOT: &str = "[alarm.certificate]\nenabled = false\n\
+                   [alarm.hot]\nwhen = \"value\"\npoints = [\"boiler/p1\"]\nabove = 90\n";
 const SECRET: &str = "a secret of sixteen and more";
 
 fn alarms(text: &str) -> Alarms {
@@ -206,4 +209,93 @@ async fn what_happened_while_no_server_ran_is_told_by_the_next_one() {
     assert!(String::from_utf8_lossy(&body).contains("alarm.acknowledged"));
     stop.cancel();
     running.await.unwrap();
+}
+
+/// A receiver with a certificate of its own for `localhost`; the certificate as PEM.
+async fn tls_receiver() -> (u16, String, mpsc::UnboundedReceiver<String>) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let config =
+        rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (sent, came) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((peer, _)) = listener.accept().await {
+            let Ok(mut stream) = acceptor.accept(peer).await else {
+                let _ = sent.send("refused".to_owned());
+                continue;
+            };
+            let mut request = vec![0; 65_536];
+            let length = stream.read(&mut request).await.unwrap();
+            // It closes behind its answer.
+            stream.write_all(b"HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n").await.unwrap();
+            let _ = stream.shutdown().await;
+            let _ = sent.send(String::from_utf8_lossy(&request[..length]).into_owned());
+        }
+    });
+    (port, made.cert.pem(), came)
+}
+
+#[tokio::test]
+async fn a_webhook_over_tls_is_told_only_if_its_certificate_is_of_the_named_authority() {
+    let house = House::build().await;
+    let agent = house.agent("one").await;
+    house.stored(agent, 1, vec![float(1, house.now, 95.5)]).await;
+    let (port, own, mut came) = tls_receiver().await;
+    let (_, others, _) = tls_receiver().await;
+    let folder = tempfile::tempdir().unwrap();
+    let telemetry = Arc::new(Telemetry::new());
+    let stop = CancellationToken::new();
+    let start = |name: &str, pem: &str| {
+        let ca = folder.path().join(name);
+        std::fs::write(&ca, pem).unwrap();
+        let text = format!(
+            "{HOT}[webhook.{name}]\nurl = \"https://localhost:{port}/hook?x=1\"\nsecret = \"{SECRET}\"\nca = {ca:?}\n"
+        );
+        let webhooks = alarms(&text).webhooks;
+        Webhooks::new(house.store.clone(), house.feed.clone(), telemetry.clone(), webhooks).unwrap()
+    };
+    let (wrong, right) = (start("wrong", &others), start("right", &own));
+    wrong.register().await.unwrap();
+    right.register().await.unwrap();
+    evaluator(&house, HOT).look(true, house.now, 0).await.unwrap();
+    let wrong = tokio::spawn(wrong.run(stop.clone()));
+    let first = timeout(PATIENCE, came.recv()).await.unwrap().unwrap();
+    assert_eq!(first, "refused", "it breaks off before it has said anything");
+    let right = tokio::spawn(right.run(stop.clone()));
+    let told = timeout(PATIENCE, async {
+        loop {
+            let told = came.recv().await.unwrap();
+            if told != "refused" {
+                break told;
+            }
+        }
+    });
+    let told = told.await.unwrap();
+    assert!(told.starts_with("POST /hook?x=1 HTTP/1.1\r\n"), "{told}");
+    assert!(told.to_lowercase().contains(&format!("host: localhost:{port}\r\n")), "{told}");
+    let line = "forebay_server_webhook_attempts_total{outcome=\"told\"} 1\n";
+    timeout(PATIENCE, async {
+        while !telemetry.render().contains(line) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await
+    .unwrap();
+    stop.cancel();
+    wrong.await.unwrap();
+    right.await.unwrap();
+    let nobody = alarms(
+        "[webhook.a]\nurl = \"https://localhost/\"\nsecret = \"0123456789abcdef\"\nca = \"/nowhere.pem\"\n",
+    );
+    let refused = Webhooks::new(house.store.clone(), house.feed.clone(), telemetry.clone(), nobody.webhooks);
+    let words = refused.err().unwrap();
+    assert!(words.contains("[webhook.a]") && words.contains("/nowhere.pem"), "{words}");
 }

@@ -49,6 +49,7 @@ pub(in super::super) fn fleet() -> Value {
         ),
         ("devices", list(device())),
         ("faults", list(fault())),
+        ("refused", or_null(object(&[("time", moment()), ("words", text())]))),
         ("epoch", or_null(text())),
     ]));
     object(&[
