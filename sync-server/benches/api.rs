@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use forebay_config::{server, units::Secret};
 use forebay_protocols::boot_time::wall_micros;
+use forebay_server::access::{Gate, Openness, Rules};
 use forebay_server::api::{self, Api};
 use forebay_server::live::Feed;
 use forebay_server::store::{self, Grain, Micros, Store};
@@ -160,7 +161,10 @@ async fn measure(json: bool, store: Arc<dyn Store>, rows: i64, end: Micros) {
     assert!(read as i64 >= rows / points * points, "everything is rolled up");
 
     let stop = CancellationToken::new();
-    let router = api::router(Api { store, feed: Feed::new(), stop: stop.clone() });
+    let rules =
+        Rules { open: Openness::Always, session: Duration::from_secs(60), requests: 1, is_tls: false };
+    let gate = Arc::new(Gate::new(store.access(), rules));
+    let router = api::router(Api { store, feed: Feed::new(), gate, stop: stop.clone() });
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let place = format!("http://{}/api/v1", listener.local_addr().unwrap());
     let asked = stop.clone();

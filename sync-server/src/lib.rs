@@ -4,6 +4,7 @@ pub mod access;
 pub mod api;
 pub mod app;
 pub mod cli;
+pub mod headers;
 pub mod health;
 pub mod identity;
 pub mod ingest;

@@ -14,16 +14,22 @@ use forebay_protocols::sync::batch::{Epoch, Sequence};
 use forebay_protocols::sync::ranges::Ranges;
 use forebay_protocols::sync::wire;
 
+mod access;
 mod buckets;
 mod plan;
 mod quarantine;
 mod rollups;
+mod scope;
 mod sieve;
 mod sqlite;
 mod timescale;
 mod upkeep;
 mod words;
 
+pub use access::{
+    Access, Act, AuditRow, Cell, Change, Hand, Hands, KeyKey, KeyRow, Note, Outcome, Row, Running,
+    SessionRow, TenantKey, TenantRow, UserKey, UserRow, Work,
+};
 #[cfg(feature = "measure")]
 pub use plan::WITHOUT_EXACTLY_ONCE;
 pub use quarantine::{AsideId, AsideRow, OddPoint, Quarantine, Replayed, read_batch};
@@ -49,6 +55,13 @@ pub async fn open(config: &forebay_config::server::Store) -> Result<Arc<dyn Stor
 pub trait Store: Upkeep + Quarantine {
     /// "SQLite 3.50 at /path", "TimescaleDB 2.19 (Apache edition) on PostgreSQL 17": for people.
     fn describe(&self) -> String;
+
+    /// This store as a tenant sees it: all that it reads, and all that it replays, is of the tenant's own
+    /// agents; others are not there.
+    fn within(self: Arc<Self>, tenant: TenantKey) -> Arc<dyn Store>;
+
+    /// Who may do what.
+    fn access(&self) -> Access;
 
     /// Is the database there and answering?
     async fn ready(&self) -> Result<(), StoreError>;

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::HeaderName;
@@ -20,11 +21,15 @@ use super::guard::Caller;
 use super::parameters::Parameters;
 use super::problem::Problem;
 use super::words::{agent_in, millis, value};
+use crate::access::{Gate, Proof};
 use crate::live::{Committed, Subscription};
-use crate::store::{AgentKey, PointKey, Timed};
+use crate::store::{AgentKey, PointKey, TenantKey, Timed};
 
 /// How long values are gathered before they are sent.
 const PACE: Duration = Duration::from_millis(250);
+
+/// How soon a reader is out who may read no more.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Tells proxies to pass events on as they come (nginx).
 const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-accel-buffering"), "no");
@@ -48,6 +53,10 @@ pub(super) async fn live(
     let reader = Reader {
         subscription: caller.feed.subscribe(),
         stop: caller.stop.clone(),
+        gate: caller.visitor.gate.clone(),
+        tenant: caller.identity.tenant,
+        proof: caller.identity.proof,
+        look: Instant::now() + LOOK_EVERY,
         agent,
         newest: BTreeMap::new(),
         due: None,
@@ -62,6 +71,12 @@ pub(super) async fn live(
 struct Reader {
     subscription: Subscription,
     stop: CancellationToken,
+    gate: Arc<Gate>,
+    tenant: TenantKey,
+    /// How it is known who reads.
+    proof: Proof,
+    /// When to ask whether that still holds.
+    look: Instant,
     agent: Option<AgentKey>,
     /// What the next event will tell. Bounded by the number of points.
     newest: BTreeMap<PointKey, Timed>,
@@ -77,10 +92,23 @@ impl Reader {
             let received = tokio::select! {
                 () = self.stop.cancelled() => return None,
                 () = until(self.due) => return Some(self.tell()),
+                () = sleep_until(self.look) => {
+                    self.look = Instant::now() + LOOK_EVERY;
+                    match self.gate.stays(self.proof).await {
+                        Ok(false) => return None,
+                        // A database that is away throws nobody out.
+                        Ok(true) | Err(_) => continue,
+                    }
+                }
                 received = self.subscription.recv() => received,
             };
             match received {
-                Ok(committed) => self.keep_newest(&committed),
+                Ok(committed) => match self.gate.is_of(committed.agent, self.tenant).await {
+                    Ok(true) => self.keep_newest(&committed),
+                    Ok(false) => continue,
+                    // Whose it is cannot be told now: the reader learns that something passed.
+                    Err(_) => return Some(Event::default().event("missed").data("1")),
+                },
                 Err(RecvError::Lagged(batches)) => {
                     return Some(Event::default().event("missed").data(batches.to_string()));
                 }

@@ -13,7 +13,10 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{self, MethodRouter};
 
 use super::guard::{Doors, Needs, guard};
-use super::{faults, fleet, gaps, ledger, live, points, quarantine, query, server, time_marks};
+use super::{
+    audit, faults, fleet, gaps, keys, ledger, live, points, quarantine, query, server, session, time_marks,
+    users,
+};
 use crate::access::Right;
 
 /// One method of one path.
@@ -38,6 +41,20 @@ pub(super) fn routes() -> Vec<Route> {
         get("/quarantine", Right::Read, quarantine::quarantine),
         get("/server", Right::Read, server::server),
         get("/live", Right::Read, live::live),
+        post("/quarantine/replay", Right::Operate, quarantine::replay),
+        post("/login", Needs::Nothing, session::login),
+        post("/setup", Needs::Nothing, session::setup),
+        post("/logout", Needs::Identity, session::logout),
+        get("/me", Needs::Identity, session::me),
+        post("/password", Needs::Identity, session::password),
+        get("/users", Right::Manage, users::list),
+        post("/users", Right::Manage, users::add),
+        patch("/users/{id}", Right::Manage, users::alter),
+        delete("/users/{id}", Right::Manage, users::remove),
+        get("/keys", Right::Manage, keys::list),
+        post("/keys", Right::Manage, keys::add),
+        delete("/keys/{id}", Right::Manage, keys::remove),
+        get("/audit", Right::Manage, audit::audit),
     ]
 }
 
@@ -51,4 +68,16 @@ pub(super) fn router(doors: &Doors) -> Router<Doors> {
 
 fn get<T: 'static>(path: &'static str, needs: impl Into<Needs>, handler: impl Handler<T, Doors>) -> Route {
     Route { method: Method::GET, path, needs: needs.into(), handler: routing::get(handler) }
+}
+
+fn post<T: 'static>(path: &'static str, needs: impl Into<Needs>, handler: impl Handler<T, Doors>) -> Route {
+    Route { method: Method::POST, path, needs: needs.into(), handler: routing::post(handler) }
+}
+
+fn patch<T: 'static>(path: &'static str, needs: impl Into<Needs>, handler: impl Handler<T, Doors>) -> Route {
+    Route { method: Method::PATCH, path, needs: needs.into(), handler: routing::patch(handler) }
+}
+
+fn delete<T: 'static>(path: &'static str, needs: impl Into<Needs>, handler: impl Handler<T, Doors>) -> Route {
+    Route { method: Method::DELETE, path, needs: needs.into(), handler: routing::delete(handler) }
 }

@@ -18,7 +18,8 @@ fn config(state: &Path) -> Server {
         state_dir: state.to_owned(),
         store: StoreConfig::Sqlite { path: state.join("unused.db") },
         sync: Sync { listen, ..Sync::default() },
-        web: Web { listen },
+        web: Web { listen, certificate: None },
+        access: Default::default(),
         retention: Default::default(),
         log: Log::default(),
     }
