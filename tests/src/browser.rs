@@ -107,6 +107,63 @@ impl Browser {
         Ok(text.as_str().unwrap_or_default().to_owned())
     }
 
+    /// Another size, in pixels.
+    ///
+    /// # Errors
+    /// When the browser refuses.
+    pub async fn resize(&mut self, width: u32, height: u32) -> Result<()> {
+        let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        self.ask("Emulation.setDeviceMetricsOverride", size).await.map(drop)
+    }
+
+    /// Whether the reader prefers dark pages.
+    ///
+    /// # Errors
+    /// When the browser refuses.
+    pub async fn prefer_dark(&mut self, dark: bool) -> Result<()> {
+        let scheme = if dark { "dark" } else { "light" };
+        let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        self.ask("Emulation.setEmulatedMedia", features).await.map(drop)
+    }
+
+    /// Presses and lets go of a key: `Tab`, `Enter`, `ArrowLeft`, `+`, a letter.
+    ///
+    /// # Errors
+    /// When the browser refuses.
+    pub async fn press(&mut self, key: &str) -> Result<()> {
+        let (code, text) = match key {
+            "Enter" => (13, "\r"),
+            "Tab" => (9, ""),
+            "Escape" => (27, ""),
+            "ArrowLeft" => (37, ""),
+            "ArrowRight" => (39, ""),
+            one => (0, one),
+        };
+        for kind in ["keyDown", "keyUp"] {
+            let pressed = json!({ "type": kind, "key": key, "windowsVirtualKeyCode": code, "text": text });
+            self.ask("Input.dispatchKeyEvent", pressed).await?;
+        }
+        Ok(())
+    }
+
+    /// Types a text where the focus is.
+    ///
+    /// # Errors
+    /// When the browser refuses.
+    pub async fn write(&mut self, text: &str) -> Result<()> {
+        self.ask("Input.insertText", json!({ "text": text })).await.map(drop)
+    }
+
+    /// What the page looks like, all of it, as a PNG in Base64.
+    ///
+    /// # Errors
+    /// When the browser cannot.
+    pub async fn picture(&mut self) -> Result<String> {
+        let whole = json!({ "format": "png", "captureBeyondViewport": true });
+        let picture = self.ask("Page.captureScreenshot", whole).await?;
+        Ok(picture["data"].as_str().context("a picture")?.to_owned())
+    }
+
     /// Waits until an expression is true. While a page is on its way there may be nothing to ask:
     /// an expression that cannot be evaluated yet is not true yet.
     ///
