@@ -91,7 +91,8 @@ pub(super) async fn replay(
         _ => return Err(Problem::BadRequest("id: a batch's is a text, a point's a number".into())),
     };
     let became = format!("{} readings stored, {} with impossible times", replayed.stored, replayed.odd);
-    let note = Note::new("quarantine replayed", id.to_string()).from_to("", became);
+    let subject = id.as_str().map_or_else(|| id.to_string(), str::to_owned);
+    let note = Note::new("quarantine replayed", subject).from_to("", became);
     caller.visitor.gate.access().record(&caller.act(), note).await?;
     Ok(Json(json!({ "stored": replayed.stored, "odd": replayed.odd })))
 }

@@ -12,7 +12,7 @@ use forebay_protocols::sync::tls;
 
 use crate::app;
 use crate::identity::Authority;
-use crate::store::{NewToken, Store};
+use crate::store::{NewToken, Note, Store};
 
 /// Making join strings.
 #[derive(Debug, Subcommand)]
@@ -62,8 +62,11 @@ impl Create {
         };
         let tenant = super::tenants::find(&store.access(), &self.tenant).await?;
         let hash = token.secret_hash;
+        let note =
+            Note::new("join token made", token.note.clone()).from_to("", format!("{} uses", self.uses));
         store.add_token(token).await.context("store the token")?;
         store.access().give_token(hash, tenant).await.context("give the token to its tenant")?;
+        store.access().record(&super::tenants::act(tenant), note).await.context("write the audit")?;
         Ok(JoinString { address, ca_pin: authority.pin(), secret })
     }
 }

@@ -23,7 +23,8 @@ export async function settingsView(main, signal) {
   } else if (me.kind === "user") {
     parts.push(el("p", { class: "quiet" }, "Users, API keys and the audit are for admins."));
   }
-  main.replaceChildren(el("h1", {}, "Settings"), me.kind === "user" ? el("p", { class: "quiet" }, `Logged in as ${me.name}, ${me.role}.`) : null, ...parts);
+  const as = me.kind === "user" ? [el("p", { class: "quiet" }, `Logged in as ${me.name}, ${me.role}.`)] : [];
+  main.replaceChildren(el("h1", {}, "Settings"), ...as, ...parts);
 }
 
 function openWords() {
