@@ -5,6 +5,7 @@
 //! async, no drivers. `agent`, `field` and `server` are the typed configurations; `units` the
 //! words they are made of.
 
+pub mod access;
 pub mod agent;
 pub mod alarms;
 pub mod classes;

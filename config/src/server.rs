@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use crate::access::Access;
 use crate::agent::Log;
 use crate::alarms::Alarms;
 use crate::retention::Retention;
@@ -23,6 +24,8 @@ pub struct Server {
     pub sync: Sync,
     /// `[web]`.
     pub web: Web,
+    /// `[access]`.
+    pub access: Access,
     /// `[log]`.
     pub log: Log,
 }
@@ -62,15 +65,34 @@ impl Default for Sync {
     }
 }
 
-/// `[web]`: page, API, `/metrics`, `/livez`, `/readyz`. Has no users yet: loopback only.
+/// `[web]`: page, API, `/metrics`, `/livez`, `/readyz`. On a loopback address without TLS, else with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Web {
-    /// `listen`: a loopback address. Default `127.0.0.1:8080`.
+    /// `listen`. Default `127.0.0.1:8080`.
     pub listen: SocketAddr,
+    /// `certificate` and `key`. Default: one of the server's own CA. Given, there is TLS on a loopback
+    /// address too.
+    pub certificate: Option<Certificate>,
+}
+
+/// A certificate that was given to us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// A PEM file: ours first, then those that signed it.
+    pub certificate: PathBuf,
+    /// A PEM file: its private key.
+    pub key: PathBuf,
+}
+
+impl Web {
+    /// Does the page come over TLS?
+    pub fn is_tls(&self) -> bool {
+        self.certificate.is_some() || !self.listen.ip().is_loopback()
+    }
 }
 
 impl Default for Web {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)) }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 8080)), certificate: None }
     }
 }

@@ -230,10 +230,20 @@ fn a_secret_never_reaches_a_finding() {
 }
 
 #[test]
-fn a_page_without_users_stays_on_this_machine() {
-    let found =
-        load::server_text("server.toml", "[web]\nlisten = \"0.0.0.0:8080\"\n").expect_err("open to all");
-    assert!(found.0[0].message.contains("can be reached from other machines"), "{found}");
+fn a_page_beyond_this_machine_has_users_and_tls() {
+    let all = "[web]\nlisten = \"0.0.0.0:8080\"\n";
+    let server = load::server_text("server.toml", all).expect("by default everybody logs in there");
+    assert!(server.web.is_tls() && !load::server(None).expect("defaults").web.is_tls());
+    let found = load::server_text("server.toml", &format!("{all}[access]\nmode = \"open\"\n"))
+        .expect_err("open to all");
+    assert!(found.0[0].message.contains("lets everybody in"), "{found}");
+    assert_eq!((found.0[0].line, found.0.len()), (4, 1), "{found}");
+    let own = "[web]\ncertificate = \"/etc/web.crt\"\nkey = \"/etc/web.key\"\n";
+    assert!(load::server_text("server.toml", own).expect("a pair").web.is_tls());
+    let half = load::server_text("server.toml", "[web]\nkey = \"/etc/web.key\"\n").expect_err("half a pair");
+    assert!(half.0[0].message.contains("belong together"), "{half}");
+    let words = "[access]\nmode = \"opened\"\nsession = \"1s\"\nrequests_per_minute = 0\n";
+    assert_eq!(load::server_text("server.toml", words).expect_err("three mistakes").0.len(), 3);
 }
 
 #[test]

@@ -1,5 +1,4 @@
-//! The query API, `/api/v1`: JSON out, `application/problem+json` (RFC 9457) where something is
-//! wrong. It only reads, but for the acknowledgement of an alarm.
+//! The API, `/api/v1`: JSON out, `application/problem+json` (RFC 9457) where something is wrong.
 //!
 //! | path | gives |
 //! |---|---|
@@ -19,6 +18,8 @@
 //! | [`server`](#server) | this server: version, what its store is and how large |
 //! | `openapi.json` | all of this as OpenAPI 3.1, for programs |
 //! | [`live`](#live) | server-sent events: newest values as they are committed |
+//! | [`login`, `logout`, `me`, `password`, `setup`](#access) | who asks |
+//! | [`users`, `keys`, `audit`](#access) | who may, for admins |
 //!
 //! # Shapes they share
 //!
@@ -164,20 +165,42 @@
 //! the number of batches passed over; ask `points` for the latest. `alarms` carries
 //! `{active, acknowledged, event}` whenever an alarm has changed. The stream ends when the server stops.
 //!
+//! # Access
+//!
+//! A program sends `Authorization: Bearer fbk_…`. The page has a cookie, and sends `X-Forebay: 1` with
+//! every change; so does a program that asks without a key. Which right a path needs stands in
+//! `routes.rs`: `read`, `operate` (replay) or `manage` (users, keys, audit). A user's rights are those of
+//! its role: viewer (read, metrics), operator (and operate), admin (and manage). Everything answered and
+//! changed is of the caller's tenant; what is another's is not there (404, an empty series, no row).
+//!
+//! - `POST login {name, password}`, `POST logout`, `GET me`, `POST password {old, new}`;
+//!   `POST setup {secret, name, password}` makes the first user by the link the server printed.
+//! - `GET users`, `POST users {name, role, password}`, `PATCH users/ID {role, password}` (either),
+//!   `DELETE users/ID`. A tenant's last admin stays.
+//! - `GET keys`, `POST keys {name, rights: [...], expires_s}`; the answer has `key`, once. `DELETE keys/ID`.
+//! - `GET audit`: `before` (the `next` of the page before), `limit` (1 to 1000, default 100). `{entries:
+//!   [...], next}`, latest first: `time`, `who`, `from`, `action`, `subject`, `was`, `became`.
+//! - `POST quarantine/replay {id, shift_s}`: `id` as `quarantine` tells it, a batch's or a point's;
+//!   `shift_s` is added to its times. `{stored, odd}` count readings.
+//!
 //! # Errors
 //!
 //! `{type, title, status, detail}`; `detail` names the value and the way out. 400 a parameter that is
-//! unknown or makes no sense, 404 no such path or agent, 405 another method, 500 the database refused,
-//! 503 the database is out of reach: try again after `Retry-After` seconds.
+//! unknown or makes no sense, 401 nobody knows who asks, 403 it is not allowed, 404 no such path or agent,
+//! 405 the path has no such method, 409 it cannot be done now, 429 too often, 500 the database refused, 503
+//! the database is out of reach; with 429 and 503 `Retry-After` tells the seconds to wait.
 //!
 //! Answers of some length are compressed for those who send `Accept-Encoding: gzip`.
 
 mod alarms;
+mod audit;
+mod body;
 mod csv;
 mod faults;
 mod fleet;
 mod gaps;
 mod guard;
+mod keys;
 mod ledger;
 mod live;
 mod openapi;
@@ -190,20 +213,25 @@ mod query;
 mod roster;
 mod routes;
 mod server;
+mod session;
 mod silences;
 mod statistics;
 mod time_marks;
+mod users;
 mod words;
 
 use std::sync::Arc;
 
 use axum::Router;
+use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, Method, header};
+use axum::middleware::from_fn_with_state;
 use tokio_util::sync::CancellationToken;
 use tower_http::set_header::SetResponseHeaderLayer;
 
 use self::guard::Doors;
 pub use self::guard::Needs;
+use crate::access::{Gate, Right};
 use crate::live::Feed;
 use crate::store::Store;
 
@@ -211,6 +239,8 @@ pub use roster::Roster;
 
 /// Where the API is mounted.
 const PLACE: &str = "/api/v1";
+/// What a request may carry, in bytes.
+const LARGEST_BODY: usize = 64 << 10;
 
 /// What the handlers need.
 #[derive(Clone)]
@@ -221,6 +251,8 @@ pub struct Api {
     pub fleet: Roster,
     /// What is being committed.
     pub feed: Feed,
+    /// Who may do what.
+    pub gate: Arc<Gate>,
     /// Ends the live streams, which else would hang on and keep the server from stopping.
     pub stop: CancellationToken,
 }
@@ -230,14 +262,23 @@ pub fn router(api: Api) -> Router {
     let fixed = |name, value| SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value));
     let doors = Doors(Arc::new(api));
     let routes = routes::router(&doors)
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::other_method)
         .layer(axum::middleware::from_fn(packing::pack))
         .layer(fixed(header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
-        .layer(fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(fixed(header::CACHE_CONTROL, "no-store"))
         .with_state(doors);
     Router::new().nest(PLACE, routes)
+}
+
+/// What `/metrics` needs.
+pub const METRICS: Needs = Needs::MainTenant(Right::Metrics);
+
+/// Lets only those to a router that is not the API's own who have what it needs.
+pub fn guarded(router: Router, api: &Api, needs: Needs) -> Router {
+    let doors = Doors(Arc::new(api.clone()));
+    router.route_layer(from_fn_with_state((doors, needs), guard::guard))
 }
 
 /// Every method and path of the API, and what it takes to be let in: for tests of just that.

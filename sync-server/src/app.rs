@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use forebay_config::access::{Access, AccessMode};
 use forebay_config::server::Server;
 use rustls::ServerConfig;
 use tokio::net::TcpListener;
@@ -16,9 +17,12 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::access::{Gate, Openness, Rules};
 use crate::alarms::{Evaluator, Webhooks};
 use crate::api::{self, Api, Roster};
+use crate::headers;
 use crate::health::{self, Health};
+use crate::identity::page::{PageTls, Source};
 use crate::identity::{self, Authority, ServerCertificate};
 use crate::ingest::{self, Committer, Ingest, Outage, Parts};
 use crate::ledger::Keeper;
@@ -32,6 +36,15 @@ use crate::watchdog::{self, Progress};
 
 /// How long an open page may keep the web listener from stopping.
 const WEB_DRAIN: Duration = Duration::from_secs(5);
+/// Of the page over TLS. Nobody there shows a certificate, and a live page stays for as long as it likes.
+const PAGE_LIMITS: Limits = Limits {
+    handshake: Duration::from_secs(10),
+    first_request: Duration::from_secs(20),
+    idle: Duration::from_secs(90),
+    stranger: Duration::from_secs(30 * 86_400),
+    drain: WEB_DRAIN,
+    connections: 1024,
+};
 /// What systemd grants at each word during the start; longer than the pauses between them.
 const STARTING_FOR: Duration = Duration::from_secs(120);
 const UPKEEP_EVERY: Duration = Duration::from_secs(30);
@@ -43,6 +56,9 @@ pub struct App {
     config: Server,
     names: Vec<String>,
     certificate: ServerCertificate,
+    /// TLS of the page, where it has it.
+    page: Option<(PageTls, Arc<ServerConfig>)>,
+    gate: Arc<Gate>,
     sync: TcpListener,
     web: TcpListener,
 }
@@ -53,12 +69,14 @@ impl App {
         let authority = Arc::new(Authority::open(&config.state_dir)?);
         let names = identity::names(&address(&config), hostname().as_deref());
         let certificate = authority.server_certificate(&names)?;
+        let page = page_tls(&config, &authority, &names)?;
+        let gate = Arc::new(Gate::new(store.access(), rules(&config)));
         let bind = async |what: &str, address: SocketAddr| {
             TcpListener::bind(address).await.with_context(|| format!("listen on {address} (`{what}.listen`)"))
         };
         let sync = bind("sync", config.sync.listen).await?;
         let web = bind("web", config.web.listen).await?;
-        Ok(Self { store, authority, config, names, certificate, sync, web })
+        Ok(Self { store, authority, config, names, certificate, page, gate, sync, web })
     }
 
     /// Where agents connect: the port is the real one, even if the configuration said 0.
@@ -71,6 +89,23 @@ impl App {
         self.web.local_addr().context("read the address of the web socket")
     }
 
+    /// Where a person finds the page.
+    pub fn page_address(&self) -> Result<String> {
+        let address = self.web_address()?;
+        let scheme = if self.page.is_some() { "https" } else { "http" };
+        Ok(match hostname() {
+            Some(name) if address.ip().is_unspecified() => format!("{scheme}://{name}:{}/", address.port()),
+            _ => format!("{scheme}://{address}/"),
+        })
+    }
+
+    /// A link by which the first user is made, if there are no users. To be shown once.
+    pub async fn setup_link(&self) -> Result<Option<String>> {
+        let secret = self.gate.setup_secret().await.context("look whether there are users")?;
+        let page = self.page_address()?;
+        Ok(secret.map(|secret| format!("{page}#/setup/{secret}")))
+    }
+
     /// The CA, for those who make join strings.
     pub fn authority(&self) -> Arc<Authority> {
         self.authority.clone()
@@ -79,7 +114,7 @@ impl App {
     /// Serves until `stop`, then drains. An error means that a task ended on its own: the process
     /// must end too, to be started again.
     pub async fn run(self, stop: CancellationToken) -> Result<()> {
-        let Self { store, authority, config, names, certificate, sync, web } = self;
+        let Self { store, authority, config, names, certificate, page, gate, sync, web } = self;
         let telemetry = Arc::new(Telemetry::new());
         let feed = Feed::new();
         let (tls, newest_tls) = watch::channel::<Arc<ServerConfig>>(certificate.tls);
@@ -106,14 +141,25 @@ impl App {
             .map_err(|why| anyhow!(why))?;
         webhooks.register().await.context("make the webhooks known to the store")?;
         let listener = Listener::new(sync, newest_tls, Limits::default(), telemetry.clone());
-        let router = health::router(Health { store: store.clone(), telemetry: telemetry.clone() })
-            .merge(api::router(Api { fleet: Roster::new(store.clone()), store, feed, stop: stop.clone() }))
-            .merge(ui::router());
+        let health = Health { store: store.clone(), telemetry: telemetry.clone(), is_public: page.is_some() };
+        let api = Api { fleet: Roster::new(store.clone()), store, feed, gate, stop: stop.clone() };
+        let metrics = api::guarded(health::metrics_router(telemetry.clone()), &api, api::METRICS);
+        let router = health::router(health).merge(metrics).merge(api::router(api)).merge(ui::router());
+        let router = headers::secure(router, config.web.certificate.is_some());
 
         // The doors hold the only ways to the committer; it ends when they have.
         let mut tasks = Tasks::default();
         tasks.add("sync listener", listener.run(ingest::router(ingest), stop.clone()));
-        tasks.add("web listener", serve_web(web, router, stop.clone()));
+        match page {
+            None => tasks.add("web listener", serve_web(web, router, stop.clone())),
+            Some((page, first)) => {
+                let (tls, newest) = watch::channel(first);
+                // The agents' counters are of agents.
+                let listener = Listener::new(web, newest, PAGE_LIMITS, Arc::default());
+                tasks.add("web listener", listener.run(router, stop.clone()));
+                tasks.add("page's certificate", page.keep_fresh(tls, stop.clone()));
+            }
+        }
         tasks.add("committer", commit);
         let fresh = identity::keep_fresh(authority, names, certificate.renew_from, tls, stop.clone());
         tasks.add("certificate renewal", fresh);
@@ -165,6 +211,35 @@ pub fn address(config: &Server) -> String {
     }
 }
 
+fn rules(config: &Server) -> Rules {
+    let Access { mode, session, requests_per_minute } = config.access;
+    let open = match mode {
+        AccessMode::Auto if config.web.listen.ip().is_loopback() => Openness::UntilUsers,
+        AccessMode::Open => Openness::Always,
+        AccessMode::Auto | AccessMode::Users => Openness::Never,
+    };
+    Rules { open, session, requests: requests_per_minute, is_tls: config.web.is_tls() }
+}
+
+fn page_tls(
+    config: &Server,
+    authority: &Arc<Authority>,
+    names: &[String],
+) -> Result<Option<(PageTls, Arc<ServerConfig>)>> {
+    if !config.web.is_tls() {
+        return Ok(None);
+    }
+    let source = match &config.web.certificate {
+        Some(files) => Source::Files(files.clone()),
+        None => {
+            let own = identity::names(&config.web.listen.to_string(), None);
+            let others = names.iter().filter(|name| !own.contains(name));
+            Source::Own(authority.clone(), own.iter().chain(others).cloned().collect())
+        }
+    };
+    Ok(Some(PageTls::open(source).context("prepare TLS for the page (`[web]`)")?))
+}
+
 /// Tells systemd, if it is there, that we serve.
 pub fn ready(words: &str) {
     notify(&[sd_notify::NotifyState::Ready, sd_notify::NotifyState::Status(words)]);
@@ -196,8 +271,8 @@ fn hostname() -> Option<String> {
 
 async fn serve_web(listener: TcpListener, router: axum::Router, stop: CancellationToken) {
     let asked = stop.clone();
-    let serving =
-        axum::serve(listener, router).with_graceful_shutdown(async move { asked.cancelled().await });
+    let serving = axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
+        .with_graceful_shutdown(async move { asked.cancelled().await });
     // Live pages hang on for ever, so patience begins with the stop.
     let patience = async {
         stop.cancelled().await;

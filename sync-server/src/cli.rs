@@ -4,10 +4,14 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong usage, 78 the configuration is refused (sysexits).
 
 mod agents;
+mod ask;
 mod faults;
+mod keys;
 mod quarantine;
 mod run;
+mod tenants;
 mod token;
+mod users;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -56,6 +60,15 @@ enum Command {
     /// Look at what is kept aside, and replay it.
     #[command(subcommand)]
     Quarantine(quarantine::Quarantine),
+    /// Say who may log in at the page.
+    #[command(subcommand)]
+    User(users::User),
+    /// Make and remove API keys, for programs.
+    #[command(subcommand)]
+    Key(keys::Key),
+    /// Keep customers apart that share this server.
+    #[command(subcommand)]
+    Tenant(tenants::Tenant),
     /// Print the version.
     Version,
 }
@@ -90,6 +103,9 @@ pub fn run_cli(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Agents(agents) => block_on(agents.run(config)),
         Command::Faults(faults) => block_on(faults.run(config)),
         Command::Quarantine(quarantine) => block_on(quarantine.run(config)),
+        Command::User(user) => block_on(user.run(config)),
+        Command::Key(key) => block_on(key.run(config)),
+        Command::Tenant(tenant) => block_on(tenant.run(config)),
         Command::Version => print(concat!("forebay-server ", env!("CARGO_PKG_VERSION"), "\n")),
     };
     match outcome {

@@ -24,30 +24,40 @@ pub struct Health {
     pub store: Arc<dyn Store>,
     /// What is being counted.
     pub telemetry: Arc<Telemetry>,
+    /// Can strangers ask? Then the database is not named to them.
+    pub is_public: bool,
 }
 
-/// The three addresses.
+/// `/livez` and `/readyz`, for whoever asks.
 pub fn router(health: Health) -> Router {
-    Router::new()
-        .route("/livez", get(async || "alive\n"))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .with_state(health)
+    Router::new().route("/livez", get(async || "alive\n")).route("/readyz", get(readyz)).with_state(health)
+}
+
+/// `/metrics`, for those who may.
+pub fn metrics_router(telemetry: Arc<Telemetry>) -> Router {
+    Router::new().route("/metrics", get(metrics)).with_state(telemetry)
 }
 
 async fn readyz(State(health): State<Health>) -> (StatusCode, String) {
     let words = match tokio::time::timeout(READY_WITHIN, health.store.ready()).await {
         Ok(Ok(())) => {
             health.telemetry.store_ready(true);
-            return (StatusCode::OK, format!("ready: {}\n", health.store.describe()));
+            let words = match health.is_public {
+                true => "ready\n".to_owned(),
+                false => format!("ready: {}\n", health.store.describe()),
+            };
+            return (StatusCode::OK, words);
         }
         Ok(Err(error)) => error.to_string(),
         Err(_) => format!("the database did not answer within {} s", READY_WITHIN.as_secs()),
     };
     health.telemetry.store_ready(false);
+    let words = if health.is_public { "the database does not answer".to_owned() } else { words };
     (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {words}\n"))
 }
 
-async fn metrics(State(health): State<Health>) -> ([(header::HeaderName, &'static str); 1], String) {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], health.telemetry.render())
+async fn metrics(
+    State(telemetry): State<Arc<Telemetry>>,
+) -> ([(header::HeaderName, &'static str); 1], String) {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], telemetry.render())
 }

@@ -8,6 +8,7 @@
 //! - TLS sessions go on after a restart, and at another instance: `tickets`.
 //! - Of a gateway's request only the key is taken. Name and dates are ours to say.
 
+pub mod page;
 mod tickets;
 
 use std::io;
@@ -25,7 +26,7 @@ use rcgen::{
 };
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::NoServerSessionStorage;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -66,6 +67,13 @@ pub struct ServerCertificate {
     pub renew_from: i64,
 }
 
+/// A certificate of ours, its key, and from when on to make the next one.
+struct Issued {
+    chain: Vec<CertificateDer<'static>>,
+    key: PrivateKeyDer<'static>,
+    renew_from: i64,
+}
+
 /// Why the CA cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
@@ -85,6 +93,14 @@ pub enum AuthorityError {
          to start with a new CA (every gateway must then join again)"
     )]
     Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A file of the page's certificate is there and does not hold it.
+    #[error("{path} cannot be used for the page: {why}; see `web.certificate` and `web.key`")]
+    Page {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
@@ -169,6 +185,19 @@ impl Authority {
 
     /// A key and certificate for the server under these names and addresses.
     pub fn server_certificate(&self, names: &[String]) -> Result<ServerCertificate, AuthorityError> {
+        let Issued { chain, key, renew_from } = self.issue(names)?;
+        let tls =
+            tls::server_config(chain, key).map_err(|error| AuthorityError::Making(error.to_string()))?;
+        let mut tls = Arc::unwrap_or_clone(tls);
+        // Agents remember their sessions, so that the server need not. A ticket is used once, and each
+        // connection brings the next one.
+        tls.ticketer = self.tickets.clone();
+        tls.session_storage = Arc::new(NoServerSessionStorage {});
+        tls.send_tls13_tickets = 1;
+        Ok(ServerCertificate { tls: Arc::new(tls), renew_from })
+    }
+
+    fn issue(&self, names: &[String]) -> Result<Issued, AuthorityError> {
         let making = |error: rcgen::Error| AuthorityError::Making(error.to_string());
         let now = now_seconds();
         let mut params = CertificateParams::new(names).map_err(making)?;
@@ -179,16 +208,8 @@ impl Authority {
         let key = KeyPair::generate().map_err(making)?;
         let own = params.signed_by(&key, &self.issuer).map_err(making)?;
         let chain = vec![own.der().clone(), self.certificate.clone()];
-        let tls = tls::server_config(chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into())
-            .map_err(|error| AuthorityError::Making(error.to_string()))?;
-        let mut tls = Arc::unwrap_or_clone(tls);
-        // Agents remember their sessions, so that the server need not. A ticket is used once, and each
-        // connection brings the next one.
-        tls.ticketer = self.tickets.clone();
-        tls.session_storage = Arc::new(NoServerSessionStorage {});
-        tls.send_tls13_tickets = 1;
-        let tls = Arc::new(tls);
-        Ok(ServerCertificate { tls, renew_from: until - SERVER_LIFE / 3 })
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        Ok(Issued { chain, key, renew_from: until - SERVER_LIFE / 3 })
     }
 
     /// Signs a gateway's request for one year. That the gateway holds the key is checked (the

@@ -14,18 +14,24 @@ use forebay_protocols::sync::batch::{Epoch, Sequence};
 use forebay_protocols::sync::ranges::Ranges;
 use forebay_protocols::sync::wire;
 
+mod access;
 pub mod alarms;
 mod buckets;
 mod neighbours;
 mod plan;
 mod quarantine;
 mod rollups;
+mod scope;
 mod sieve;
 mod sqlite;
 mod timescale;
 mod upkeep;
 mod words;
 
+pub use access::{
+    Access, Act, AuditRow, Cell, Change, Hand, Hands, KeyKey, KeyRow, Note, Outcome, Row, Running,
+    SessionRow, TenantKey, TenantRow, UserKey, UserRow, Work,
+};
 pub use alarms::Alarms;
 pub use neighbours::{Heard, Neighbours, Newest};
 #[cfg(feature = "measure")]
@@ -58,6 +64,12 @@ pub trait Store: Upkeep + Quarantine + Alarms {
     fn neighbours(&self) -> Option<Arc<dyn Neighbours>> {
         None
     }
+    /// This store as a tenant sees it: all that it reads, and all that it replays, is of the tenant's own
+    /// agents; others are not there.
+    fn within(self: Arc<Self>, tenant: TenantKey) -> Arc<dyn Store>;
+
+    /// Who may do what.
+    fn access(&self) -> Access;
 
     /// Is the database there and answering?
     async fn ready(&self) -> Result<(), StoreError>;

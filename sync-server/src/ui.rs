@@ -26,8 +26,6 @@ pub fn router() -> Router {
         .route("/ui/{name}", get(async |Path(name): Path<String>, asked: HeaderMap| file(&name, &asked)))
         .fallback(async || (StatusCode::NOT_FOUND, "There is no such page here. The fleet is at /\n"))
         .layer(fixed(header::CONTENT_SECURITY_POLICY, POLICY))
-        .layer(fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
-        .layer(fixed(header::REFERRER_POLICY, "no-referrer"))
 }
 
 fn file(name: &str, asked: &HeaderMap) -> Response {

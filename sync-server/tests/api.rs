@@ -3,6 +3,8 @@
 
 #![expect(clippy::unwrap_used, clippy::panic, reason = "a test may end where its premises do")]
 
+#[path = "api/access.rs"]
+mod access;
 #[path = "api/accounts.rs"]
 mod accounts;
 #[path = "api/alarms.rs"]
@@ -23,5 +25,7 @@ mod house;
 mod keeping;
 #[path = "api/page.rs"]
 mod page;
+#[path = "api/tenants.rs"]
+mod tenants;
 #[path = "api/watching.rs"]
 mod watching;

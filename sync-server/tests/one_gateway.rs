@@ -38,8 +38,9 @@ fn config(state: &Path) -> Server {
         state_dir: state.to_owned(),
         store: StoreConfig::Sqlite { path: state.join("forebay.db") },
         sync: Sync { listen, ..Sync::default() },
-        web: Web { listen },
+        web: Web { listen, ..Web::default() },
         retention: Default::default(),
+        access: Default::default(),
         log: Log::default(),
     }
 }

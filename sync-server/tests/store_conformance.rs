@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests, and what they share")]
 
+#[path = "store_conformance/access.rs"]
+mod access;
 #[path = "store_conformance/alarms.rs"]
 mod alarms;
 #[path = "store_conformance/answers.rs"]
@@ -143,6 +145,13 @@ on_every_store! {
     alarms::one_server_at_a_time_tells_a_webhook,
     alarms::an_interval_in_which_an_agent_was_not_heard_is_kept,
     alarms::points_are_found_by_several_words_and_by_their_site,
+    access::a_tenant_sees_its_own_and_nothing_else,
+    access::times_corrected_are_told_to_their_tenant_only,
+    access::users_are_of_one_tenant_and_the_last_admin_stays,
+    access::of_many_that_want_to_be_the_first_user_one_is,
+    access::a_session_ends_with_its_user_its_password_or_its_time,
+    access::keys_are_found_by_hash_and_removed_by_their_tenant_only,
+    access::every_change_is_in_the_audit_and_no_secret_is,
     migration::a_database_of_the_first_version_keeps_everything,
     outage::what_was_acknowledged_is_there_after_a_restart,
     outage::several_servers_start_at_once_on_an_empty_database,

@@ -351,8 +351,9 @@ impl Server {
             state_dir: folder.path().to_owned(),
             store: place,
             sync: Sync { listen, address: Some("127.0.0.1:1".into()), ..Sync::default() },
-            web: Web { listen },
+            web: Web { listen, ..Web::default() },
             retention: Default::default(),
+            access: Default::default(),
             log: Log::default(),
         };
         let app = App::build(config, store.clone()).await?;

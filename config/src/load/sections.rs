@@ -13,6 +13,7 @@ use super::findings::{Book, Complaint};
 use super::table::{File, Table};
 use super::words::{byte_size, duration, host_port, integer, loopback, name, one_of, path, secret, socket};
 use super::{link, processing};
+use crate::access::Access;
 use crate::agent::{Agent, Buffer, Log, LogFormat, LogLevel, Telemetry, Uplink, WhenFull};
 use crate::classes::Class;
 use crate::retention::Retention;
@@ -117,10 +118,14 @@ pub(super) fn server(files: &[File], book: &Book) -> Option<Server> {
         .map_or_else(|| Some(Retention::default()), |t| super::retention::retention(&t));
     let alarms = super::alarms::alarms(section(&roots, "alarm"), section(&roots, "webhook"));
     let sync = section(&roots, "sync").map_or_else(Sync::default, |t| sync(&t));
-    let web = section(&roots, "web").map_or_else(Web::default, |t| web(&t));
+    let web = section(&roots, "web").map_or_else(Web::default, |t| super::access::web(&t));
+    let table = section(&roots, "access");
+    let access = table.as_ref().map_or_else(Access::default, super::access::access);
+    super::access::agree(table.as_ref(), access, &web);
     let log = section(&roots, "log").map_or_else(Log::default, |t| log(&t));
     roots.iter().for_each(Table::finish);
-    Some(Server { state_dir, store: store?, retention: retention?, alarms: alarms?, sync, web, log })
+    let (store, retention, alarms) = (store?, retention?, alarms?);
+    Some(Server { state_dir, store, retention, alarms, sync, web, access, log })
 }
 
 fn parse<'a>(files: &'a [File], book: &Book) -> Vec<Spanned<DeTable<'a>>> {
@@ -276,11 +281,4 @@ fn sync(t: &Table<'_>) -> Sync {
     };
     t.finish();
     found
-}
-
-fn web(t: &Table<'_>) -> Web {
-    let hint = "users and roles are not built yet: keep 127.0.0.1, and put a reverse proxy with a login or an SSH tunnel in front";
-    let listen = t.or("listen", Web::default().listen, loopback(hint));
-    t.finish();
-    Web { listen }
 }

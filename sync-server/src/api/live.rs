@@ -22,14 +22,18 @@ use super::guard::Caller;
 use super::parameters::Parameters;
 use super::problem::Problem;
 use super::words::{agent_in, millis, value};
+use crate::access::{Gate, Proof};
 use crate::live::{Committed, Subscription};
 use crate::store::alarms::AlarmSummary;
-use crate::store::{PointKey, Timed};
+use crate::store::{PointKey, TenantKey, Timed};
 
 /// The shortest time between two events.
 const PACE: Duration = Duration::from_millis(250);
 /// A first value is sent after so long: others that were committed with it go along.
 const GATHER: Duration = Duration::from_millis(20);
+
+/// How soon a reader is out who may read no more.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// Tells proxies to pass events on as they come (nginx).
 const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-accel-buffering"), "no");
@@ -64,8 +68,13 @@ pub(super) async fn live(
     // From here on nothing is missed, and the answer's head tells the reader so.
     let reader = Reader {
         subscription: readings.then(|| caller.feed.subscribe(agent)),
-        alarms: alarms.then(|| caller.feed.alarms()),
+        // Alarms are of the whole server.
+        alarms: (alarms && caller.identity.tenant == TenantKey::MAIN).then(|| caller.feed.alarms()),
         stop: caller.stop.clone(),
+        gate: caller.visitor.gate.clone(),
+        tenant: caller.identity.tenant,
+        proof: caller.identity.proof,
+        look: Instant::now() + LOOK_EVERY,
         newest: BTreeMap::new(),
         due: None,
         told: None,
@@ -81,6 +90,12 @@ struct Reader {
     subscription: Option<Subscription>,
     alarms: Option<watch::Receiver<AlarmSummary>>,
     stop: CancellationToken,
+    gate: Arc<Gate>,
+    tenant: TenantKey,
+    /// How it is known who reads.
+    proof: Proof,
+    /// When to ask whether that still holds.
+    look: Instant,
     /// What the next event will tell. Bounded by the number of points.
     newest: BTreeMap<PointKey, Timed>,
     /// When to tell it. Set with the first value.
@@ -98,13 +113,26 @@ impl Reader {
             let received = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return None,
+                () = sleep_until(self.look) => {
+                    self.look = Instant::now() + LOOK_EVERY;
+                    match self.gate.stays(self.proof).await {
+                        Ok(false) => return None,
+                        // A database that is away throws nobody out.
+                        Ok(true) | Err(_) => continue,
+                    }
+                }
                 () = until(self.due.map(|due| due + PACE)) => return Some(self.tell()),
                 summary = changed(&mut self.alarms) => return Some(alarms(summary)),
                 received = received(&mut self.subscription) => received,
                 () = until(self.due) => return Some(self.tell()),
             };
             match received {
-                Ok(committed) => self.keep_newest(&committed),
+                Ok(committed) => match self.gate.is_of(committed.agent, self.tenant).await {
+                    Ok(true) => self.keep_newest(&committed),
+                    Ok(false) => continue,
+                    // Whose it is cannot be told now: the reader learns that something passed.
+                    Err(_) => return Some(Event::default().event("missed").data("1")),
+                },
                 Err(RecvError::Lagged(batches)) => {
                     return Some(Event::default().event("missed").data(batches.to_string()));
                 }

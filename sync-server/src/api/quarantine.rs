@@ -1,14 +1,15 @@
-//! `/quarantine`: what is kept aside. It is replayed on the command line.
+//! `/quarantine`: what is kept aside, and its replay.
 
 use axum::Json;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::body::Body;
 use super::guard::Caller;
 use super::parameters::{Parameters, within};
 use super::problem::Problem;
 use super::words::{agent_names, now, time};
-use crate::store::{AsideRow, OddPoint};
+use crate::store::{AsideId, AsideRow, Note, OddPoint, PointKey, read_batch};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,4 +54,45 @@ pub(super) async fn quarantine(
         "batches": batches.iter().map(batch).collect::<Vec<_>>(),
         "readings": points.iter().map(point).collect::<Vec<_>>(),
     })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Replay {
+    /// Of a batch or of a point.
+    id: Value,
+    /// Added to the times.
+    #[serde(default)]
+    shift_s: i64,
+}
+
+pub(super) async fn replay(
+    caller: Caller,
+    Body(Replay { id, shift_s }): Body<Replay>,
+) -> Result<Json<Value>, Problem> {
+    let (store, now) = (&caller.store, now());
+    let shift = shift_s.saturating_mul(1_000_000);
+    let unknown = || Problem::NotFound(format!("nothing of the id {id} is kept aside"));
+    let replayed = match (&id, id.as_i64()) {
+        (_, Some(point)) => {
+            let point = PointKey(point);
+            if store.odd_readings(point, 1).await?.is_empty() {
+                return Err(unknown());
+            }
+            store.replay_readings(point, shift, now).await?
+        }
+        (Value::String(text), _) => {
+            let batch: AsideId = text.parse().map_err(Problem::BadRequest)?;
+            let (_, bytes, correction) = store.batch_aside(batch).await?.ok_or_else(unknown)?;
+            let readings = read_batch(&bytes, correction.saturating_add(shift))
+                .map_err(|why| Problem::Conflict(format!("the batch cannot be read: {why}")))?;
+            store.replay_batch(batch, readings, now).await?.ok_or_else(unknown)?
+        }
+        _ => return Err(Problem::BadRequest("id: a batch's is a text, a point's a number".into())),
+    };
+    let became = format!("{} readings stored, {} with impossible times", replayed.stored, replayed.odd);
+    let subject = id.as_str().map_or_else(|| id.to_string(), str::to_owned);
+    let note = Note::new("quarantine replayed", subject).from_to("", became);
+    caller.visitor.gate.access().record(&caller.act(), note).await?;
+    Ok(Json(json!({ "stored": replayed.stored, "odd": replayed.odd })))
 }

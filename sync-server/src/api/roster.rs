@@ -3,13 +3,13 @@
 //! for by name and not known is looked for at once.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::store::{AgentKey, AgentRow, FaultRow, Store, StoreError};
+use crate::store::{AgentKey, AgentRow, FaultRow, Store, StoreError, TenantKey};
 
 /// How long a look at the fleet is believed. Pages ask every two seconds.
 pub const FRESH: Duration = Duration::from_secs(1);
@@ -23,6 +23,8 @@ pub struct Roster(Arc<Inner>);
 struct Inner {
     store: Arc<dyn Store>,
     fresh: Duration,
+    /// The same as tenants see it.
+    tenants: std::sync::Mutex<HashMap<TenantKey, Roster>>,
     /// Held during a look, so that whoever asks meanwhile waits for it and does not look too.
     held: Mutex<Option<Arc<Muster>>>,
 }
@@ -44,7 +46,14 @@ impl Roster {
 
     /// Over a store, looked at when the last look is older than `fresh`.
     pub fn fresh_for(store: Arc<dyn Store>, fresh: Duration) -> Self {
-        Self(Arc::new(Inner { store, fresh, held: Mutex::new(None) }))
+        Self(Arc::new(Inner { store, fresh, tenants: Default::default(), held: Mutex::new(None) }))
+    }
+
+    /// The fleet of one tenant.
+    pub(super) fn within(&self, tenant: TenantKey) -> Self {
+        let mut tenants = self.0.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = || Self::fresh_for(self.0.store.clone().within(tenant), self.0.fresh);
+        tenants.entry(tenant).or_insert_with(of).clone()
     }
 
     /// The fleet.

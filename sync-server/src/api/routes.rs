@@ -2,7 +2,7 @@
 //! built from this list and from nothing else, and the tests of access go through it, so that no route
 //! is without a rule and none without a test.
 //!
-//! A new route is one line of [`routes`]: `get("/alarms", Right::Read, alarms::alarms)`. Its handler takes
+//! A new route is one line of [`routes`]: `get("/alarms", Needs::MainTenant(Right::Read), alarms::alarms)`. Its handler takes
 //! a [`Caller`](super::guard::Caller), which holds the store as the caller's tenant sees it; there is no
 //! other way to a store from here.
 
@@ -14,8 +14,8 @@ use axum::routing::{self, MethodRouter};
 
 use super::guard::{Doors, Needs, guard};
 use super::{
-    alarms, csv, faults, fleet, gaps, ledger, live, openapi, points, quarantine, server, silences,
-    statistics, time_marks,
+    alarms, audit, csv, faults, fleet, gaps, keys, ledger, live, openapi, points, quarantine, server,
+    session, silences, statistics, time_marks, users,
 };
 use crate::access::Right;
 
@@ -41,13 +41,27 @@ pub(super) fn routes() -> Vec<Route> {
         get("/silences", Right::Read, silences::silences),
         get("/ledger", Right::Read, ledger::ledger),
         get("/faults", Right::Read, faults::faults),
-        get("/alarms", Right::Read, alarms::alarms),
-        post("/alarms/{id}/acknowledge", Right::Operate, alarms::acknowledge),
+        get("/alarms", Needs::MainTenant(Right::Read), alarms::alarms),
+        post("/alarms/{id}/acknowledge", Needs::MainTenant(Right::Operate), alarms::acknowledge),
         get("/time-marks", Right::Read, time_marks::time_marks),
         get("/quarantine", Right::Read, quarantine::quarantine),
         get("/server", Right::Read, server::server),
         get("/live", Right::Read, live::live),
         get("/openapi.json", Needs::Nothing, openapi::openapi),
+        post("/quarantine/replay", Right::Operate, quarantine::replay),
+        post("/login", Needs::Nothing, session::login),
+        post("/setup", Needs::Nothing, session::setup),
+        post("/logout", Needs::Identity, session::logout),
+        get("/me", Needs::Identity, session::me),
+        post("/password", Needs::Identity, session::password),
+        get("/users", Right::Manage, users::list),
+        post("/users", Right::Manage, users::add),
+        patch("/users/{id}", Right::Manage, users::alter),
+        delete("/users/{id}", Right::Manage, users::remove),
+        get("/keys", Right::Manage, keys::list),
+        post("/keys", Right::Manage, keys::add),
+        delete("/keys/{id}", Right::Manage, keys::remove),
+        get("/audit", Right::Manage, audit::audit),
     ]
 }
 
@@ -65,4 +79,12 @@ fn get<T: 'static>(path: &'static str, needs: impl Into<Needs>, handler: impl Ha
 
 fn post<T: 'static>(path: &'static str, needs: impl Into<Needs>, handler: impl Handler<T, Doors>) -> Route {
     Route { method: Method::POST, path, needs: needs.into(), handler: routing::post(handler) }
+}
+
+fn patch<T: 'static>(path: &'static str, needs: impl Into<Needs>, handler: impl Handler<T, Doors>) -> Route {
+    Route { method: Method::PATCH, path, needs: needs.into(), handler: routing::patch(handler) }
+}
+
+fn delete<T: 'static>(path: &'static str, needs: impl Into<Needs>, handler: impl Handler<T, Doors>) -> Route {
+    Route { method: Method::DELETE, path, needs: needs.into(), handler: routing::delete(handler) }
 }

@@ -8,6 +8,7 @@ use super::guard::Caller;
 use super::parameters::Parameters;
 use super::problem::Problem;
 use super::words::{now, time};
+use crate::store::TenantKey;
 
 /// No parameters, and none are overlooked.
 #[derive(Deserialize)]
@@ -18,10 +19,15 @@ pub(super) async fn server(
     caller: Caller,
     Parameters(Nothing {}): Parameters<Nothing>,
 ) -> Result<Json<Value>, Problem> {
+    let version = env!("CARGO_PKG_VERSION");
+    // How large the database is and where it lies says something of all tenants.
+    if caller.identity.tenant != TenantKey::MAIN {
+        return Ok(Json(json!({ "time": time(now()), "version": version, "store": null })));
+    }
     let facts = caller.store.facts().await?;
     Ok(Json(json!({
         "time": time(now()),
-        "version": env!("CARGO_PKG_VERSION"),
+        "version": version,
         "store": {
             "words": facts.words,
             "tier": facts.tier.word(),

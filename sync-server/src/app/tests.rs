@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use forebay_config::agent::Log;
-use forebay_config::server::{Store as StoreConfig, Sync, Web};
+use forebay_config::server::{Certificate, Store as StoreConfig, Sync, Web};
 use http::Request;
 use http_body_util::{BodyExt, Empty};
 use hyper_util::rt::TokioIo;
@@ -19,7 +19,8 @@ fn config(state: &Path) -> Server {
         state_dir: state.to_owned(),
         store: StoreConfig::Sqlite { path: state.join("unused.db") },
         sync: Sync { listen, ..Sync::default() },
-        web: Web { listen },
+        web: Web { listen, certificate: None },
+        access: Default::default(),
         retention: Default::default(),
         log: Log::default(),
     }
@@ -116,4 +117,77 @@ fn gateways_are_told_an_address_they_can_reach() {
     assert_eq!(address(&config), "10.1.2.3:8443");
     config.sync.address = Some("plant.example:443".into());
     assert_eq!(address(&config), "plant.example:443");
+}
+
+#[tokio::test]
+async fn a_page_with_a_certificate_of_its_own_comes_over_tls_and_names_no_database() {
+    let state = tempfile::tempdir().unwrap();
+    let files = Certificate { certificate: state.path().join("web.crt"), key: state.path().join("web.key") };
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    std::fs::write(&files.certificate, own.cert.pem()).unwrap();
+    std::fs::write(&files.key, own.signing_key.serialize_pem()).unwrap();
+    let mut config = config(state.path());
+    config.web.certificate = Some(files);
+    let app = App::build(config, Arc::new(Memory::default())).await.unwrap();
+    let web = app.web_address().unwrap();
+    assert_eq!(app.page_address().unwrap(), format!("https://{web}/"));
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(app.run(stop.clone()));
+
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(own.cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let ask = async |path: &str| {
+        let stream = TcpStream::connect(web).await.unwrap();
+        let name = rustls::pki_types::ServerName::try_from("localhost").unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(client.clone()));
+        let stream = TokioIo::new(connector.connect(name, stream).await.unwrap());
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await.unwrap();
+        let connection = tokio::spawn(connection);
+        let request =
+            Request::get(path).header("host", "localhost").body(Empty::<bytes::Bytes>::new()).unwrap();
+        let (head, body) = sender.send_request(request).await.unwrap().into_parts();
+        let body = body.collect().await.unwrap().to_bytes();
+        connection.abort();
+        (head, String::from_utf8(body.to_vec()).unwrap())
+    };
+    let (head, body) = ask("/readyz").await;
+    assert_eq!((head.status.as_u16(), body.as_str()), (200, "ready\n"));
+    for (name, value) in [
+        ("strict-transport-security", "max-age=31536000"),
+        ("x-content-type-options", "nosniff"),
+        ("x-frame-options", "DENY"),
+        ("cross-origin-opener-policy", "same-origin"),
+    ] {
+        assert_eq!(head.headers[name], value, "{name}");
+    }
+    assert!(head.headers["content-security-policy"].to_str().unwrap().contains("default-src 'none'"));
+    let (head, body) = ask("/").await;
+    assert!(head.status.is_success() && body.contains("<html"), "{body}");
+    assert!(head.headers["content-security-policy"].to_str().unwrap().contains("script-src 'self'"));
+    stop.cancel();
+    timeout(Duration::from_secs(20), running).await.unwrap().unwrap().unwrap();
+}
+
+#[test]
+fn beyond_this_machine_everybody_logs_in_over_tls() {
+    let state = tempfile::tempdir().unwrap();
+    let authority = Arc::new(Authority::open(state.path()).unwrap());
+    let mut config = config(state.path());
+    let names = identity::names("plant.example:8443", None);
+    assert_eq!(rules(&config).open, Openness::UntilUsers);
+    assert!(page_tls(&config, &authority, &names).unwrap().is_none());
+    config.web.listen = "0.0.0.0:0".parse().unwrap();
+    assert_eq!((rules(&config).open, rules(&config).is_tls), (Openness::Never, true));
+    assert!(page_tls(&config, &authority, &names).unwrap().is_some());
+    config.web.listen = "127.0.0.1:0".parse().unwrap();
+    config.access.mode = AccessMode::Users;
+    assert_eq!(rules(&config).open, Openness::Never);
+    config.access.mode = AccessMode::Open;
+    assert_eq!(rules(&config).open, Openness::Always);
 }

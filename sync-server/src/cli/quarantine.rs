@@ -12,7 +12,9 @@ use forebay_config::server::Server;
 use forebay_protocols::boot_time::wall_micros;
 
 use super::agents::ago;
-use crate::store::{AgentKey, AsideId, AsideRow, Micros, OddPoint, PointKey, Store, Timed, read_batch};
+use crate::store::{
+    AgentKey, AsideId, AsideRow, Micros, Note, OddPoint, PointKey, Store, TenantKey, Timed, read_batch,
+};
 
 /// Looking at what is kept aside.
 #[derive(Debug, Subcommand)]
@@ -197,19 +199,35 @@ impl Replay {
     async fn run(self, store: &dyn Store, now: Micros) -> Result<()> {
         let micros = |time: Option<Duration>| time.map_or(0, |time| time.as_micros() as Micros);
         let shift = micros(self.later) - micros(self.earlier);
+        let mut owner = None;
         let replayed = match self.id {
             Id::Point(point) => {
+                let odd = store.odd_points(usize::MAX).await.context("look for the point")?;
+                owner = odd.iter().find(|row| row.point == point).map(|row| row.agent);
                 store.replay_readings(point, shift, now).await.context("replay the readings")?
             }
             Id::Batch(id) => {
                 let found = store.batch_aside(id).await.context("read the batch")?;
-                let Some((_, bytes, correction)) = found else { bail!("no batch {id} is set aside") };
+                let Some((row, bytes, correction)) = found else { bail!("no batch {id} is set aside") };
+                owner = Some(row.agent);
                 let readings = read_batch(&bytes, correction.saturating_add(shift))
                     .map_err(|why| anyhow::anyhow!("the batch cannot be read: {why}"))?;
                 let replayed = store.replay_batch(id, readings, now).await.context("replay the batch")?;
                 replayed.with_context(|| format!("batch {id} was taken away meanwhile"))?
             }
         };
+        if let Some(agent) = owner {
+            let access = store.access();
+            let tenant = access.tenant_of(agent).await?.unwrap_or(TenantKey::MAIN);
+            let became =
+                format!("{} readings stored, {} with impossible times", replayed.stored, replayed.odd);
+            let id = match self.id {
+                Id::Point(point) => point.0.to_string(),
+                Id::Batch(id) => id.to_string(),
+            };
+            let note = Note::new("quarantine replayed", id).from_to("", became);
+            access.record(&super::tenants::act(tenant), note).await.context("write the audit")?;
+        }
         let mut text = format!("{} readings are stored.\n", replayed.stored);
         if replayed.odd > 0 {
             text.push_str(&format!(

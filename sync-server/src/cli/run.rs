@@ -29,9 +29,16 @@ async fn serve(config: Server) -> Result<()> {
         let Some(store) = app::wait_for_store(open, &stop).await? else { return Ok(()) };
         let kept = store.describe();
         let app = App::build(config.clone(), store).await?;
-        let (sync, web) = (app.sync_address()?, app.web_address()?);
-        info!(%sync, %web, store = kept, "Ready.");
-        app::ready(&format!("Agents at {sync}, page at http://{web}, {kept}"));
+        let (sync, page) = (app.sync_address()?, app.page_address()?);
+        info!(%sync, %page, store = kept, "Ready.");
+        app::ready(&format!("Agents at {sync}, page at {page}, {kept}"));
+        if let Some(link) = app.setup_link().await? {
+            // Not in the log, which others may read and which is sent elsewhere.
+            super::print(&format!(
+                "There are no users yet. Make the first one, an admin, at\n  {link}\nThis is shown once and good \
+                 until it is used or the server stops; `forebay-server user add NAME --role admin` does the same.\n"
+            ))?;
+        }
         app.run(stop.clone()).await
     };
     let stopping = async {

@@ -12,7 +12,7 @@ use forebay_protocols::sync::tls;
 
 use crate::app;
 use crate::identity::Authority;
-use crate::store::{NewToken, Store};
+use crate::store::{NewToken, Note, Store};
 
 /// Making join strings.
 #[derive(Debug, Subcommand)]
@@ -29,6 +29,9 @@ pub(super) struct Create {
     /// How many gateways it lets in.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     uses: u32,
+    /// Whose the gateways are that it lets in.
+    #[arg(long, value_name = "TENANT", default_value = super::tenants::MAIN)]
+    tenant: String,
     /// A word to remember what it was for.
     #[arg(long, default_value = "")]
     note: String,
@@ -57,12 +60,18 @@ impl Create {
             note: self.note,
             created,
         };
+        let tenant = super::tenants::find(&store.access(), &self.tenant).await?;
+        let hash = token.secret_hash;
+        let note =
+            Note::new("join token made", token.note.clone()).from_to("", format!("{} uses", self.uses));
         store.add_token(token).await.context("store the token")?;
+        store.access().give_token(hash, tenant).await.context("give the token to its tenant")?;
+        store.access().record(&super::tenants::act(tenant), note).await.context("write the audit")?;
         Ok(JoinString { address, ca_pin: authority.pin(), secret })
     }
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a duration like 30m, 24h or 7d");
     let unit = text.chars().last().ok_or_else(wrong)?;
     let seconds = match unit {
@@ -89,7 +98,12 @@ mod tests {
     async fn a_join_string_holds_what_the_store_and_the_ca_know() {
         let state = tempfile::tempdir().unwrap();
         let (store, authority) = (Memory::default(), Authority::open(state.path()).unwrap());
-        let create = Create { expires: Duration::from_secs(60), uses: 1, note: "north gate".into() };
+        let create = Create {
+            expires: Duration::from_secs(60),
+            uses: 1,
+            tenant: "main".into(),
+            note: "north gate".into(),
+        };
         let join = create.make(&store, &authority, "plant:8443".into()).await.unwrap();
         let copied: JoinString = join.to_string().parse().unwrap();
         assert_eq!(copied.ca_pin, authority.pin());
@@ -102,7 +116,8 @@ mod tests {
     async fn an_address_no_gateway_can_reach_is_refused_with_the_setting_to_change() {
         let state = tempfile::tempdir().unwrap();
         let (store, authority) = (Memory::default(), Authority::open(state.path()).unwrap());
-        let create = Create { expires: Duration::from_secs(60), uses: 1, note: String::new() };
+        let create =
+            Create { expires: Duration::from_secs(60), uses: 1, tenant: "main".into(), note: String::new() };
         let refused = create.make(&store, &authority, "0.0.0.0:0".into()).await.unwrap_err();
         assert!(refused.to_string().contains("sync.address"), "{refused}");
     }

@@ -14,13 +14,15 @@ use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
 use super::plan::Failure;
+use super::scope::{self, Scope};
 use super::{
-    AgentKey, AgentRow, AsideId, AsideRow, Bucket, Delivery, Facts, Fault, FaultKind, FaultRow, Grain,
-    Horizons, LedgerRow, Micros, NewToken, OddPoint, PointKey, PointRow, Progress, Quarantine, Query,
-    Receipt, Removal, Removed, Replayed, Standing, Store, StoreError, Tier, TimeMark, Timed, TokenVerdict,
-    Upkeep,
+    Access, AgentKey, AgentRow, AsideId, AsideRow, Bucket, Delivery, Facts, Fault, FaultKind, FaultRow,
+    Grain, Horizons, LedgerRow, Micros, NewToken, OddPoint, PointKey, PointRow, Progress, Quarantine, Query,
+    Receipt, Removal, Removed, Replayed, Standing, Store, StoreError, TenantKey, Tier, TimeMark, Timed,
+    TokenVerdict, Upkeep,
 };
 
+mod access;
 mod alarms;
 mod books;
 mod committed;
@@ -39,8 +41,15 @@ const WAITING: usize = 64;
 const BUSY: Duration = Duration::from_secs(10);
 
 /// One file and the threads that own its connections.
+#[derive(Clone)]
 pub struct Sqlite {
     path: PathBuf,
+    desks: Arc<Desks>,
+    /// The only one whose things are told.
+    tenant: Option<TenantKey>,
+}
+
+struct Desks {
     readers: Desk,
     /// Closed after the readers: connections that close at once may each leave it to the others to bring
     /// what stands in the write-ahead log into the file.
@@ -76,7 +85,13 @@ impl Sqlite {
         let connect = || connect(&path).map_err(named);
         let writer = Desk::open("sqlite-writer", vec![connect()?])?;
         let readers = Desk::open("sqlite-reader", vec![connect()?, connect()?])?;
-        Ok(Self { path, readers, writer })
+        Ok(Self { path, desks: Arc::new(Desks { readers, writer }), tenant: None })
+    }
+}
+
+impl Sqlite {
+    fn scope(&self, agent: Option<AgentKey>) -> Scope {
+        Scope::new(agent, self.tenant)
     }
 }
 
@@ -171,25 +186,35 @@ impl Store for Sqlite {
         format!("SQLite {} at {}", rusqlite::version(), self.path.display())
     }
 
+    fn within(self: Arc<Self>, tenant: TenantKey) -> Arc<dyn Store> {
+        Arc::new(Self { tenant: Some(tenant), ..(*self).clone() })
+    }
+
+    fn access(&self) -> Access {
+        Access::new(Arc::new(self.clone()))
+    }
+
     async fn ready(&self) -> Result<(), StoreError> {
         let ask = |on: &mut Connection| Ok(on.query_row("select count(*) from join_tokens", [], |_| Ok(()))?);
-        self.readers.ask(ask).await
+        self.desks.readers.ask(ask).await
     }
 
     async fn ingest(&self, deliveries: Vec<Delivery>) -> Result<Vec<Receipt>, StoreError> {
-        self.writer.ask(move |on| ingest::ingest(on, &deliveries)).await
+        self.desks.writer.ask(move |on| ingest::ingest(on, &deliveries)).await
     }
 
     async fn ledgers(&self, agent: Option<AgentKey>) -> Result<Vec<LedgerRow>, StoreError> {
-        self.readers.ask(move |on| told::ledgers(on, agent)).await
+        let scope = self.scope(agent);
+        self.desks.readers.ask(move |on| told::ledgers(on, scope)).await
     }
 
     async fn faults(&self, agent: Option<AgentKey>, most: usize) -> Result<Vec<FaultRow>, StoreError> {
-        self.readers.ask(move |on| told::faults(on, agent, most)).await
+        let scope = self.scope(agent);
+        self.desks.readers.ask(move |on| told::faults(on, scope, most)).await
     }
 
     async fn raise(&self, fault: Fault) -> Result<(), StoreError> {
-        self.writer.ask(move |on| Ok(told::raise(on, &fault)?)).await
+        self.desks.writer.ask(move |on| Ok(told::raise(on, &fault)?)).await
     }
 
     async fn clear(
@@ -200,7 +225,7 @@ impl Store for Sqlite {
         now: Micros,
     ) -> Result<(), StoreError> {
         let subject = subject.to_string();
-        self.writer.ask(move |on| Ok(told::clear(on, agent, kind, &subject, now)?)).await
+        self.desks.writer.ask(move |on| Ok(told::clear(on, agent, kind, &subject, now)?)).await
     }
 
     async fn time_marks(
@@ -210,11 +235,13 @@ impl Store for Sqlite {
         to: Micros,
         most: usize,
     ) -> Result<Vec<TimeMark>, StoreError> {
-        self.readers.ask(move |on| told::time_marks(on, agent, from, to, most)).await
+        let scope = self.scope(agent);
+        self.desks.readers.ask(move |on| told::time_marks(on, scope, from, to, most)).await
     }
 
     async fn fleet(&self) -> Result<Vec<AgentRow>, StoreError> {
-        self.readers.ask(|on| read::fleet(on)).await
+        let scope = self.scope(None);
+        self.desks.readers.ask(move |on| read::fleet(on, scope)).await
     }
 
     async fn points(
@@ -224,13 +251,15 @@ impl Store for Sqlite {
         after: Option<PointKey>,
         most: usize,
     ) -> Result<Vec<PointRow>, StoreError> {
-        let search = search.to_string();
-        self.readers.ask(move |on| read::points(on, agent, &search, after, most)).await
+        let (search, scope) = (search.to_string(), self.scope(agent));
+        self.desks.readers.ask(move |on| read::points(on, scope, &search, after, most)).await
     }
 
     async fn query(&self, query: &Query) -> Result<Vec<(PointKey, Vec<Bucket>)>, StoreError> {
-        let query = query.clone();
-        self.readers.ask(move |on| read::query(on, &query)).await
+        let own = scope::own(&self.access(), self.tenant, &query.points).await?;
+        let within = Query { points: own, ..query.clone() };
+        let answer = self.desks.readers.ask(move |on| read::query(on, &within)).await?;
+        Ok(scope::as_asked(&query.points, answer))
     }
 
     async fn gaps(
@@ -240,11 +269,12 @@ impl Store for Sqlite {
         to: Micros,
         most: usize,
     ) -> Result<Vec<(AgentKey, wire::Gap)>, StoreError> {
-        self.readers.ask(move |on| read::gaps(on, agent, from, to, most)).await
+        let scope = self.scope(agent);
+        self.desks.readers.ask(move |on| read::gaps(on, scope, from, to, most)).await
     }
 
     async fn add_token(&self, token: NewToken) -> Result<(), StoreError> {
-        self.writer.ask(move |on| identity::add_token(on, &token)).await
+        self.desks.writer.ask(move |on| identity::add_token(on, &token)).await
     }
 
     async fn join(
@@ -258,11 +288,11 @@ impl Store for Sqlite {
     ) -> Result<(TokenVerdict, Option<AgentKey>), StoreError> {
         let (site, gateway) = (site.to_string(), gateway.to_string());
         let joining = identity::Joining { secret_hash, site, gateway, certificate, valid_until, now };
-        self.writer.ask(move |on| identity::join(on, &joining)).await
+        self.desks.writer.ask(move |on| identity::join(on, &joining)).await
     }
 
     async fn token(&self, secret_hash: [u8; 32], now: Micros) -> Result<TokenVerdict, StoreError> {
-        self.readers.ask(move |on| identity::token(on, secret_hash, now)).await
+        self.desks.readers.ask(move |on| identity::token(on, secret_hash, now)).await
     }
 
     async fn renew(
@@ -271,34 +301,43 @@ impl Store for Sqlite {
         certificate: [u8; 32],
         valid_until: Micros,
     ) -> Result<(), StoreError> {
-        self.writer.ask(move |on| identity::renew(on, agent, certificate, valid_until)).await
+        self.desks.writer.ask(move |on| identity::renew(on, agent, certificate, valid_until)).await
     }
 
     async fn standing(&self, certificate: [u8; 32]) -> Result<Standing, StoreError> {
-        self.readers.ask(move |on| identity::standing(on, certificate)).await
+        self.desks.readers.ask(move |on| identity::standing(on, certificate)).await
     }
 
     async fn revoke(&self, agent: AgentKey) -> Result<(), StoreError> {
-        self.writer.ask(move |on| identity::revoke(on, agent)).await
+        self.desks.writer.ask(move |on| identity::revoke(on, agent)).await
     }
 }
 
 #[async_trait]
 impl Quarantine for Sqlite {
     async fn batches_aside(&self, most: usize) -> Result<Vec<AsideRow>, StoreError> {
-        self.readers.ask(move |on| quarantine::batches(on, most)).await
+        let scope = self.scope(None);
+        self.desks.readers.ask(move |on| quarantine::batches(on, scope, most)).await
     }
 
     async fn batch_aside(&self, id: AsideId) -> Result<Option<(AsideRow, Vec<u8>, Micros)>, StoreError> {
-        self.readers.ask(move |on| Ok(quarantine::batch(on, id)?)).await
+        let found = self.desks.readers.ask(move |on| Ok(quarantine::batch(on, id)?)).await?;
+        match &found {
+            Some((row, ..)) if !scope::is_own(&self.access(), self.tenant, row.agent).await? => Ok(None),
+            _ => Ok(found),
+        }
     }
 
     async fn odd_points(&self, most: usize) -> Result<Vec<OddPoint>, StoreError> {
-        self.readers.ask(move |on| quarantine::odd_points(on, most)).await
+        let scope = self.scope(None);
+        self.desks.readers.ask(move |on| quarantine::odd_points(on, scope, most)).await
     }
 
     async fn odd_readings(&self, point: PointKey, most: usize) -> Result<Vec<Timed>, StoreError> {
-        self.readers.ask(move |on| Ok(quarantine::odd_readings(on, point, most)?)).await
+        if scope::own(&self.access(), self.tenant, &[point]).await?.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.desks.readers.ask(move |on| Ok(quarantine::odd_readings(on, point, most)?)).await
     }
 
     async fn replay_batch(
@@ -307,7 +346,10 @@ impl Quarantine for Sqlite {
         readings: Vec<Timed>,
         now: Micros,
     ) -> Result<Option<Replayed>, StoreError> {
-        self.writer.ask(move |on| Ok(quarantine::replay_batch(on, id, &readings, now)?)).await
+        if self.tenant.is_some() && self.batch_aside(id).await?.is_none() {
+            return Ok(None);
+        }
+        self.desks.writer.ask(move |on| Ok(quarantine::replay_batch(on, id, &readings, now)?)).await
     }
 
     async fn replay_readings(
@@ -316,25 +358,29 @@ impl Quarantine for Sqlite {
         shift: Micros,
         now: Micros,
     ) -> Result<Replayed, StoreError> {
-        self.writer.ask(move |on| Ok(quarantine::replay_readings(on, point, shift, now)?)).await
+        if scope::own(&self.access(), self.tenant, &[point]).await?.is_empty() {
+            return Ok(Replayed::default());
+        }
+        self.desks.writer.ask(move |on| Ok(quarantine::replay_readings(on, point, shift, now)?)).await
     }
 }
 
 #[async_trait]
 impl Upkeep for Sqlite {
     async fn roll_up(&self, grain: Grain, now: Micros, most: u64) -> Result<Progress, StoreError> {
-        self.writer.ask(move |on| Ok(rollups::roll_up(on, grain, now, most)?)).await
+        self.desks.writer.ask(move |on| Ok(rollups::roll_up(on, grain, now, most)?)).await
     }
 
     async fn horizons(&self, points: &[PointKey]) -> Result<Horizons, StoreError> {
-        let points: Vec<i64> = points.iter().map(|point| point.0).collect();
+        let own = scope::own(&self.access(), self.tenant, points).await?;
+        let points: Vec<i64> = own.iter().map(|point| point.0).collect();
         let ask = move |on: &mut Connection| Ok(rollups::horizons(on, points.into_iter())?);
-        Ok(self.readers.ask(ask).await?.into_values().fold(Horizons::default(), Horizons::latest))
+        Ok(self.desks.readers.ask(ask).await?.into_values().fold(Horizons::default(), Horizons::latest))
     }
 
     async fn remove(&self, removal: &Removal) -> Result<Removed, StoreError> {
         let removal = removal.clone();
-        self.writer.ask(move |on| Ok(rollups::remove(on, &removal)?)).await
+        self.desks.writer.ask(move |on| Ok(rollups::remove(on, &removal)?)).await
     }
 
     async fn drop_before(&self, _: Micros) -> Result<Option<u64>, StoreError> {
@@ -347,7 +393,7 @@ impl Upkeep for Sqlite {
 
     async fn facts(&self) -> Result<Facts, StoreError> {
         let path = self.path.clone();
-        let bytes = self.readers.ask(move |on| rollups::bytes(on, &path)).await?;
+        let bytes = self.desks.readers.ask(move |on| rollups::bytes(on, &path)).await?;
         Ok(Facts { words: self.describe(), tier: Tier::Sqlite, bytes })
     }
 }

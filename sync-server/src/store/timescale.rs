@@ -15,13 +15,15 @@ use tokio_postgres::error::SqlState;
 use tracing::debug;
 
 use super::plan::Failure;
+use super::scope::{self, Scope};
 use super::{
-    AgentKey, AgentRow, AsideId, AsideRow, Bucket, Delivery, Facts, Fault, FaultKind, FaultRow, Grain,
-    Horizons, LedgerRow, Micros, NewToken, OddPoint, PointKey, PointRow, Progress, Quarantine, Query,
-    Receipt, Removal, Removed, Replayed, Standing, Store, StoreError, Tier, TimeMark, Timed, TokenVerdict,
-    Upkeep,
+    Access, AgentKey, AgentRow, AsideId, AsideRow, Bucket, Delivery, Facts, Fault, FaultKind, FaultRow,
+    Grain, Horizons, LedgerRow, Micros, NewToken, OddPoint, PointKey, PointRow, Progress, Quarantine, Query,
+    Receipt, Removal, Removed, Replayed, Standing, Store, StoreError, TenantKey, Tier, TimeMark, Timed,
+    TokenVerdict, Upkeep,
 };
 
+mod access;
 mod alarms;
 mod books;
 mod copy;
@@ -50,11 +52,14 @@ const SESSION: &str = "set timezone = 'UTC'; set statement_timeout = '50s'; set 
                        set idle_in_transaction_session_timeout = '50s'";
 
 /// A pool of connections to one database.
+#[derive(Clone)]
 pub struct Timescale {
     pool: Pool,
     neighbours: Arc<neighbours::Listening>,
     words: String,
     tier: Tier,
+    /// The only one whose things are told.
+    tenant: Option<TenantKey>,
 }
 
 impl Timescale {
@@ -96,7 +101,11 @@ impl Timescale {
         let (words, tier) = within(PREPARE, schema::prepare(&pool)).await?;
         is_community.store(tier == Tier::Community, Ordering::Relaxed);
         let neighbours = neighbours::Listening { config: own, tls: own_tls, pool: pool.clone() };
-        Ok(Self { pool, neighbours: Arc::new(neighbours), words, tier })
+        Ok(Self { pool, neighbours: Arc::new(neighbours), words, tier, tenant: None })
+    }
+
+    fn scope(&self, agent: Option<AgentKey>) -> Scope {
+        Scope::new(agent, self.tenant)
     }
 
     async fn client(&self) -> Result<Client, StoreError> {
@@ -129,6 +138,14 @@ impl Store for Timescale {
         Some(self.neighbours.clone())
     }
 
+    fn within(self: Arc<Self>, tenant: TenantKey) -> Arc<dyn Store> {
+        Arc::new(Self { tenant: Some(tenant), ..(*self).clone() })
+    }
+
+    fn access(&self) -> Access {
+        Access::new(Arc::new(self.clone()))
+    }
+
     async fn ready(&self) -> Result<(), StoreError> {
         limited(async { Ok(self.client().await?.batch_execute("select 1").await?) }).await
     }
@@ -138,11 +155,11 @@ impl Store for Timescale {
     }
 
     async fn ledgers(&self, agent: Option<AgentKey>) -> Result<Vec<LedgerRow>, StoreError> {
-        limited(async { told::ledgers(&self.client().await?, agent).await }).await
+        limited(async { told::ledgers(&self.client().await?, self.scope(agent)).await }).await
     }
 
     async fn faults(&self, agent: Option<AgentKey>, most: usize) -> Result<Vec<FaultRow>, StoreError> {
-        limited(async { told::faults(&self.client().await?, agent, most).await }).await
+        limited(async { told::faults(&self.client().await?, self.scope(agent), most).await }).await
     }
 
     async fn raise(&self, fault: Fault) -> Result<(), StoreError> {
@@ -178,11 +195,12 @@ impl Store for Timescale {
         to: Micros,
         most: usize,
     ) -> Result<Vec<TimeMark>, StoreError> {
-        limited(async { told::time_marks(&self.client().await?, agent, from, to, most).await }).await
+        limited(async { told::time_marks(&self.client().await?, self.scope(agent), from, to, most).await })
+            .await
     }
 
     async fn fleet(&self) -> Result<Vec<AgentRow>, StoreError> {
-        limited(async { read::fleet(&self.client().await?).await }).await
+        limited(async { read::fleet(&self.client().await?, self.scope(None)).await }).await
     }
 
     async fn points(
@@ -192,11 +210,15 @@ impl Store for Timescale {
         after: Option<PointKey>,
         most: usize,
     ) -> Result<Vec<PointRow>, StoreError> {
-        limited(async { read::points(&self.client().await?, agent, search, after, most).await }).await
+        limited(async { read::points(&self.client().await?, self.scope(agent), search, after, most).await })
+            .await
     }
 
     async fn query(&self, query: &Query) -> Result<Vec<(PointKey, Vec<Bucket>)>, StoreError> {
-        limited(async { read::query(&self.client().await?, query).await }).await
+        let own = scope::own(&self.access(), self.tenant, &query.points).await?;
+        let within = Query { points: own, ..query.clone() };
+        let answer = limited(async { read::query(&self.client().await?, &within).await }).await?;
+        Ok(scope::as_asked(&query.points, answer))
     }
 
     async fn gaps(
@@ -206,7 +228,7 @@ impl Store for Timescale {
         to: Micros,
         most: usize,
     ) -> Result<Vec<(AgentKey, wire::Gap)>, StoreError> {
-        limited(async { read::gaps(&self.client().await?, agent, from, to, most).await }).await
+        limited(async { read::gaps(&self.client().await?, self.scope(agent), from, to, most).await }).await
     }
 
     async fn add_token(&self, token: NewToken) -> Result<(), StoreError> {
@@ -251,18 +273,25 @@ impl Store for Timescale {
 #[async_trait]
 impl Quarantine for Timescale {
     async fn batches_aside(&self, most: usize) -> Result<Vec<AsideRow>, StoreError> {
-        limited(async { quarantine::batches(&self.client().await?, most).await }).await
+        limited(async { quarantine::batches(&self.client().await?, self.scope(None), most).await }).await
     }
 
     async fn batch_aside(&self, id: AsideId) -> Result<Option<(AsideRow, Vec<u8>, Micros)>, StoreError> {
-        limited(async { quarantine::batch(&self.client().await?, id).await }).await
+        let found = limited(async { quarantine::batch(&self.client().await?, id).await }).await?;
+        match &found {
+            Some((row, ..)) if !scope::is_own(&self.access(), self.tenant, row.agent).await? => Ok(None),
+            _ => Ok(found),
+        }
     }
 
     async fn odd_points(&self, most: usize) -> Result<Vec<OddPoint>, StoreError> {
-        limited(async { quarantine::odd_points(&self.client().await?, most).await }).await
+        limited(async { quarantine::odd_points(&self.client().await?, self.scope(None), most).await }).await
     }
 
     async fn odd_readings(&self, point: PointKey, most: usize) -> Result<Vec<Timed>, StoreError> {
+        if scope::own(&self.access(), self.tenant, &[point]).await?.is_empty() {
+            return Ok(Vec::new());
+        }
         limited(async { quarantine::odd_readings(&self.client().await?, point, most).await }).await
     }
 
@@ -272,6 +301,9 @@ impl Quarantine for Timescale {
         readings: Vec<Timed>,
         now: Micros,
     ) -> Result<Option<Replayed>, StoreError> {
+        if self.tenant.is_some() && self.batch_aside(id).await?.is_none() {
+            return Ok(None);
+        }
         limited(async { Ok(quarantine::replay_batch(&mut self.client().await?, id, &readings, now).await?) })
             .await
     }
@@ -282,6 +314,9 @@ impl Quarantine for Timescale {
         shift: Micros,
         now: Micros,
     ) -> Result<Replayed, StoreError> {
+        if scope::own(&self.access(), self.tenant, &[point]).await?.is_empty() {
+            return Ok(Replayed::default());
+        }
         limited(async {
             Ok(quarantine::replay_readings(&mut self.client().await?, point, shift, now).await?)
         })
@@ -296,7 +331,8 @@ impl Upkeep for Timescale {
     }
 
     async fn horizons(&self, points: &[PointKey]) -> Result<Horizons, StoreError> {
-        let points: Vec<i32> = points.iter().filter_map(|point| i32::try_from(point.0).ok()).collect();
+        let own = scope::own(&self.access(), self.tenant, points).await?;
+        let points: Vec<i32> = own.iter().filter_map(|point| i32::try_from(point.0).ok()).collect();
         let found = limited(async { Ok(rollups::horizons(&self.client().await?, &points).await?) }).await?;
         Ok(found.into_values().fold(Horizons::default(), Horizons::latest))
     }

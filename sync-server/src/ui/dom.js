@@ -48,6 +48,7 @@ export async function get(address, signal) {
   const answer = await fetch(address, { headers: { accept: "application/json" }, signal });
   const body = await answer.json().catch(() => ({}));
   if (answer.ok) return body;
+  if (answer.status === 401) dispatchEvent(new Event("forebay-unknown"));
   const words = body.detail ? `${body.title}: ${body.detail}` : `${address} answered ${answer.status}`;
   throw Object.assign(new Error(words), { status: answer.status });
 }

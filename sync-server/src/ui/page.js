@@ -1,6 +1,7 @@
-// The page: the fleet, one agent with its live values, the explorer, alarms. Routes are hashes: #/,
-// #/agent/SITE/GATEWAY, #/explore?points=…, #/alarms. Everything is built with DOM calls, so that no name from a device can become
+// The page: the fleet, one agent with its live values, the explorer, alarms, settings. Routes are hashes: #/,
+// #/agent/SITE/GATEWAY, #/explore?points=…, #/alarms, #/settings, #/login. Everything is built with DOM calls, so that no name from a device can become
 // markup. A view lives until its signal is aborted, and takes its timers and its feed with it.
+import { accessView, know } from "/ui/access.js";
 import { agentView } from "/ui/agent.js";
 import { alarmCount, alarmsView } from "/ui/alarms.js";
 import { el, get } from "/ui/dom.js";
@@ -30,6 +31,8 @@ function route() {
 
 /** Shows a view; gives its title, and what stands behind the navigation. */
 function show(place, site, gateway, asked) {
+  const title = accessView(main, place, site, view.signal);
+  if (title) return [title];
   if (place === "agent" && site && gateway) {
     const name = `${site}/${gateway}`;
     agentView(main, name, view.signal);
@@ -48,7 +51,15 @@ function plain(part) {
 
 addEventListener("hashchange", route);
 route();
-alarmCount(document.getElementById("alarms"), new AbortController().signal);
-get("/api/v1/fleet?limit=1&fields=agent").then(
-  (fleet) => { document.getElementById("store").textContent = fleet.store; },
-  (error) => status.lost(error));
+// Whoever has just logged in learns it too.
+addEventListener("hashchange", tellStore);
+function tellStore() {
+  const store = document.getElementById("store");
+  if (store.textContent || location.hash.startsWith("#/login") || location.hash.startsWith("#/setup")) return;
+  get("/api/v1/fleet?limit=1&fields=agent").then((fleet) => { store.textContent = fleet.store ?? ""; }, (error) => status.lost(error));
+}
+tellStore();
+if (!location.hash.startsWith("#/login")) {
+  know();
+  alarmCount(document.getElementById("alarms"), new AbortController().signal);
+}

@@ -7,6 +7,11 @@ const node = document.getElementById("status");
 let since = null;
 
 export const status = {
+  /** Nothing here comes and goes with the server. */
+  none() {
+    since = null;
+    say(node, "", "quiet");
+  },
   good() {
     since = null;
     say(node, "● up to date", "quiet");

@@ -143,6 +143,14 @@ impl Upkeep for Booked {
 
 #[async_trait]
 impl Store for Booked {
+    fn within(self: Arc<Self>, _: TenantKey) -> Arc<dyn Store> {
+        self
+    }
+
+    fn access(&self) -> Access {
+        self.real.access()
+    }
+
     async fn ledgers(&self, agent: Option<AgentKey>) -> Result<Vec<LedgerRow>, StoreError> {
         let mut books = self.books();
         books.checks += 1;

@@ -12,12 +12,13 @@ use forebay_protocols::boot_time::wall_micros;
 use forebay_protocols::reading::{DataType, Point, PointId, PointKind, Quality, Value};
 use forebay_protocols::sync::batch::{Epoch, Sequence};
 use forebay_protocols::sync::wire;
+use forebay_server::access::{Gate, Openness, Rules};
 use forebay_server::api::{self, Api, Roster};
 use forebay_server::live::{Committed, Feed};
 use forebay_server::store::{
     self, AgentKey, Arrived, Content, Delivery, Micros, NewToken, PointKey, Store, Timed,
 };
-use forebay_server::ui;
+use forebay_server::{headers, health, ui};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
@@ -36,6 +37,7 @@ pub const PATIENCE: Duration = Duration::from_secs(20);
 pub struct House {
     pub store: Arc<dyn Store>,
     pub feed: Feed,
+    pub gate: Arc<Gate>,
     pub stop: CancellationToken,
     pub address: SocketAddr,
     pub serving: JoinHandle<std::io::Result<()>>,
@@ -68,22 +70,33 @@ impl House {
 
     /// With a store that is made of the real one.
     pub async fn over(wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>) -> Self {
+        Self::with(wrap, Openness::UntilUsers).await
+    }
+
+    /// Where everybody logs in.
+    pub async fn closed() -> Self {
+        Self::with(|store| store, Openness::Never).await
+    }
+
+    async fn with(wrap: impl FnOnce(Arc<dyn Store>) -> Arc<dyn Store>, open: Openness) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let config = server::Store::Sqlite { path: folder.path().join("forebay.db") };
         let store = wrap(store::open(&config).await.unwrap());
         let (feed, stop) = (Feed::new(), CancellationToken::new());
+        let rules = Rules { open, session: Duration::from_secs(3_600), requests: 60_000, is_tls: false };
+        let gate = Arc::new(Gate::new(store.access(), rules));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let router = router(&store, &feed, &stop);
+        let router = router(&store, &feed, &gate, &stop);
         let asked = stop.clone().cancelled_owned();
         let serving = axum::serve(listener, router).with_graceful_shutdown(asked);
         let serving = tokio::spawn(serving.into_future());
-        Self { store, feed, stop, address, serving, now: wall_micros(), _folder: folder }
+        Self { store, feed, gate, stop, address, serving, now: wall_micros(), _folder: folder }
     }
 
     /// The same router without a socket: nothing is read from it unless the test reads.
     pub fn router(&self) -> Router {
-        router(&self.store, &self.feed, &self.stop)
+        router(&self.store, &self.feed, &self.gate, &self.stop)
     }
 
     /// The same with another roster.
@@ -92,6 +105,7 @@ impl House {
             store: self.store.clone(),
             fleet,
             feed: self.feed.clone(),
+            gate: self.gate.clone(),
             stop: self.stop.clone(),
         })
     }
@@ -168,11 +182,12 @@ impl Drop for House {
     }
 }
 
-fn router(store: &Arc<dyn Store>, feed: &Feed, stop: &CancellationToken) -> Router {
+fn router(store: &Arc<dyn Store>, feed: &Feed, gate: &Arc<Gate>, stop: &CancellationToken) -> Router {
     // Tests look at once at what they did.
     let fleet = Roster::fresh_for(store.clone(), Duration::ZERO);
-    let api = Api { store: store.clone(), fleet, feed: feed.clone(), stop: stop.clone() };
-    api::router(api).merge(ui::router())
+    let api = Api { store: store.clone(), fleet, feed: feed.clone(), gate: gate.clone(), stop: stop.clone() };
+    let metrics = api::guarded(health::metrics_router(Arc::default()), &api, api::METRICS);
+    headers::secure(metrics.merge(api::router(api)).merge(ui::router()), false)
 }
 
 pub async fn ask(request: Request<Body>) -> Response<Incoming> {

@@ -162,7 +162,8 @@ async fn an_open_page_does_not_delay_the_stop_of_the_server() {
         store: server::Store::Sqlite { path: state_dir.join("forebay.db") },
         state_dir,
         sync: server::Sync { listen: free, ..server::Sync::default() },
-        web: server::Web { listen: free },
+        web: server::Web { listen: free, ..Default::default() },
+        access: Default::default(),
         retention: Default::default(),
         log: Default::default(),
     };

@@ -292,20 +292,20 @@ pub fn webhook_failed(
 #[async_trait]
 impl Alarms for Sqlite {
     async fn standing_alarms(&self) -> Result<(Vec<AlarmRow>, Vec<Pending>), StoreError> {
-        self.readers.ask(standing).await
+        self.desks.readers.ask(standing).await
     }
 
     async fn alarms(&self, query: &AlarmQuery) -> Result<Vec<AlarmRow>, StoreError> {
         let query = query.clone();
-        self.readers.ask(move |on| alarms(on, &query)).await
+        self.desks.readers.ask(move |on| alarms(on, &query)).await
     }
 
     async fn alarm_summary(&self) -> Result<AlarmSummary, StoreError> {
-        self.readers.ask(|on| summary(on)).await
+        self.desks.readers.ask(|on| summary(on)).await
     }
 
     async fn change_alarms(&self, changes: Vec<AlarmChange>, now: Micros) -> Result<Vec<Told>, StoreError> {
-        self.writer.ask(move |on| Ok(change(on, &changes, now)?)).await
+        self.desks.writer.ask(move |on| Ok(change(on, &changes, now)?)).await
     }
 
     async fn acknowledge_alarm(
@@ -316,12 +316,12 @@ impl Alarms for Sqlite {
         now: Micros,
     ) -> Result<Option<AlarmRow>, StoreError> {
         let (by, note) = (by.to_string(), note.to_string());
-        self.writer.ask(move |on| Ok(acknowledge(on, alarm, &by, &note, now)?)).await
+        self.desks.writer.ask(move |on| Ok(acknowledge(on, alarm, &by, &note, now)?)).await
     }
 
     async fn latest(&self, points: &[PointKey]) -> Result<Vec<(PointKey, Latest)>, StoreError> {
         let points = points.to_vec();
-        self.readers.ask(move |on| latest(on, &points)).await
+        self.desks.readers.ask(move |on| latest(on, &points)).await
     }
 
     async fn silences(
@@ -331,12 +331,12 @@ impl Alarms for Sqlite {
         to: Micros,
         most: usize,
     ) -> Result<Vec<Silence>, StoreError> {
-        self.readers.ask(move |on| silences(on, agent, from, to, most)).await
+        self.desks.readers.ask(move |on| silences(on, agent, from, to, most)).await
     }
 
     async fn add_webhook(&self, name: &str) -> Result<(), StoreError> {
         let name = name.to_string();
-        self.writer.ask(move |on| Ok(add_webhook(on, &name)?)).await
+        self.desks.writer.ask(move |on| Ok(add_webhook(on, &name)?)).await
     }
 
     async fn next_for_webhook(
@@ -347,16 +347,16 @@ impl Alarms for Sqlite {
         lease: Micros,
     ) -> Result<Option<(AlarmEvent, u32)>, StoreError> {
         let name = name.to_string();
-        self.writer.ask(move |on| Ok(next_for_webhook(on, &name, least, now, lease)?)).await
+        self.desks.writer.ask(move |on| Ok(next_for_webhook(on, &name, least, now, lease)?)).await
     }
 
     async fn webhook_told(&self, name: &str, event: i64) -> Result<(), StoreError> {
         let name = name.to_string();
-        self.writer.ask(move |on| Ok(webhook_told(on, &name, event)?)).await
+        self.desks.writer.ask(move |on| Ok(webhook_told(on, &name, event)?)).await
     }
 
     async fn webhook_failed(&self, name: &str, event: i64, due: Micros, why: &str) -> Result<(), StoreError> {
         let (name, why) = (name.to_string(), why.to_string());
-        self.writer.ask(move |on| Ok(webhook_failed(on, &name, event, due, &why)?)).await
+        self.desks.writer.ask(move |on| Ok(webhook_failed(on, &name, event, due, &why)?)).await
     }
 }

@@ -44,11 +44,12 @@ pub fn join(
     transaction
         .prepare_cached("update join_tokens set uses_left = uses_left - 1 where secret_hash = ?")?
         .execute([secret_hash])?;
-    let agent = "insert into agents (site, gateway, joined) values (?, ?, ?) \
+    let agent = "insert into agents (tenant, site, gateway, joined) \
+                 values ((select tenant from join_tokens where secret_hash = ?), ?, ?, ?) \
                  on conflict (tenant, site, gateway) do update set revoked = 0 returning agent";
     let agent: i64 = transaction
         .prepare_cached(agent)?
-        .query_row(params![sieve::name(site), sieve::name(gateway), now], |row| row.get(0))?;
+        .query_row(params![secret_hash, sieve::name(site), sieve::name(gateway), now], |row| row.get(0))?;
     transaction
         .prepare_cached("insert into certificates (agent, fingerprint, valid_until) values (?, ?, ?)")?
         .execute(params![agent, certificate, sieve::time(*valid_until)])?;

@@ -6,6 +6,7 @@ use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use super::super::plan::{Failure, Sheet};
 use super::super::quarantine::{AsideId, AsideRow, OddPoint, Replayed};
+use super::super::scope::Scope;
 use super::super::{AgentKey, Micros, PointKey, StoreError, Timed};
 use super::read::limit;
 use super::values::{quality, value};
@@ -28,10 +29,13 @@ fn aside(row: &Row<'_>) -> rusqlite::Result<AsideRow> {
     })
 }
 
-pub fn batches(on: &Connection, most: usize) -> Result<Vec<AsideRow>, StoreError> {
-    let sql = format!("{ASIDE} order by s.received desc, s.epoch_key, s.sequence limit ?");
+pub fn batches(on: &Connection, scope: Scope, most: usize) -> Result<Vec<AsideRow>, StoreError> {
+    let sql = format!(
+        "{ASIDE} where (?2 is null or e.agent in (select agent from agents where tenant = ?2)) \
+         order by s.received desc, s.epoch_key, s.sequence limit ?1"
+    );
     let mut find = on.prepare_cached(&sql)?;
-    let rows = find.query_map([limit(most)], aside)?;
+    let rows = find.query_map(params![limit(most), scope.tenant], aside)?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
@@ -42,12 +46,13 @@ pub fn batch(on: &Connection, id: AsideId) -> Result<Option<(AsideRow, Vec<u8>, 
     Ok(on.prepare_cached(&sql)?.query_row(with, read).optional()?)
 }
 
-pub fn odd_points(on: &Connection, most: usize) -> Result<Vec<OddPoint>, StoreError> {
+pub fn odd_points(on: &Connection, scope: Scope, most: usize) -> Result<Vec<OddPoint>, StoreError> {
     let sql = "select q.point, p.agent, p.device, p.name, count(*), min(q.time), max(q.time), max(q.received) \
                from readings_quarantine q join points p on p.point = q.point \
-               group by q.point order by q.point limit ?";
+               where (?2 is null or p.agent in (select agent from agents where tenant = ?2)) \
+               group by q.point order by q.point limit ?1";
     let mut find = on.prepare_cached(sql)?;
-    let rows = find.query_map([limit(most)], |row| {
+    let rows = find.query_map(params![limit(most), scope.tenant], |row| {
         Ok(OddPoint {
             point: PointKey(row.get(0)?),
             agent: AgentKey(row.get(1)?),

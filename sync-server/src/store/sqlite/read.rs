@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::super::buckets::Buckets;
 use super::super::rollups::{Grain, Segment, Source, cover};
+use super::super::scope::Scope;
 use super::super::{
     AgentKey, AgentRow, Bucket, Latest, Micros, PointKey, PointRow, Query, StoreError, sieve, words,
 };
@@ -19,9 +20,11 @@ const AGENTS: &str = "select a.agent, site, gateway, joined, last_seen, a.revoke
                       left join certificates c on c.certificate = \
                       (select max(certificate) from certificates where agent = a.agent)";
 
-pub fn fleet(on: &Connection) -> Result<Vec<AgentRow>, StoreError> {
-    let mut statement = on.prepare_cached(&format!("{AGENTS} order by site, gateway, a.agent"))?;
-    let rows = statement.query_map([], agent_row)?.collect::<Result<_, _>>()?;
+pub fn fleet(on: &Connection, scope: Scope) -> Result<Vec<AgentRow>, StoreError> {
+    let mut statement = on.prepare_cached(&format!(
+        "{AGENTS} where (?1 is null or a.tenant = ?1) order by site, gateway, a.agent"
+    ))?;
+    let rows = statement.query_map([scope.tenant], agent_row)?.collect::<Result<_, _>>()?;
     Ok(rows)
 }
 
@@ -53,7 +56,7 @@ fn agent_row(row: &Row<'_>) -> rusqlite::Result<AgentRow> {
 
 pub fn points(
     on: &Connection,
-    agent: Option<AgentKey>,
+    scope: Scope,
     search: &str,
     after: Option<PointKey>,
     most: usize,
@@ -61,36 +64,37 @@ pub fn points(
     let sql = "select p.point, p.agent, site, gateway, device, name, unit, kind, data_type, \
                l.time, l.quality, l.value, p.fork \
                from points p join agents a on a.agent = p.agent left join latest l on l.point = p.point \
-               where (?1 is null or p.agent = ?1) and p.point > ?3 \
+               where (?1 is null or p.agent = ?1) and p.point > ?3 and (?5 is null or a.tenant = ?5) \
                and not exists (select 1 from json_each(?2) w where instr(case when ?1 is null \
                  then lower(site || '/' || gateway) || '/' else '' end || p.search, w.value) = 0) \
                order by p.point limit ?4";
     let search = sieve::text(search).to_lowercase();
     let search = serde_json::json!(search.split_whitespace().collect::<Vec<_>>()).to_string();
-    let (agent, after) = (agent.map(|agent| agent.0), after.map_or(i64::MIN, |after| after.0));
+    let after = after.map_or(i64::MIN, |after| after.0);
     let mut statement = on.prepare_cached(sql)?;
-    let rows = statement.query_map(params![agent, search, after, limit(most)], |row| {
-        let time: Option<Micros> = row.get(9)?;
-        let latest = match time {
-            Some(time) => {
-                Some(Latest { time, quality: quality(row.get(10)?), value: value(row.get_ref(11)?) })
-            }
-            None => None,
-        };
-        Ok(PointRow {
-            key: PointKey(row.get(0)?),
-            agent: AgentKey(row.get(1)?),
-            site: row.get(2)?,
-            gateway: row.get(3)?,
-            device: row.get(4)?,
-            name: row.get(5)?,
-            unit: row.get(6)?,
-            kind: words::kind(row.get_ref(7)?.as_str()?),
-            data_type: words::data_type(row.get_ref(8)?.as_str()?),
-            fork: row.get(12)?,
-            latest,
-        })
-    })?;
+    let rows =
+        statement.query_map(params![scope.agent, search, after, limit(most), scope.tenant], |row| {
+            let time: Option<Micros> = row.get(9)?;
+            let latest = match time {
+                Some(time) => {
+                    Some(Latest { time, quality: quality(row.get(10)?), value: value(row.get_ref(11)?) })
+                }
+                None => None,
+            };
+            Ok(PointRow {
+                key: PointKey(row.get(0)?),
+                agent: AgentKey(row.get(1)?),
+                site: row.get(2)?,
+                gateway: row.get(3)?,
+                device: row.get(4)?,
+                name: row.get(5)?,
+                unit: row.get(6)?,
+                kind: words::kind(row.get_ref(7)?.as_str()?),
+                data_type: words::data_type(row.get_ref(8)?.as_str()?),
+                fork: row.get(12)?,
+                latest,
+            })
+        })?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
@@ -149,7 +153,7 @@ fn readings(
 
 pub fn gaps(
     on: &Connection,
-    agent: Option<AgentKey>,
+    scope: Scope,
     from: Micros,
     to: Micros,
     most: usize,
@@ -159,9 +163,10 @@ pub fn gaps(
                join epochs e on e.epoch_key = g.epoch_key \
                left join dictionary d on d.epoch_key = g.epoch_key and d.number = g.entry \
                where (?1 is null or e.agent = ?1) and from_time < ?3 and to_time >= ?2 \
+               and (?5 is null or e.agent in (select agent from agents where tenant = ?5)) \
                order by from_time, e.agent, g.number limit ?4";
     let mut statement = on.prepare_cached(sql)?;
-    let rows = statement.query_map(params![agent.map(|agent| agent.0), from, to, limit(most)], |row| {
+    let rows = statement.query_map(params![scope.agent, from, to, limit(most), scope.tenant], |row| {
         let gap = wire::Gap {
             // The server's own records have no number of the gateway's.
             number: row.get::<_, i64>(1)?.max(0) as u64,

@@ -6,6 +6,7 @@ use prost::Message;
 use rusqlite::{Connection, Row, params};
 
 use super::super::plan::Failure;
+use super::super::scope::Scope;
 use super::super::{
     AgentKey, Fault, FaultKind, FaultRow, LedgerRow, Micros, StoreError, TimeMark, sieve, words,
 };
@@ -43,15 +44,17 @@ pub fn clear(
     Ok(())
 }
 
-pub fn faults(on: &Connection, agent: Option<AgentKey>, most: usize) -> Result<Vec<FaultRow>, StoreError> {
+pub fn faults(on: &Connection, scope: Scope, most: usize) -> Result<Vec<FaultRow>, StoreError> {
     let sql = "select agent, kind, subject, words, remedy, at, last, over from \
                (select * from (select * from faults where over is null \
-                 and (?1 is null or agent = ?1) order by last desc, fault desc) \
+                 and (?1 is null or agent = ?1) \
+                 and (?3 is null or agent in (select agent from agents where tenant = ?3)) order by last desc, fault desc) \
                 union all select * from (select * from faults where over is not null \
-                 and (?1 is null or agent = ?1) order by over desc, fault desc limit ?2)) \
+                 and (?1 is null or agent = ?1) \
+                 and (?3 is null or agent in (select agent from agents where tenant = ?3)) order by over desc, fault desc limit ?2)) \
                order by over is not null, coalesce(over, last) desc, fault desc";
     let mut statement = on.prepare_cached(sql)?;
-    let mut rows = statement.query(params![agent.map(|agent| agent.0), limit(most)])?;
+    let mut rows = statement.query(params![scope.agent, limit(most), scope.tenant])?;
     let mut faults = Vec::new();
     while let Some(row) = rows.next()? {
         // A kind of a newer server: for that one to show.
@@ -72,13 +75,13 @@ pub fn faults(on: &Connection, agent: Option<AgentKey>, most: usize) -> Result<V
     Ok(faults)
 }
 
-pub fn ledgers(on: &Connection, agent: Option<AgentKey>) -> Result<Vec<LedgerRow>, StoreError> {
+pub fn ledgers(on: &Connection, scope: Scope) -> Result<Vec<LedgerRow>, StoreError> {
     let sql = "select e.agent, e.epoch, fork, e.stored, set_aside_readings, stored_at_report, e.report, \
                reported, e.last_seen, a.current is e.epoch_key \
                from epochs e join agents a on a.agent = e.agent where (?1 is null or e.agent = ?1) \
-               order by e.agent, e.epoch, fork";
+               and (?2 is null or a.tenant = ?2) order by e.agent, e.epoch, fork";
     let mut statement = on.prepare_cached(sql)?;
-    let rows = statement.query_map([agent.map(|agent| agent.0)], |row: &Row<'_>| {
+    let rows = statement.query_map(params![scope.agent, scope.tenant], |row: &Row<'_>| {
         let report: Option<Vec<u8>> = row.get(6)?;
         let report = report.and_then(|bytes| wire::Report::decode(bytes.as_slice()).ok());
         Ok(LedgerRow {
@@ -98,7 +101,7 @@ pub fn ledgers(on: &Connection, agent: Option<AgentKey>) -> Result<Vec<LedgerRow
 
 pub fn time_marks(
     on: &Connection,
-    agent: Option<AgentKey>,
+    scope: Scope,
     from: Micros,
     to: Micros,
     most: usize,
@@ -106,9 +109,10 @@ pub fn time_marks(
     let sql = "select e.agent, boot_counter, clock, from_time, to_time, readings, correction \
                from time_marks m join epochs e on e.epoch_key = m.epoch_key \
                where (?1 is null or e.agent = ?1) and from_time < ?3 and to_time >= ?2 \
+               and (?5 is null or e.agent in (select agent from agents where tenant = ?5)) \
                order by e.agent, from_time, boot_counter, clock limit ?4";
     let mut statement = on.prepare_cached(sql)?;
-    let rows = statement.query_map(params![agent.map(|agent| agent.0), from, to, limit(most)], |row| {
+    let rows = statement.query_map(params![scope.agent, from, to, limit(most), scope.tenant], |row| {
         Ok(TimeMark {
             agent: AgentKey(row.get(0)?),
             boot_counter: row.get::<_, i64>(1)? as u64,

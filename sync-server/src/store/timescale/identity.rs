@@ -46,11 +46,12 @@ pub async fn join(
         transaction.rollback().await?;
         return Ok((token(client, joining.secret_hash, joining.now).await?, None));
     }
-    let agent = "insert into agents (site, gateway, joined) values ($1, $2, $3) \
+    let agent = "insert into agents (tenant, site, gateway, joined) \
+                 values ((select tenant from join_tokens where secret_hash = $4), $1, $2, $3) \
                  on conflict (tenant, site, gateway) do update set revoked = false returning agent";
     let (site, gateway) = (sieve::name(joining.site), sieve::name(joining.gateway));
     let agent: i64 =
-        transaction.query_one(agent, &[&site, &gateway, &Moment(joining.now)]).await?.try_get(0)?;
+        transaction.query_one(agent, &[&site, &gateway, &Moment(joining.now), &hash]).await?.try_get(0)?;
     let certificate = "insert into certificates (agent, fingerprint, valid_until) values ($1, $2, $3)";
     let until = Moment(joining.valid_until);
     transaction.execute(certificate, &[&agent, &joining.certificate.as_slice(), &until]).await?;

@@ -9,6 +9,7 @@ use tokio_postgres::Row;
 
 use super::super::plan::{Failure, Sheet};
 use super::super::quarantine::{AsideId, AsideRow, OddPoint, Replayed};
+use super::super::scope::Scope;
 use super::super::{AgentKey, Micros, PointKey, StoreError, Timed};
 use super::ingest::{copy_readings, quarantine, renew_latest, run};
 use super::read::limit;
@@ -39,9 +40,12 @@ fn aside(row: &Row) -> Result<AsideRow, StoreError> {
     })
 }
 
-pub async fn batches(client: &Client, most: usize) -> Result<Vec<AsideRow>, StoreError> {
-    let sql = format!("{ASIDE} order by s.received desc, s.epoch_key, s.sequence limit $1");
-    client.query(&sql, &[&limit(most)]).await?.iter().map(aside).collect()
+pub async fn batches(client: &Client, scope: Scope, most: usize) -> Result<Vec<AsideRow>, StoreError> {
+    let sql = format!(
+        "{ASIDE} where ($2::bigint is null or e.agent in (select agent from agents where tenant = $2)) \
+         order by s.received desc, s.epoch_key, s.sequence limit $1"
+    );
+    client.query(&sql, &[&limit(most), &scope.tenant]).await?.iter().map(aside).collect()
 }
 
 pub async fn batch(client: &Client, id: AsideId) -> Result<Option<(AsideRow, Vec<u8>, Micros)>, StoreError> {
@@ -53,12 +57,13 @@ pub async fn batch(client: &Client, id: AsideId) -> Result<Option<(AsideRow, Vec
     Ok(Some((aside(&row)?, bytes.try_get(0)?, row.try_get(10)?)))
 }
 
-pub async fn odd_points(client: &Client, most: usize) -> Result<Vec<OddPoint>, StoreError> {
+pub async fn odd_points(client: &Client, scope: Scope, most: usize) -> Result<Vec<OddPoint>, StoreError> {
     let sql = "select q.point, p.agent, p.device, p.name, count(*), min(q.time_us), max(q.time_us), \
                max(q.received) from readings_quarantine q join points p on p.point = q.point \
+               where ($2::bigint is null or p.agent in (select agent from agents where tenant = $2)) \
                group by q.point, p.agent, p.device, p.name order by q.point limit $1";
     let mut found = Vec::new();
-    for row in client.query(sql, &[&limit(most)]).await? {
+    for row in client.query(sql, &[&limit(most), &scope.tenant]).await? {
         found.push(OddPoint {
             point: PointKey(row.try_get::<_, i32>(0)?.into()),
             agent: AgentKey(row.try_get(1)?),

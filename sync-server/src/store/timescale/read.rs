@@ -13,6 +13,7 @@ use tokio_postgres::types::ToSql;
 use super::super::buckets::Buckets;
 use super::super::plan::Failure;
 use super::super::rollups::{Grain, Rolled, Segment, Source, Stale, cover};
+use super::super::scope::Scope;
 use super::super::{
     AgentKey, AgentRow, Bucket, Latest, Micros, PointKey, PointRow, Query, StoreError, words,
 };
@@ -28,9 +29,9 @@ const AGENTS: &str = "select a.agent, site, gateway, joined, last_seen, a.revoke
                       left join lateral (select fingerprint, valid_until from certificates c \
                       where c.agent = a.agent order by certificate desc limit 1) c on true";
 
-pub async fn fleet(client: &Client) -> Result<Vec<AgentRow>, StoreError> {
-    let sql = format!("{AGENTS} order by site, gateway, a.agent");
-    client.query(&sql, &[]).await?.iter().map(agent_row).collect()
+pub async fn fleet(client: &Client, scope: Scope) -> Result<Vec<AgentRow>, StoreError> {
+    let sql = format!("{AGENTS} where ($1::bigint is null or a.tenant = $1) order by site, gateway, a.agent");
+    client.query(&sql, &[&scope.tenant]).await?.iter().map(agent_row).collect()
 }
 
 pub async fn agent(client: &Client, agent: AgentKey) -> Result<Option<AgentRow>, StoreError> {
@@ -62,7 +63,7 @@ fn agent_row(row: &Row) -> Result<AgentRow, StoreError> {
 
 pub async fn points(
     client: &Client,
-    agent: Option<AgentKey>,
+    scope: Scope,
     search: &str,
     after: Option<PointKey>,
     most: usize,
@@ -71,15 +72,16 @@ pub async fn points(
                l.time, l.quality, l.value, l.whole, l.state, l.text, p.fork \
                from points p join agents a on a.agent = p.agent left join latest l on l.point = p.point \
                where ($1::bigint is null or p.agent = $1) and p.point > $3::bigint \
+               and ($5::bigint is null or a.tenant = $5) \
                and not exists (select from unnest($2::text[]) w where strpos(case when $1::bigint is null \
                  then lower(site || '/' || gateway) || '/' else '' end || p.search, w) = 0) \
                order by p.point limit $4";
     // No text holds a NUL, and PostgreSQL would refuse to look for one.
     let search = super::super::sieve::text(search).to_lowercase();
     let search: Vec<&str> = search.split_whitespace().collect();
-    let (agent, after, most) = (agent.map(|a| a.0), after.map_or(i64::MIN, |a| a.0), limit(most));
+    let (after, most) = (after.map_or(i64::MIN, |a| a.0), limit(most));
     let mut points = Vec::new();
-    for row in client.query(sql, &[&agent, &search, &after, &most]).await? {
+    for row in client.query(sql, &[&scope.agent, &search, &after, &most, &scope.tenant]).await? {
         let time: Option<Moment> = row.try_get(9)?;
         let latest = match time {
             Some(Moment(time)) => {
@@ -243,7 +245,7 @@ async fn gathered(
 
 pub async fn gaps(
     client: &Client,
-    agent: Option<AgentKey>,
+    scope: Scope,
     from: Micros,
     to: Micros,
     most: usize,
@@ -253,10 +255,11 @@ pub async fn gaps(
                join epochs e on e.epoch_key = g.epoch_key \
                left join dictionary d on d.epoch_key = g.epoch_key and d.number = g.entry \
                where ($1::bigint is null or e.agent = $1) and from_time < $3 and to_time >= $2 \
+               and ($5::bigint is null or e.agent in (select agent from agents where tenant = $5)) \
                order by from_time, e.agent, g.number limit $4";
-    let (agent, most) = (agent.map(|agent| agent.0), limit(most));
+    let most = limit(most);
     let mut gaps = Vec::new();
-    for row in client.query(sql, &[&agent, &Moment(from), &Moment(to), &most]).await? {
+    for row in client.query(sql, &[&scope.agent, &Moment(from), &Moment(to), &most, &scope.tenant]).await? {
         let gap = wire::Gap {
             // The server's own records have no number of the gateway's.
             number: row.try_get::<_, i64>(1)?.max(0) as u64,

@@ -6,6 +6,7 @@ use forebay_protocols::sync::wire;
 use prost::Message;
 
 use super::super::plan::Failure;
+use super::super::scope::Scope;
 use super::super::{
     AgentKey, Fault, FaultKind, FaultRow, LedgerRow, Micros, StoreError, TimeMark, sieve, words,
 };
@@ -37,18 +38,16 @@ pub async fn clear(
     Ok(())
 }
 
-pub async fn faults(
-    client: &Client,
-    agent: Option<AgentKey>,
-    most: usize,
-) -> Result<Vec<FaultRow>, StoreError> {
+pub async fn faults(client: &Client, scope: Scope, most: usize) -> Result<Vec<FaultRow>, StoreError> {
     let sql = "select agent, kind, subject, words, remedy, at, last, over from \
                (select * from faults where over is null and ($1::bigint is null or agent = $1) \
+                 and ($3::bigint is null or agent in (select agent from agents where tenant = $3)) \
                 union all (select * from faults where over is not null \
-                 and ($1::bigint is null or agent = $1) order by over desc, fault desc limit $2)) f \
+                 and ($1::bigint is null or agent = $1) \
+                 and ($3::bigint is null or agent in (select agent from agents where tenant = $3)) order by over desc, fault desc limit $2)) f \
                order by over is not null, coalesce(over, last) desc, fault desc";
     let mut faults = Vec::new();
-    for row in client.query(sql, &[&agent.map(|agent| agent.0), &limit(most)]).await? {
+    for row in client.query(sql, &[&scope.agent, &limit(most), &scope.tenant]).await? {
         // A kind of a newer server: for that one to show.
         let Some(kind) = words::fault_kind(row.try_get(1)?) else { continue };
         faults.push(FaultRow {
@@ -67,13 +66,14 @@ pub async fn faults(
     Ok(faults)
 }
 
-pub async fn ledgers(client: &Client, agent: Option<AgentKey>) -> Result<Vec<LedgerRow>, StoreError> {
+pub async fn ledgers(client: &Client, scope: Scope) -> Result<Vec<LedgerRow>, StoreError> {
     let sql = "select e.agent, e.epoch, fork, e.stored, set_aside_readings, stored_at_report, e.report, \
                reported, e.last_seen, a.current is not distinct from e.epoch_key \
                from epochs e join agents a on a.agent = e.agent \
-               where ($1::bigint is null or e.agent = $1) order by e.agent, e.epoch, fork";
+               where ($1::bigint is null or e.agent = $1) \
+               and ($2::bigint is null or a.tenant = $2) order by e.agent, e.epoch, fork";
     let mut ledgers = Vec::new();
-    for row in client.query(sql, &[&agent.map(|agent| agent.0)]).await? {
+    for row in client.query(sql, &[&scope.agent, &scope.tenant]).await? {
         let Ok(epoch) = row.try_get::<_, &[u8]>(1)?.try_into() else { continue };
         let report = row.try_get::<_, Option<&[u8]>>(6)?;
         let report = report.and_then(|bytes| wire::Report::decode(bytes).ok());
@@ -95,7 +95,7 @@ pub async fn ledgers(client: &Client, agent: Option<AgentKey>) -> Result<Vec<Led
 
 pub async fn time_marks(
     client: &Client,
-    agent: Option<AgentKey>,
+    scope: Scope,
     from: Micros,
     to: Micros,
     most: usize,
@@ -103,10 +103,12 @@ pub async fn time_marks(
     let sql = "select e.agent, boot_counter, clock, from_time, to_time, readings, correction \
                from time_marks m join epochs e on e.epoch_key = m.epoch_key \
                where ($1::bigint is null or e.agent = $1) and from_time < $3 and to_time >= $2 \
+               and ($5::bigint is null or e.agent in (select agent from agents where tenant = $5)) \
                order by e.agent, from_time, boot_counter, clock limit $4";
     let mut marks = Vec::new();
-    let agent = agent.map(|agent| agent.0);
-    for row in client.query(sql, &[&agent, &Moment(from), &Moment(to), &limit(most)]).await? {
+    for row in
+        client.query(sql, &[&scope.agent, &Moment(from), &Moment(to), &limit(most), &scope.tenant]).await?
+    {
         marks.push(TimeMark {
             agent: AgentKey(row.try_get(0)?),
             boot_counter: row.try_get::<_, i64>(1)? as u64,

@@ -198,8 +198,9 @@ impl Server {
             state_dir: state.to_owned(),
             store: store.clone(),
             sync: Sync { listen, address: Some(through.to_string()), ..Sync::default() },
-            web: Web { listen },
+            web: Web { listen, ..Web::default() },
             retention: Default::default(),
+            access: Default::default(),
             log: Log::default(),
         };
         let app = App::build(config, opened.clone()).await?;
