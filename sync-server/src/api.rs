@@ -262,9 +262,9 @@ pub fn router(api: Api) -> Router {
     let fixed = |name, value| SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value));
     let doors = Doors(Arc::new(api));
     let routes = routes::router(&doors)
-        .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::other_method)
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .layer(axum::middleware::from_fn(packing::pack))
         .layer(fixed(header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
         .layer(fixed(header::CACHE_CONTROL, "no-store"))

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use forebay_protocols::boot_time::wall_micros;
 use http::{HeaderMap, header};
 use subtle::ConstantTimeEq;
+use tracing::info;
 
 use super::limits::Limits;
 use super::passwords::PasswordError;
@@ -259,8 +260,11 @@ impl Gate {
                 self.limits.logged_in(&name, from);
                 Ok(row)
             }
-            // Which of the two it was is not told.
-            _ => Err(Refusal::Unknown("there is no user of this name with this password".into())),
+            // Which of the two it was is not told. The name is not logged: people type passwords there.
+            _ => {
+                info!(from = from.map(tracing::field::display), "A log-in was refused.");
+                Err(Refusal::Unknown("there is no user of this name with this password".into()))
+            }
         }
     }
 

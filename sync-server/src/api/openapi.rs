@@ -14,8 +14,8 @@ use super::guard::Needs;
 use super::parameters::Parameters;
 use super::routes::{Route, routes};
 use super::server::Nothing;
-use super::{PLACE, alarms, faults, fleet, gaps, ledger, live, points, quarantine, query};
-use super::{silences, statistics, time_marks};
+use super::{PLACE, alarms, audit, faults, fleet, gaps, keys, ledger, live, points, quarantine, query};
+use super::{session, silences, statistics, time_marks, users};
 
 /// What is said of a route.
 struct Told {
@@ -161,6 +161,7 @@ fn parameter(path: &str, name: &str) -> Option<(&'static str, Value)> {
         )),
         (_, "to") => Some(("Outside; as `from`.", moment("now"))),
         ("/faults", "limit") => limit(50, 0),
+        ("/audit", "limit") => limit(100, 1),
         (_, "limit") => limit(200, 1),
         (_, "max_points") => Some((
             "Rows of a series at most; readings become buckets where there are more.",
@@ -169,6 +170,9 @@ fn parameter(path: &str, name: &str) -> Option<(&'static str, Value)> {
         (_, "points" | "ids") => Some(("1 to 50 ids of points, separated by commas.", text())),
         ("/fleet", "after") => Some(("`next` of the page before.", text())),
         (_, "after") => Some(("`next` of the page before.", json!({ "type": "integer", "format": "int64" }))),
+        (_, "before") => {
+            Some(("`next` of the page before.", json!({ "type": "integer", "format": "int64" })))
+        }
         (_, "offset") => Some(("How many to pass over.", integer())),
         (_, "events") => {
             Some(("`readings` or `alarms`; default both.", shapes::one_of(&["readings", "alarms"])))
@@ -217,13 +221,7 @@ fn told(method: &Method, path: &str) -> Option<Told> {
             get::<alarms::Wanted>("What a person must know of until it is over", shapes::alarms())
         }
         ("POST", "/alarms/{id}/acknowledge") => Told {
-            body: Some(json!({
-                "type": "object", "additionalProperties": false,
-                "properties": {
-                    "note": { "type": "string", "maxLength": 1_000 },
-                    "by": { "type": "string", "maxLength": 100 },
-                },
-            })),
+            body: Some(shapes::notice()),
             ..get::<Nothing>("Takes notice of an alarm", shapes::alarm())
         },
         ("GET", "/time-marks") => {
@@ -235,6 +233,24 @@ fn told(method: &Method, path: &str) -> Option<Told> {
             answers: vec![("text/event-stream", text())],
             ..get::<live::Wanted>("Server-sent events: newest values as they are committed", Value::Null)
         },
+        ("POST", "/quarantine/replay") => {
+            sends::<quarantine::Replay>("Stores after all what is kept aside", shapes::replayed())
+        }
+        ("POST", "/login") => {
+            sends::<session::Credentials>("Logs in; the answer brings a cookie", shapes::welcome())
+        }
+        ("POST", "/setup") => sends::<session::SetUp>("Makes the first user", shapes::welcome()),
+        ("POST", "/logout") => get::<Nothing>("Logs out", Value::Null),
+        ("GET", "/me") => get::<Nothing>("Who asks, and what they may", shapes::me()),
+        ("POST", "/password") => sends::<session::NewPassword>("Another password of one's own", Value::Null),
+        ("GET", "/users") => get::<Nothing>("Users of the tenant", shapes::users()),
+        ("POST", "/users") => sends::<users::New>("Makes a user", shapes::new_user()),
+        ("PATCH", "/users/{id}") => sends::<users::Altered>("Another role or password", Value::Null),
+        ("DELETE", "/users/{id}") => get::<Nothing>("Takes a user away", Value::Null),
+        ("GET", "/keys") => get::<Nothing>("API keys of the tenant", shapes::keys()),
+        ("POST", "/keys") => sends::<keys::New>("Makes a key, told once", shapes::new_key()),
+        ("DELETE", "/keys/{id}") => get::<Nothing>("Takes a key away", Value::Null),
+        ("GET", "/audit") => get::<audit::Wanted>("Every change, the latest first", shapes::audit()),
         ("GET", "/openapi.json") => get::<Nothing>("This document", json!({ "type": "object" })),
         _ => return None,
     };

@@ -199,7 +199,7 @@ impl Replay {
     async fn run(self, store: &dyn Store, now: Micros) -> Result<()> {
         let micros = |time: Option<Duration>| time.map_or(0, |time| time.as_micros() as Micros);
         let shift = micros(self.later) - micros(self.earlier);
-        let mut owner = None;
+        let owner;
         let replayed = match self.id {
             Id::Point(point) => {
                 let odd = store.odd_points(usize::MAX).await.context("look for the point")?;

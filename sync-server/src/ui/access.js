@@ -28,18 +28,24 @@ export async function send(method, address, body) {
 export async function know() {
   session.me = await get("/api/v1/me").catch(() => null);
   const { me } = session;
-  who.replaceChildren(...(me === null ? [] : me.kind === "open" ? [el("a", { href: "#/settings" }, "Settings")] : [
-    el("a", { href: "#/settings" }, `${me.name}${me.tenant ? ` · ${me.tenant}` : ""}`),
-    el("button", { type: "button", click: leave }, "Log out"),
-  ]));
+  if (me === null) return null;
+  const settings = el("a", { href: "#/settings" }, "Settings");
+  if (me.kind === "open") who.replaceChildren(settings);
+  else who.replaceChildren(el("span", { class: "quiet" }, me.tenant ? `${me.name} (${me.tenant})` : me.name), settings, el("button", { type: "button", click: leave }, "Log out"));
   return me;
 }
 
 async function leave() {
   // Whatever the server says, this browser shows nothing more.
   await send("POST", "/api/v1/logout").catch(() => {});
+  forget();
+}
+
+/** Nothing of what was known stays on the screen for the next one who looks. */
+function forget() {
   session.me = null;
   who.replaceChildren();
+  document.getElementById("store").textContent = "";
   location.hash = "#/login";
 }
 
@@ -54,9 +60,7 @@ export async function welcome() {
 addEventListener("forebay-unknown", () => {
   if (/^#\/(login|setup)/.test(location.hash)) return;
   back = location.hash || "#/";
-  session.me = null;
-  who.replaceChildren();
-  location.hash = "#/login";
+  forget();
 });
 
 /** Shows what has to do with access, if that is asked for: the title of it, else null. */

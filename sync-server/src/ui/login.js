@@ -23,7 +23,7 @@ export function form(fields, button, act) {
     const empty = fields.find(({ input }) => input.required && !input.value);
     if (empty) { say(wrong, `▲ ${empty.node.firstChild.textContent} is missing.`); empty.input.focus(); return; }
     go.disabled = true;
-    try { await act(); } catch (error) { say(wrong, `▲ ${sentence(error.message)}`); fields[0].input.focus(); } finally { go.disabled = false; }
+    try { await act(); } catch (error) { say(wrong, `▲ ${sentence(error.message)}`); (fields.find(({ input }) => input.required && !input.value) ?? fields[0]).input.focus(); } finally { go.disabled = false; }
   } }, ...fields.map((one) => one.node), wrong, go);
   return node;
 }

@@ -93,7 +93,7 @@ function usersPart(me, changed, signal) {
     const role = el("select", { "aria-label": `Role of ${user.name}`, change: () => doing(`${user.name} is ${role.value} now.`, () => send("PATCH", `/api/v1/users/${user.id}`, { role: role.value })) },
       ...ROLES.map(([value]) => el("option", { value }, value)));
     role.value = user.role;
-    return el("tr", {}, el("th", { scope: "row" }, user.name, own ? el("small", {}, "you") : null), el("td", {}, role),
+    return el("tr", {}, el("th", { scope: "row" }, user.name, own ? el("small", {}, "you") : null), el("td", {}, own ? user.role : role),
       el("td", { class: "more steady" }, user.created.slice(0, 10)), el("td", { class: "more steady" }, user.logged_in ? ago(user.logged_in) : "never"),
       el("td", { class: "acts" }, own ? null : resetting(user, doing), own ? null
         : sure("Remove", `Remove ${user.name}`, () => doing(`${user.name} is gone.`, () => send("DELETE", `/api/v1/users/${user.id}`)))));
@@ -104,6 +104,7 @@ function usersPart(me, changed, signal) {
   const add = form([name, role, password], "Add user", async () => {
     const made = await send("POST", "/api/v1/users", { name: name.input.value.trim(), role: role.input.value, password: password.input.value });
     name.input.value = password.input.value = "";
+    name.input.focus();
     told.say(`${made.name} may log in, as ${made.role}.`);
     await load();
     changed();
@@ -111,7 +112,7 @@ function usersPart(me, changed, signal) {
   load();
   return section("Users",
     el("div", { class: "wide" }, el("table", { class: "users" },
-      el("thead", {}, el("tr", {}, head("Name"), head("Role"), head("Since", "more"), head("Logged in", "more"), head("", "acts"))), body)),
+      el("thead", {}, el("tr", {}, head("Name"), head("Role"), head("Since", "more"), head("Logged in", "more"), el("th", { scope: "col", class: "acts" }, el("span", { class: "unseen" }, "What can be done")))), body)),
     told.node, el("details", {}, el("summary", {}, "Add a user"), add));
 }
 
@@ -133,7 +134,7 @@ function keysPart(changed, signal) {
   const body = el("tbody");
   const none = el("p", { class: "quiet", hidden: "" }, "None yet. Programs that read the API or /metrics need one.");
   const table = el("div", { class: "wide" }, el("table", { class: "keys" },
-    el("thead", {}, el("tr", {}, head("Name"), head("Begins with"), head("May"), head("Until"), head("Used", "more"), head("Made by", "more"), head("", "acts"))), body));
+    el("thead", {}, el("tr", {}, head("Name"), head("Begins with", "more"), head("May"), head("Until"), head("Used", "more"), head("Made by", "more"), el("th", { scope: "col", class: "acts" }, el("span", { class: "unseen" }, "What can be done")))), body));
   const load = async () => {
     try {
       const { keys } = await get("/api/v1/keys", signal);
@@ -142,7 +143,7 @@ function keysPart(changed, signal) {
       none.hidden = keys.length > 0;
     } catch (error) { if (!signal.aborted) told.fail(error); }
   };
-  const row = (key) => el("tr", {}, el("th", { scope: "row" }, key.name), el("td", {}, el("code", {}, `${key.begins}…`)), el("td", {}, key.rights.join(", ")),
+  const row = (key) => el("tr", {}, el("th", { scope: "row" }, key.name), el("td", { class: "more" }, el("code", {}, `${key.begins}…`)), el("td", {}, key.rights.join(", ")),
     el("td", { class: key.expired ? "steady odd" : "steady" }, key.expired ? `◆ ${key.expires.slice(0, 10)}, expired` : key.expires.slice(0, 10)),
     el("td", { class: "more steady" }, key.used ? ago(key.used) : "never"), el("td", { class: "more" }, key.maker),
     el("td", { class: "acts" }, sure("Remove", `Remove ${key.name}`, async () => {

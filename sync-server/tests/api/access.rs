@@ -221,7 +221,8 @@ async fn a_change_comes_from_our_own_page() {
         }
         request.body(Body::empty()).unwrap()
     };
-    for foreign in [&[][..], &[("x-forebay", "1"), ("origin", "https://evil.example")]] {
+    let foreign: [&[(&str, &str)]; 2] = [&[], &[("x-forebay", "1"), ("origin", "https://evil.example")]];
+    for foreign in foreign {
         let answer = house.answer(post(foreign)).await;
         assert!(is_problem(&answer, StatusCode::FORBIDDEN), "{foreign:?}: {}", answer.status);
     }

@@ -53,7 +53,7 @@ pub(in super::super) fn fleet() -> Value {
         ("epoch", or_null(text())),
     ]));
     object(&[
-        ("store", text()),
+        ("store", or_null(text())),
         ("time", moment()),
         ("summary", object(&SUMMARY.map(|key| (key, count())))),
         ("matching", count()),
@@ -256,6 +256,99 @@ pub(in super::super) fn server() -> Value {
     let store =
         object(&[("words", text()), ("tier", text()), ("gives", text()), ("bytes", or_null(count()))]);
     object(&[("time", moment()), ("version", text()), ("store", store)])
+}
+
+pub(in super::super) fn notice() -> Value {
+    parts(&[
+        ("note", json!({ "type": "string", "maxLength": 1_000 })),
+        ("by", json!({ "type": "string", "maxLength": 100 })),
+    ])
+}
+
+/// A body of these keys. Which of them may be left out is told by the words of a refusal.
+pub(in super::super) fn body(keys: &[&str]) -> Value {
+    let field = |key: &&str| {
+        let schema = match *key {
+            "rights" => list(one_of(&["read", "metrics", "operate", "manage"])),
+            "role" => one_of(&["viewer", "operator", "admin"]),
+            "expires_s" | "shift_s" => integer(),
+            "id" => json!({ "type": ["string", "integer"] }),
+            _ => text(),
+        };
+        ((*key).to_owned(), schema)
+    };
+    let properties: Map<String, Value> = keys.iter().map(field).collect();
+    json!({ "type": "object", "properties": properties, "additionalProperties": false })
+}
+
+pub(in super::super) fn replayed() -> Value {
+    object(&[("stored", count()), ("odd", count())])
+}
+
+pub(in super::super) fn welcome() -> Value {
+    object(&[("name", text()), ("role", role())])
+}
+
+pub(in super::super) fn me() -> Value {
+    object(&[
+        ("kind", one_of(&["open", "user", "key"])),
+        ("name", or_null(text())),
+        ("role", or_null(role())),
+        ("rights", list(text())),
+        ("tenant", or_null(text())),
+    ])
+}
+
+pub(in super::super) fn users() -> Value {
+    let user = object(&[
+        ("id", integer()),
+        ("name", text()),
+        ("role", role()),
+        ("created", moment()),
+        ("logged_in", moment()),
+    ]);
+    object(&[("users", list(user))])
+}
+
+pub(in super::super) fn new_user() -> Value {
+    object(&[("id", integer()), ("name", text()), ("role", role())])
+}
+
+pub(in super::super) fn keys() -> Value {
+    let key = object(&[
+        ("id", integer()),
+        ("name", text()),
+        ("begins", text()),
+        ("rights", list(text())),
+        ("maker", text()),
+        ("created", moment()),
+        ("expires", moment()),
+        ("expired", boolean()),
+        ("used", moment()),
+    ]);
+    object(&[("keys", list(key))])
+}
+
+pub(in super::super) fn new_key() -> Value {
+    object(&[("id", integer()), ("name", text()), ("key", text()), ("expires", moment())])
+}
+
+pub(in super::super) fn audit() -> Value {
+    let entry = object(&[
+        ("id", integer()),
+        ("time", moment()),
+        ("who", text()),
+        ("from", or_null(text())),
+        ("action", text()),
+        ("subject", or_null(text())),
+        ("was", or_null(text())),
+        ("became", or_null(text())),
+    ]);
+    object(&[("entries", list(entry)), ("next", or_null(integer()))])
+}
+
+fn role() -> Value {
+    one_of(&["viewer", "operator", "admin"])
 }
 
 /// All of these keys and no other.
