@@ -70,7 +70,7 @@ fn value(value: Variant) -> DataValue {
     }
 }
 
-/// Types of `ns=2`: a robot, the place where it is, one of its axes, and its tool.
+/// Types of `ns=3`: a robot, the place where it is, one of its axes, and its tool.
 fn definitions() -> Vec<StructureDefinition> {
     let field = |name: &str, namespace: u16, number: u32, value_rank, is_optional| StructureField {
         name: UAString::from(name),
@@ -89,9 +89,9 @@ fn definitions() -> Vec<StructureDefinition> {
             StructureType::StructureWithOptionalFields,
             vec![
                 field("Note", 0, 12, -1, true),
-                field("Place", 2, 3001, -1, false),
-                field("Axes", 2, 3002, 1, false),
-                field("Tool", 2, 3003, -1, false),
+                field("Place", 3, 3001, -1, false),
+                field("Axes", 3, 3002, 1, false),
+                field("Tool", 3, 3003, -1, false),
                 field("Grid", 0, 4, 2, false),
                 field("Extra", 0, 22, -1, false),
                 field("Any", 0, 24, -1, false),
@@ -100,7 +100,7 @@ fn definitions() -> Vec<StructureDefinition> {
         structure(StructureType::Structure, vec![field("X", 0, 11, -1, false)]),
         structure(
             StructureType::Structure,
-            vec![field("Torque", 0, 10, -1, false), field("Inner", 2, 3002, 1, false)],
+            vec![field("Torque", 0, 10, -1, false), field("Inner", 3, 3002, 1, false)],
         ),
         structure(
             StructureType::Union,
@@ -111,7 +111,7 @@ fn definitions() -> Vec<StructureDefinition> {
 
 /// One of those robots, as it is encoded.
 fn robot() -> ExtensionObject {
-    let mut body = vec![1u8, 0, 0, 0, 2, 0, 0, 0, b'o', b'k'];
+    let mut body = vec![1u8, 0, 0, 0, 3, 0, 0, 0, b'o', b'a', b'k'];
     body.extend(1.5f64.to_le_bytes());
     body.extend(2i32.to_le_bytes());
     for torque in [0.5f32, 0.75] {
@@ -122,10 +122,10 @@ fn robot() -> ExtensionObject {
     [2i32, 1, 2].iter().for_each(|number| body.extend(number.to_le_bytes()));
     body.extend([7u8, 0, 8, 0]);
     // A place, said to be one: four bytes of a node id, its form and its length.
-    body.extend([1u8, 2, 0x89, 0x13, 1, 8, 0, 0, 0]);
+    body.extend([1u8, 3, 0x89, 0x13, 1, 8, 0, 0, 0]);
     body.extend(2.5f64.to_le_bytes());
     body.extend([3u8, 42]);
-    ExtensionObject::new(ByteStringBody::new(ByteString::from(body), NodeId::new(2, 5000u32)))
+    ExtensionObject::new(ByteStringBody::new(ByteString::from(body), NodeId::new(3, 5000u32)))
 }
 
 /// Arrays and structures for the points that read parts, and what describes them.
@@ -135,7 +135,7 @@ fn compounds() -> Vec<DataValue> {
     };
     let numbers = |count: u8| (0..count).map(|number| Variant::from(f64::from(number))).collect();
     let objects = vec![Variant::from(robot()), Variant::from(robot())];
-    let plain = (0..4).map(|number| Variant::from(number as f64));
+    let plain = (0u8..4).map(|number| Variant::from(f64::from(number)));
     let parts = [
         array(numbers(4), VariantScalarTypeId::Double, vec![4]),
         array(numbers(4), VariantScalarTypeId::Double, vec![2, 2]),
@@ -259,7 +259,7 @@ mod tests {
         let harvest = incoming.read(&frames()[2]).expect("it is an answer");
         let values: Vec<String> =
             harvest.samples.iter().filter_map(|sample| Some(sample.value.as_ref()?.to_string())).collect();
-        let parts = ["0", "1", "2", "3", "0", "1", "2", "3", "1.5", "0.5", "0.75", "ok"];
+        let parts = ["0", "1", "2", "3", "0", "1", "2", "3", "1.5", "0.5", "0.75", "oak"];
         assert_eq!(values[values.len() - 14..values.len() - 2], parts, "{harvest:?}");
         // Booleans are numbers to a point of floats.
         assert_eq!(values[values.len() - 2..], ["1", "1"], "{harvest:?}");

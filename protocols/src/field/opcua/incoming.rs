@@ -87,8 +87,8 @@ impl Incoming {
         harvest.samples.extend(Unfolder::new(true).news(item, unfolded));
     }
 
-    /// Descriptions of types, if there are some among these: the first is of `ns=2;i=3000` and of what is encoded as
-    /// `ns=2;i=5000`, the next of 3001 and 5001, and so on.
+    /// Descriptions of types, if there are some among these: the first is of `ns=3;i=3000` and of what is encoded as
+    /// `ns=3;i=5000`, the next of 3001 and 5001, and so on.
     fn learn(&mut self, results: &[DataValue]) {
         self.types.clear();
         let definition = |told: &DataValue| match &told.value {
@@ -96,8 +96,8 @@ impl Incoming {
             _ => None,
         };
         for (number, definition) in (0u32..100).zip(results.iter().filter_map(definition)) {
-            let data_type = NodeId::new(2, 3000 + number);
-            self.types.note_encoding(NodeId::new(2, 5000 + number), Ok(data_type.clone()));
+            let data_type = NodeId::new(3, 3000 + number);
+            self.types.note_encoding(NodeId::new(3, 5000 + number), Ok(data_type.clone()));
             self.types.note(data_type, Kind::Structure(Arc::new(Structure::new(definition).0)));
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use opcua::types::{DataValue, Error, NodeId, StatusCode};
 use tokio::time::Instant;
 
-use super::items::{Found, Item, Items, Portions, Refusal, SMALLEST_PORTION, smaller, too_much};
+use super::items::{Found, Item, Items, Portions, Refusal, SMALLEST_PORTION, Standing, smaller, too_much};
 use super::monitored::Handle;
 use super::reports::Report;
 use super::session::Session;
@@ -91,8 +91,13 @@ impl Poll {
         let mut rest = due.as_slice();
         while !rest.is_empty() {
             let (part, after) = rest.split_at(portions.reads.clamp(1, rest.len()));
-            let standing = |item: &usize| asked.standings.get(*item).cloned().unwrap_or_default();
-            let wanted = part.iter().map(|(item, node)| standing(item).wanted(node.clone())).collect();
+            let wanted = part
+                .iter()
+                .map(|(item, node)| match asked.standings.get(*item) {
+                    Some(standing) => standing.wanted(node.clone()),
+                    None => Standing::default().wanted(node.clone()),
+                })
+                .collect();
             let values = match session.read_all(wanted).await {
                 Ok(values) => values,
                 Err(error) if too_much(error.status()) && portions.reads > SMALLEST_PORTION => {
@@ -110,7 +115,8 @@ impl Poll {
             reports.extend(part.iter().map(|(item, _)| {
                 // A server that answers less than it was asked for has nothing for the rest.
                 let nothing = || DataValue { status: Some(StatusCode::BadNoData), ..DataValue::default() };
-                let handle = Handle { item: *item, is_range: standing(item).range.is_some() };
+                let range = asked.standings.get(*item).and_then(|standing| standing.range);
+                let handle = Handle { item: *item, is_range: range.is_some() };
                 Report { handle, told: values.next().unwrap_or_else(nothing), arrival }
             }));
             rest = after;

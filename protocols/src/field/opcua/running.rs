@@ -219,7 +219,13 @@ impl Running {
             let is_outdated = |(_, words): &(usize, Arc<str>)| &**words == MISMATCH;
             match &unfolded.unlearned {
                 _ if rounds > MOST_ENCODINGS => break unfolded,
-                Some(encoding) => self.types.learn(session, encoding, portions).await?,
+                Some(encoding) => {
+                    self.types.learn(session, encoding, portions).await?;
+                    // There are too many types already.
+                    if !self.types.knows_encoding(encoding) {
+                        break unfolded;
+                    }
+                }
                 // The type may have changed meanwhile. Asked for again, but not with each report.
                 None if unfolded.trouble.as_ref().is_some_and(is_outdated)
                     && self.types_since.elapsed() >= terms.retry =>

@@ -311,7 +311,7 @@ impl Look {
         typed.sort_by(|one, other| (&one.way, one.mark).cmp(&(&other.way, other.mark)));
         if too_large > 0 {
             self.remarks.push(format!(
-                "{}: {too_large} values have more than {} elements and fields, its `unfold`; they are not read",
+                "{}: values with more than {} elements and fields, its `unfold`, are not read; there are {too_large}",
                 folder.title(),
                 folder.terms.unfold
             ));
