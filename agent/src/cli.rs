@@ -157,7 +157,10 @@ pub fn run_cli(args: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     match cli.command {
-        Command::Run(ConfigPath { config }) => with_config(&config, |agent| run::run(agent, &config)),
+        Command::Run(ConfigPath { config }) => {
+            run::in_one_heap();
+            with_config(&config, |agent| run::run(agent, &config))
+        }
         Command::Check(ConfigPath { config }) => with_config(&config, |config| {
             check::overloads(&config).iter().for_each(|warning| complain(warning));
             say(&check::summary(&config))

@@ -1,7 +1,9 @@
 //! `forebay-agent run`, and the runtime that it and `join` work in.
 
+use std::env;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use forebay_config::agent::Agent;
@@ -17,6 +19,21 @@ use crate::{app, log};
 
 /// Links whose names cannot be looked up must not keep the uplink from a thread.
 const MOST_BLOCKING: usize = 8;
+
+/// What glibc is told of the heap: one for all threads, and large blocks go back to the system when they are
+/// free. As it is by default, each thread that allocates keeps what it ever used: 10,000 points took 10 MiB more.
+const HEAP: [(&str, &str); 2] = [("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "131072")];
+
+/// Begins this program anew with [`HEAP`], which glibc reads before anything else, as the same process. Returns
+/// if something was said of the heap already, or if the program cannot be begun anew (it would be slightly larger).
+pub fn in_one_heap() {
+    if HEAP.iter().any(|(name, _)| env::var_os(name).is_some()) {
+        return;
+    }
+    let mut words = env::args_os();
+    let name = words.next().unwrap_or_else(|| "forebay-agent".into());
+    drop(Command::new("/proc/self/exe").arg0(name).args(words).envs(HEAP).exec());
+}
 
 /// Collects until SIGTERM or SIGINT.
 pub fn run(config: Agent, path: &Path) -> ExitCode {

@@ -257,13 +257,15 @@ fn told(method: &Method, path: &str) -> Option<Told> {
     Some(told)
 }
 
+/// A route whose query string is read as `T`; without an answer where that is null.
 fn get<T: DeserializeOwned>(summary: &'static str, answer: Value) -> Told {
-    Told {
-        summary,
-        asks: fields::of::<T>().to_vec(),
-        body: None,
-        answers: vec![("application/json", answer)],
-    }
+    let answers = if answer.is_null() { Vec::new() } else { vec![("application/json", answer)] };
+    Told { summary, asks: fields::of::<T>().to_vec(), body: None, answers }
+}
+
+/// A route whose body is read as `T`.
+fn sends<T: DeserializeOwned>(summary: &'static str, answer: Value) -> Told {
+    Told { body: Some(shapes::body(fields::of::<T>())), ..get::<Nothing>(summary, answer) }
 }
 
 /// Paths that nobody described.

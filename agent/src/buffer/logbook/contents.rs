@@ -169,7 +169,18 @@ impl Contents {
                 self.life = Some(life);
             }
             Entry::Point(entry) => {
-                self.points.insert(entry.point, Arc::new(entry.describe()));
+                let mut point = entry.describe();
+                // Most have device and unit of the one before: ten thousand points need not keep their own.
+                if let Some((_, before)) = self.points.last_key_value() {
+                    let share = |own: &mut Arc<str>, others: &Arc<str>| {
+                        if own == others {
+                            own.clone_from(others);
+                        }
+                    };
+                    share(&mut point.device, &before.device);
+                    share(&mut point.unit, &before.unit);
+                }
+                self.points.insert(entry.point, Arc::new(point));
             }
             Entry::Gap(gap) => {
                 self.books.next_gap = self.books.next_gap.max(gap.number + 1);
