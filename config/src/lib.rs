@@ -6,6 +6,7 @@
 //! words they are made of.
 
 pub mod agent;
+pub mod alarms;
 pub mod classes;
 pub mod field;
 pub mod load;

@@ -3,6 +3,7 @@
 //! A file is parsed to a table that knows where each value stands and is then judged by hand, key
 //! by key, so that no mistake hides another and each is told with file, line, column and hint.
 
+mod alarms;
 mod field;
 mod findings;
 mod link;

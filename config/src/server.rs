@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::agent::Log;
+use crate::alarms::Alarms;
 use crate::retention::Retention;
 use crate::units::{ByteSize, Secret};
 
@@ -16,6 +17,8 @@ pub struct Server {
     pub store: Store,
     /// `[retention]`.
     pub retention: Retention,
+    /// `[alarm]` and `[webhook]`.
+    pub alarms: Alarms,
     /// `[sync]`.
     pub sync: Sync,
     /// `[web]`.

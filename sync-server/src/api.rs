@@ -1,14 +1,18 @@
 //! The query API, `/api/v1`: JSON out, `application/problem+json` (RFC 9457) where something is
-//! wrong. It only reads; nothing here changes anything.
+//! wrong. It only reads, but for the acknowledgement of an alarm.
 //!
 //! | path | gives |
 //! |---|---|
 //! | [`fleet`](#fleet) | every agent with its state, devices, backlog and ledger |
 //! | [`points`](#points) | points with their latest readings, in pages |
 //! | [`query`](#query) | readings of points over a time range, at a resolution that fits |
+//! | [`query.csv`](#querycsv) | the same as a file, or every reading |
+//! | [`statistics`](#statistics) | count, least, mean, most, first and last of points over a time range |
 //! | [`gaps`](#gaps) | intervals in which readings are missing, and why |
+//! | [`silences`](#silences) | when an agent was not heard |
 //! | [`ledger`](#ledger) | where every reading is, and whether the books close |
 //! | [`faults`](#faults) | what a person should know of, in words, with what to do |
+//! | [`alarms`](#alarms) | what a person must know of until it is over; acknowledging it |
 //! | [`time-marks`](#time-marks) | readings whose times are not what the gateway believed |
 //! | [`quarantine`](#quarantine) | what is kept aside: batches that could not be stored, impossible times |
 //! | [`server`](#server) | this server: version, what its store is and how large |
@@ -37,11 +41,13 @@
 //! `thinned` and `other`. `stored` counts readings since the agent joined. `backlog.tail_bytes` are
 //! acknowledged and kept for a server that loses them. `clock.offset_ms` is the gateway's clock less
 //! the server's when it last reported. `faults` are those that stand, as [`faults`](#faults) has them.
+//! `refused` is when and why this server sent the agent away last, since it started; `null` if it did not.
 //!
 //! # points
 //!
-//! `agent` (default: all), `search` (part of `device/name unit`, any case), `limit` (1 to 1000,
-//! default 200), `after` (the `next` of the page before). `{points: [...], next}`, points by id;
+//! `agent` (default: all), `search` (words, each a part of `device/name unit` in any case, and of
+//! `site/gateway/` too where no agent is named), `limit` (1 to 1000, default 200), `after` (the `next` of the
+//! page before); or `ids` (1 to 50, separated by commas) alone. `{points: [...], next}`, points by id;
 //! `next` is `null` on the last page. `fork` is 0, or the number of the copy of the gateway's buffer
 //! that the point's readings come from: a copied or restored buffer goes on in points of its own.
 //!
@@ -58,6 +64,19 @@
 //! inside, `count` and `good` count readings, `last` is the latest value. An id that no point has
 //! gives a series without rows.
 //!
+//! # query.csv
+//!
+//! As [`query`](#query), as `text/csv` (RFC 4180); so answers `query` itself to `Accept: text/csv`. With
+//! `max_points` the rows are those of the query; without it every reading stands in a row of its own, at most
+//! 1,000,000 of them: a range that holds more is refused before it begins. A connection that breaks in
+//! the middle is a file that is not whole.
+//!
+//! # statistics
+//!
+//! `points`, `from` and `to` as [`query`](#query). `{from, to, series: [...]}`, each with `count` and `good`
+//! readings, `numbers` (those that count below), `min`, `mean`, `max`, and `first` and `last`, the earliest
+//! and latest value whose quality is not bad.
+//!
 //! # gaps
 //!
 //! `agent` (default: all), `from` (default `-1d`), `to` (default `now`), `limit` (1 to 1000, default
@@ -67,6 +86,12 @@
 //! `reason` is `device silent`, `buffer full`, `corrupt`, `agent down`, `clock`, `server lost it` (a
 //! restored database, and the gateway had forgotten), `thinned out` (no room: the resolution was
 //! halved), `buffer wiped` (the gateway came back with a new one) or `unspecified`.
+//!
+//! # silences
+//!
+//! `agent` (needed), `from` (default `-1d`), `to` (default `now`), `limit` (1 to 1000, default 200).
+//! `{silences: [{from, to}], more}`: for more than 150 s nothing was heard of the agent. Readings with times
+//! inside came later. The last one may last still: then `to` is `null`.
 //!
 //! # ledger
 //!
@@ -83,6 +108,17 @@
 //! restored` or `imbalance`; `words` say what happened and `remedy` what to do; `subject` tells the
 //! faults of one kind apart. `since` is when it began, `last` when it was last seen, `over` when it
 //! ended: `null` while it stands.
+//!
+//! # alarms
+//!
+//! `state` (words separated by commas, default `active,acknowledged`; `cleared` too), `site`, `limit` (1 to
+//! 1000, default 200), `after` (the `next` of the page before). `{time, active, acknowledged, alarms: [...],
+//! next}`, the newest first; `active` and `acknowledged` count all that stand. `rule` is the name of its section
+//! in the configuration, `kind` what it looks at, `priority` `low`, `medium` or `high`; `members` are what it is
+//! about, each with `since`. `acknowledged` is `null` or `{time, by, note}`, `cleared` a time once it is over.
+//!
+//! `POST alarms/ID/acknowledge` with JSON `{"note": "…"}` (note and `by` may be left out) acknowledges one, and
+//! answers with the alarm. An alarm that grows is active again.
 //!
 //! # time-marks
 //!
@@ -107,18 +143,22 @@
 //!
 //! # live
 //!
-//! `agent` (default: all). Server-sent events, at most four a second. `readings` carries an array of
+//! `agent` (default: all), `events` (`readings` or `alarms`; default both). Server-sent events, at most four
+//! a second. `readings` carries an array of
 //! `[id, time_ms, value, quality]`, the newest reading of each point since the event before; here
 //! quality is in words (`"bad: the device did not answer in time"`), and its first word is the class.
 //! A backlog is history and is not shown. `missed` tells a reader who was too slow for all: it carries
-//! the number of batches passed over; ask `points` for the latest. The stream ends when the server stops.
+//! the number of batches passed over; ask `points` for the latest. `alarms` carries
+//! `{active, acknowledged, event}` whenever an alarm has changed. The stream ends when the server stops.
 //!
 //! # Errors
 //!
 //! `{type, title, status, detail}`; `detail` names the value and the way out. 400 a parameter that is
-//! unknown or makes no sense, 404 no such path or agent, 405 not a GET, 500 the database refused,
+//! unknown or makes no sense, 404 no such path or agent, 405 another method, 500 the database refused,
 //! 503 the database is out of reach: try again after `Retry-After` seconds.
 
+mod alarms;
+mod csv;
 mod faults;
 mod fleet;
 mod gaps;
@@ -130,6 +170,8 @@ mod problem;
 mod quarantine;
 mod query;
 mod server;
+mod silences;
+mod statistics;
 mod time_marks;
 mod words;
 
@@ -137,7 +179,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::http::{HeaderValue, header};
-use axum::routing::get;
+use axum::routing::{get, post};
 use tokio_util::sync::CancellationToken;
 use tower_http::set_header::SetResponseHeaderLayer;
 
@@ -164,16 +206,21 @@ pub fn router(api: Api) -> Router {
     let routes = Router::new()
         .route("/fleet", get(fleet::fleet))
         .route("/points", get(points::points))
-        .route("/query", get(query::query))
+        .route("/query", get(csv::json_or_csv))
+        .route("/query.csv", get(csv::csv))
+        .route("/statistics", get(statistics::statistics))
         .route("/gaps", get(gaps::gaps))
+        .route("/silences", get(silences::silences))
         .route("/ledger", get(ledger::ledger))
         .route("/faults", get(faults::faults))
+        .route("/alarms", get(alarms::alarms))
+        .route("/alarms/{id}/acknowledge", post(alarms::acknowledge))
         .route("/time-marks", get(time_marks::time_marks))
         .route("/quarantine", get(quarantine::quarantine))
         .route("/server", get(server::server))
         .route("/live", get(live::live))
         .fallback(problem::no_such_path)
-        .method_not_allowed_fallback(problem::only_get)
+        .method_not_allowed_fallback(problem::other_method)
         .layer(fixed(header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"))
         .layer(fixed(header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(fixed(header::CACHE_CONTROL, "no-store"))

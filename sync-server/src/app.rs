@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::alarms::{Evaluator, Webhooks};
 use crate::api::{self, Api};
 use crate::health::{self, Health};
 use crate::identity::{self, Authority, ServerCertificate};
@@ -98,6 +99,11 @@ impl App {
         let keeper = Keeper::new(store.clone(), telemetry.clone());
         let roller = Roller::new(store.clone(), telemetry.clone());
         let retainer = Retainer::new(store.clone(), telemetry.clone(), config.retention);
+        let rules = config.alarms.rules;
+        let evaluator = Evaluator::new(store.clone(), feed.clone(), telemetry.clone(), rules);
+        let webhooks = Webhooks::new(store.clone(), feed.clone(), telemetry.clone(), config.alarms.webhooks)
+            .map_err(|why| anyhow!(why))?;
+        webhooks.register().await.context("make the webhooks known to the store")?;
         let listener = Listener::new(sync, newest_tls, Limits::default(), telemetry.clone());
         let router = health::router(Health { store: store.clone(), telemetry: telemetry.clone() })
             .merge(api::router(Api { store, feed, stop: stop.clone() }))
@@ -113,6 +119,8 @@ impl App {
         tasks.add("ledger keeper", keeper.run(stop.clone()));
         tasks.add("rollups", roller.run(stop.clone()));
         tasks.add("retention", retainer.run(stop.clone()));
+        tasks.add("alarms", evaluator.run(stop.clone()));
+        tasks.add("webhooks", webhooks.run(stop.clone()));
         tasks.add("metrics upkeep", keep_up(telemetry, stop.clone()));
         tasks.add("watchdog", watchdog::run(progress, stop.clone()));
         tasks.run(stop).await

@@ -35,7 +35,7 @@ use tokio::time::timeout;
 
 use crate::identity::Authority;
 use crate::listener::Peer;
-use crate::live::{Committed, Feed};
+use crate::live::{Committed, Feed, Refusal};
 use crate::store::{Content, Receipt, Store};
 use crate::telemetry::Telemetry;
 
@@ -105,7 +105,17 @@ impl Ingest {
     }
 
     async fn sync(&self, peer: Peer, request: Request) -> Result<Response, Problem> {
-        let member = self.standings.judge(peer).await?.valid_at(wall_micros())?;
+        let member = self.standings.judge(peer).await?;
+        let key = member.key;
+        let answer = self.sync_of(member, request).await;
+        if let Err(problem) = &answer {
+            self.feed.refused(key, Refusal { at: wall_micros(), words: problem.detail.clone() });
+        }
+        answer
+    }
+
+    async fn sync_of(&self, member: Member, request: Request) -> Result<Response, Problem> {
+        let member = member.valid_at(wall_micros())?;
         let body = self.bodies.of_member(request).await?;
         let request: SyncRequest = decode(&body)?;
         let _turn = timeout(TURN_WITHIN, self.turns.acquire())

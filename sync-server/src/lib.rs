@@ -1,5 +1,6 @@
 //! Forebay's sync-server as a library: the binary, the demo and the tests run the same code.
 
+pub mod alarms;
 pub mod api;
 pub mod app;
 pub mod cli;

@@ -14,6 +14,7 @@ use forebay_protocols::sync::batch::{Epoch, Sequence};
 use forebay_protocols::sync::ranges::Ranges;
 use forebay_protocols::sync::wire;
 
+pub mod alarms;
 mod buckets;
 mod plan;
 mod quarantine;
@@ -24,6 +25,7 @@ mod timescale;
 mod upkeep;
 mod words;
 
+pub use alarms::Alarms;
 #[cfg(feature = "measure")]
 pub use plan::WITHOUT_EXACTLY_ONCE;
 pub use quarantine::{AsideId, AsideRow, OddPoint, Quarantine, Replayed, read_batch};
@@ -46,7 +48,7 @@ pub async fn open(config: &forebay_config::server::Store) -> Result<Arc<dyn Stor
 
 /// What the server needs of a database.
 #[async_trait]
-pub trait Store: Upkeep + Quarantine {
+pub trait Store: Upkeep + Quarantine + Alarms {
     /// "SQLite 3.50 at /path", "TimescaleDB 2.19 (Apache edition) on PostgreSQL 17": for people.
     fn describe(&self) -> String;
 
@@ -92,8 +94,9 @@ pub trait Store: Upkeep + Quarantine {
     /// All agents, by site and gateway.
     async fn fleet(&self) -> Result<Vec<AgentRow>, StoreError>;
 
-    /// Points by key, ascending, at most `most` above `after`. `search` is a part of
-    /// "device/name unit" in any case; empty finds all.
+    /// Points by key, ascending, at most `most` above `after`. Each word of `search` is a part of
+    /// "device/name unit", or where no agent is named of "site/gateway/device/name unit", in any case;
+    /// without words all are found.
     async fn points(
         &self,
         agent: Option<AgentKey>,
@@ -423,6 +426,18 @@ pub struct AgentRow {
     pub epoch: Option<Epoch>,
 }
 
+/// From when to when an agent was not heard: between two deliveries that lay far apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Silence {
+    /// When it was heard last.
+    pub from: Micros,
+    /// When it was heard again.
+    pub to: Micros,
+}
+
+/// An agent that sends nothing for so long is called silent: a heartbeat comes every 60 s by default.
+pub const SILENT_AFTER: Micros = 150_000_000;
+
 /// A point with its newest reading.
 #[derive(Clone, Debug)]
 pub struct PointRow {
@@ -495,6 +510,8 @@ pub struct Bucket {
     pub first: Option<Value>,
     /// The latest value, counted alike.
     pub last: Option<Value>,
+    /// How many numbers `min`, `max` and `mean` are of.
+    pub numbers: u64,
     /// The worst quality inside.
     pub quality: Quality,
 }

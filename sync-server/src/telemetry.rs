@@ -35,6 +35,8 @@ const ROLLUP_LAG: &str = "forebay_server_rollup_lag_seconds";
 const ROLLUP_BUCKETS: &str = "forebay_server_rollup_buckets_total";
 const RETENTION_ROWS: &str = "forebay_server_retention_rows_total";
 const FAULTS: &str = "forebay_server_faults";
+const ALARMS: &str = "forebay_server_alarms";
+const WEBHOOKS: &str = "forebay_server_webhook_attempts_total";
 
 const METADATA: Metadata<'_> = Metadata::new("forebay", Level::INFO, None);
 
@@ -105,6 +107,8 @@ impl Telemetry {
             None,
             "Faults that stand now, by kind: /api/v1/faults has the words.".into(),
         );
+        recorder.describe_gauge(ALARMS.into(), None, "Alarms that stand now, by state.".into());
+        recorder.describe_counter(WEBHOOKS.into(), None, "Attempts to tell a webhook, by outcome.".into());
         let new = Self {
             connections: gauge(CONNECTIONS, "Agent connections open now."),
             connections_refused: counter(
@@ -149,6 +153,10 @@ impl Telemetry {
         }
         new.ledger(&Totals::default());
         new.faults(&[]);
+        new.alarms(0, 0);
+        for outcome in ["told", "refused", "failed"] {
+            new.labelled(WEBHOOKS, "outcome", outcome).increment(0);
+        }
         new
     }
 
@@ -231,6 +239,18 @@ impl Telemetry {
             self.labelled_gauge(FAULTS, "kind", word).set(standing(kind));
         }
         self.ledger.open_buffers.set(standing(FaultKind::Imbalance));
+    }
+
+    /// The alarms there are, as they were just read.
+    pub fn alarms(&self, active: u64, acknowledged: u64) {
+        for (state, count) in [("active", active), ("acknowledged", acknowledged)] {
+            self.labelled_gauge(ALARMS, "state", state).set(count as f64);
+        }
+    }
+
+    /// A webhook was tried: `told`, `refused` or `failed`.
+    pub fn webhook(&self, outcome: &'static str) {
+        self.labelled(WEBHOOKS, "outcome", outcome).increment(1);
     }
 
     /// All metrics in Prometheus' text format.

@@ -5,10 +5,16 @@
 
 #[path = "api/accounts.rs"]
 mod accounts;
+#[path = "api/alarms.rs"]
+mod alarms;
 #[path = "api/asking.rs"]
 mod asking;
 #[path = "api/booked.rs"]
 mod booked;
+#[path = "api/booked_alarms.rs"]
+mod booked_alarms;
+#[path = "api/exploring.rs"]
+mod exploring;
 #[path = "api/house.rs"]
 mod house;
 #[path = "api/keeping.rs"]

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "tests, and what they share")]
 
+#[path = "store_conformance/alarms.rs"]
+mod alarms;
 #[path = "store_conformance/answers.rs"]
 mod answers;
 #[path = "store_conformance/hostile.rs"]
@@ -130,6 +132,15 @@ on_every_store! {
     retention::the_store_says_what_it_is_and_how_large,
     quarantine::a_batch_set_aside_is_replayed_once_and_the_books_follow,
     quarantine::readings_at_impossible_times_are_moved_and_stored,
+    alarms::an_alarm_is_raised_once_whoever_looks_and_cleared_once,
+    alarms::what_was_decided_on_an_older_version_does_nothing,
+    alarms::an_acknowledged_alarm_that_grows_is_active_again,
+    alarms::what_waits_for_its_delay_is_there_after_a_restart,
+    alarms::alarms_come_in_pages_by_state_and_site,
+    alarms::webhooks_follow_events_in_order_each_from_its_own_place,
+    alarms::one_server_at_a_time_tells_a_webhook,
+    alarms::an_interval_in_which_an_agent_was_not_heard_is_kept,
+    alarms::points_are_found_by_several_words_and_by_their_site,
     migration::a_database_of_the_first_version_keeps_everything,
     outage::what_was_acknowledged_is_there_after_a_restart,
     outage::several_servers_start_at_once_on_an_empty_database,

@@ -114,11 +114,12 @@ pub(super) fn server(files: &[File], book: &Book) -> Option<Server> {
     };
     let retention = section(&roots, "retention")
         .map_or_else(|| Some(Retention::default()), |t| super::retention::retention(&t));
+    let alarms = super::alarms::alarms(section(&roots, "alarm"), section(&roots, "webhook"));
     let sync = section(&roots, "sync").map_or_else(Sync::default, |t| sync(&t));
     let web = section(&roots, "web").map_or_else(Web::default, |t| web(&t));
     let log = section(&roots, "log").map_or_else(Log::default, |t| log(&t));
     roots.iter().for_each(Table::finish);
-    Some(Server { state_dir, store: store?, retention: retention?, sync, web, log })
+    Some(Server { state_dir, store: store?, retention: retention?, alarms: alarms?, sync, web, log })
 }
 
 fn parse<'a>(files: &'a [File], book: &Book) -> Vec<Spanned<DeTable<'a>>> {

@@ -13,10 +13,8 @@ use super::parameters::Parameters;
 use super::problem::Problem;
 use super::words::{agent_name, now, time};
 use crate::ledger::Dropped;
-use crate::store::{AgentRow, FaultRow, Micros};
-
-/// An agent that sends nothing for so long is called silent: a heartbeat comes every 60 s by default.
-const SILENT_AFTER: Micros = 150_000_000;
+use crate::live::Refusal;
+use crate::store::{AgentRow, FaultRow, Micros, SILENT_AFTER};
 
 /// No parameters, and none are overlooked.
 #[derive(Deserialize)]
@@ -30,11 +28,12 @@ pub(super) async fn fleet(
     let agents = api.store.fleet().await?;
     let faults = api.store.faults(None, 0).await?;
     let now = now();
-    let agents: Vec<Value> = agents.iter().map(|row| agent(row, &faults, now)).collect();
+    let agents: Vec<Value> =
+        agents.iter().map(|row| agent(row, &faults, api.feed.refusal(row.key), now)).collect();
     Ok(Json(json!({ "store": api.store.describe(), "time": time(now), "agents": agents })))
 }
 
-fn agent(row: &AgentRow, faults: &[FaultRow], now: Micros) -> Value {
+fn agent(row: &AgentRow, faults: &[FaultRow], refusal: Option<Refusal>, now: Micros) -> Value {
     let report = row.report.as_ref();
     // What no report told is unknown, and must not look like a zero.
     let told = |count: fn(&wire::Report) -> u64| report.map(count);
@@ -76,6 +75,7 @@ fn agent(row: &AgentRow, faults: &[FaultRow], now: Micros) -> Value {
         "batches": { "committed": row.committed_batches, "set_aside": row.set_aside },
         "devices": devices,
         "faults": standing,
+        "refused": refusal.map(|refusal| json!({ "time": time(refusal.at), "words": refusal.words })),
     })
 }
 

@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
@@ -14,6 +15,7 @@ use futures::stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +24,7 @@ use super::parameters::Parameters;
 use super::problem::Problem;
 use super::words::{agent_in, millis, value};
 use crate::live::{Committed, Subscription};
+use crate::store::alarms::AlarmSummary;
 use crate::store::{AgentKey, PointKey, Timed};
 
 /// How long values are gathered before they are sent.
@@ -35,6 +38,8 @@ const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-accel-bufferi
 pub(super) struct Wanted {
     /// `site/gateway`; without it, the whole fleet.
     agent: Option<String>,
+    /// `readings`, `alarms`; without it, both.
+    events: Option<String>,
 }
 
 pub(super) async fn live(
@@ -45,9 +50,20 @@ pub(super) async fn live(
         Some(name) => Some(agent_in(&api.store.fleet().await?, name)?),
         None => None,
     };
+    let (readings, alarms) = match wanted.events.as_deref() {
+        None | Some("readings,alarms") => (true, true),
+        Some("readings") => (true, false),
+        Some("alarms") => (false, true),
+        Some(other) => {
+            let words =
+                format!("events: `{other}` is neither `readings` nor `alarms`; leave it away for both");
+            return Err(Problem::BadRequest(words));
+        }
+    };
     // From here on nothing is missed, and the answer's head tells the reader so.
     let reader = Reader {
-        subscription: api.feed.subscribe(),
+        subscription: readings.then(|| api.feed.subscribe()),
+        alarms: alarms.then(|| api.feed.alarms()),
         stop: api.stop.clone(),
         agent,
         newest: BTreeMap::new(),
@@ -61,7 +77,8 @@ pub(super) async fn live(
 }
 
 struct Reader {
-    subscription: Subscription,
+    subscription: Option<Subscription>,
+    alarms: Option<watch::Receiver<AlarmSummary>>,
     stop: CancellationToken,
     agent: Option<AgentKey>,
     /// What the next event will tell. Bounded by the number of points.
@@ -78,7 +95,8 @@ impl Reader {
             let received = tokio::select! {
                 () = self.stop.cancelled() => return None,
                 () = until(self.due) => return Some(self.tell()),
-                received = self.subscription.recv() => received,
+                received = received(&mut self.subscription) => received,
+                summary = changed(&mut self.alarms) => return Some(alarms(summary)),
             };
             match received {
                 Ok(committed) => self.keep_newest(&committed),
@@ -119,6 +137,29 @@ impl Reader {
             .collect();
         Event::default().event("readings").data(json!(rows).to_string())
     }
+}
+
+async fn received(subscription: &mut Option<Subscription>) -> Result<Arc<Committed>, RecvError> {
+    match subscription {
+        Some(subscription) => subscription.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The next state of alarms, whenever it is another one.
+async fn changed(alarms: &mut Option<watch::Receiver<AlarmSummary>>) -> AlarmSummary {
+    if let Some(alarms) = alarms
+        && alarms.changed().await.is_ok()
+    {
+        return *alarms.borrow_and_update();
+    }
+    std::future::pending().await
+}
+
+fn alarms(summary: AlarmSummary) -> Event {
+    let AlarmSummary { active, acknowledged, newest } = summary;
+    let told = json!({ "active": active, "acknowledged": acknowledged, "event": newest });
+    Event::default().event("alarms").data(told.to_string())
 }
 
 /// Waits for the moment, or for ever.

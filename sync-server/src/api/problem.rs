@@ -18,8 +18,8 @@ pub enum Problem {
     BadRequest(String),
     /// Nothing of that name.
     NotFound(String),
-    /// The API only reads.
-    OnlyGet(String),
+    /// Not by this method.
+    OtherMethod(String),
     /// The database is away or refused.
     Store(StoreError),
 }
@@ -36,7 +36,9 @@ impl IntoResponse for Problem {
         let (status, title, detail) = match self {
             Self::BadRequest(detail) => (StatusCode::BAD_REQUEST, "The request is not understood", detail),
             Self::NotFound(detail) => (StatusCode::NOT_FOUND, "There is no such thing", detail),
-            Self::OnlyGet(detail) => (StatusCode::METHOD_NOT_ALLOWED, "This API only reads", detail),
+            Self::OtherMethod(detail) => {
+                (StatusCode::METHOD_NOT_ALLOWED, "The path has no such method", detail)
+            }
             Self::Store(StoreError::Away(why)) => {
                 let detail =
                     format!("{why}. Agents keep their readings meanwhile; try again in {RETRY_AFTER} s.");
@@ -62,13 +64,14 @@ impl IntoResponse for Problem {
 pub(super) async fn no_such_path(uri: Uri) -> Problem {
     let path = uri.path().trim_end_matches('/');
     Problem::NotFound(format!(
-        "`{PLACE}{path}` is no path of this API: there are fleet, points, query, gaps, ledger, \
-         faults, time-marks and live"
+        "`{PLACE}{path}` is no path of this API: there are fleet, points, query, query.csv, statistics, gaps, \
+         silences, ledger, faults, alarms, time-marks, quarantine, server and live"
     ))
 }
 
-pub(super) async fn only_get(method: Method) -> Problem {
-    Problem::OnlyGet(format!("{method} is not answered here: use GET"))
+pub(super) async fn other_method(method: Method, uri: Uri) -> Problem {
+    let way_out = if uri.path().ends_with("/acknowledge") { "POST" } else { "GET" };
+    Problem::OtherMethod(format!("{method} is not answered here: use {way_out}"))
 }
 
 #[cfg(test)]

@@ -18,19 +18,42 @@ const MOST_SERIES: usize = 50;
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
     /// Ids of points, separated by commas.
-    points: String,
+    pub points: String,
     /// Default `-1h`.
-    from: Option<String>,
+    pub from: Option<String>,
     /// Default `now`.
-    to: Option<String>,
+    pub to: Option<String>,
     /// At most so many rows a point.
-    max_points: Option<usize>,
+    pub max_points: Option<usize>,
+}
+
+/// Readings or buckets of points, as they were asked for.
+pub(super) struct Found {
+    pub from: Micros,
+    pub to: Micros,
+    /// Length of a bucket; 0: each row is a reading.
+    pub step: Micros,
+    pub series: Vec<(PointKey, Vec<Bucket>)>,
 }
 
 pub(super) async fn query(
     State(api): State<Api>,
     Parameters(wanted): Parameters<Wanted>,
 ) -> Result<Json<Value>, Problem> {
+    let Found { from, to, step, series } = find(&api, wanted).await?;
+    let series: Vec<Value> = series
+        .iter()
+        .map(|(key, rows)| json!({ "id": key.0, "rows": rows.iter().map(row).collect::<Vec<_>>() }))
+        .collect();
+    Ok(Json(json!({
+        "from": time(from), "to": time(to), "step_ms": millis(step),
+        "columns": ["time_ms", "mean", "min", "max", "count", "quality", "last", "good"],
+        "series": series,
+    })))
+}
+
+/// At the resolution that fits.
+pub(super) async fn find(api: &Api, wanted: Wanted) -> Result<Found, Problem> {
     let Wanted { points, from, to, max_points } = wanted;
     let (from, to) = range(from.as_deref().unwrap_or("-1h"), to.as_deref().unwrap_or("now"), now())?;
     let most = within("max_points", max_points, 500, 2..=10_000)?;
@@ -48,19 +71,11 @@ pub(super) async fn query(
         step = nice_step(to - from, most).max(floor);
         series = api.store.query(&Query { step, most, ..raw }).await?;
     }
-    let series: Vec<Value> = series
-        .iter()
-        .map(|(key, rows)| json!({ "id": key.0, "rows": rows.iter().map(row).collect::<Vec<_>>() }))
-        .collect();
-    Ok(Json(json!({
-        "from": time(from), "to": time(to), "step_ms": millis(step),
-        "columns": ["time_ms", "mean", "min", "max", "count", "quality", "last", "good"],
-        "series": series,
-    })))
+    Ok(Found { from, to, step, series })
 }
 
 /// The shortest step that what is left since `from` can answer.
-fn floor(from: Micros, horizons: &Horizons) -> Micros {
+pub(super) fn floor(from: Micros, horizons: &Horizons) -> Micros {
     match from {
         from if from < horizons.hours => Grain::Days.length(),
         from if from < horizons.minutes => Grain::Hours.length(),
@@ -82,7 +97,7 @@ fn row(bucket: &Bucket) -> Value {
     ])
 }
 
-fn ids(text: &str) -> Result<Vec<PointKey>, Problem> {
+pub(super) fn ids(text: &str) -> Result<Vec<PointKey>, Problem> {
     let found: Result<Vec<PointKey>, _> = text.split(',').map(|id| id.trim().parse().map(PointKey)).collect();
     match found {
         Ok(ids) if ids.len() <= MOST_SERIES => Ok(ids),
@@ -101,7 +116,7 @@ fn ids(text: &str) -> Result<Vec<PointKey>, Problem> {
 
 /// The least step people know (1, 2, 5, 10, 15, 30 of a unit) that gives at most `most` buckets,
 /// counting one more for a range that does not begin at a multiple of the step.
-fn nice_step(range: Micros, most: usize) -> Micros {
+pub(super) fn nice_step(range: Micros, most: usize) -> Micros {
     const SECOND: Micros = 1_000_000;
     const DAY: Micros = 86_400 * SECOND;
     const STEPS: [Micros; 26] = [

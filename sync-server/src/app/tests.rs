@@ -15,6 +15,7 @@ use crate::ingest::tests::memory::Memory;
 fn config(state: &Path) -> Server {
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     Server {
+        alarms: Default::default(),
         state_dir: state.to_owned(),
         store: StoreConfig::Sqlite { path: state.join("unused.db") },
         sync: Sync { listen, ..Sync::default() },

@@ -3,6 +3,7 @@
 
 mod batches;
 pub(crate) mod memory;
+mod no_alarms;
 mod peers;
 
 use std::time::Duration;
@@ -132,6 +133,9 @@ async fn a_certificate_renews_itself_and_even_after_it_ran_out() {
     let gateway = Gateway::join(&plant, "north", "gw-1").await.unwrap();
     plant.store.expire_certificates();
     assert_eq!(gateway.sync(&request([])).await.problem().kind, Kind::ExpiredCertificate);
+    let agent = plant.store.fleet().await.unwrap()[0].key;
+    let refusal = plant.feed.refusal(agent).expect("why it was sent away is known");
+    assert!(refusal.words.contains("ran out"), "{}", refusal.words);
     let renewed = gateway.renew(&plant).await;
     let answer = renewed.sync(&request([batch(EPOCH, 1, &[(1, 10)])])).await.answer();
     assert_eq!(verdicts(&answer), [(1, Verdict::Committed)]);

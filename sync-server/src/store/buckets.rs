@@ -46,6 +46,7 @@ impl Buckets {
                 mean: number,
                 first: value.clone(),
                 last: value,
+                numbers: u64::from(number.is_some()),
                 quality,
             });
             return true;

@@ -21,6 +21,7 @@ use super::{
     Upkeep,
 };
 
+mod alarms;
 mod books;
 mod committed;
 mod identity;

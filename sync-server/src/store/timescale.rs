@@ -22,6 +22,7 @@ use super::{
     Upkeep,
 };
 
+mod alarms;
 mod books;
 mod copy;
 mod identity;

@@ -35,6 +35,10 @@ impl Booked {
         self.books.lock().unwrap()
     }
 
+    pub fn real(&self) -> &Arc<dyn Store> {
+        &self.real
+    }
+
     fn ask(&self) -> Result<MutexGuard<'_, Books>, StoreError> {
         let books = self.books();
         if books.away { Err(StoreError::Away("no route".into())) } else { Ok(books) }

@@ -158,6 +158,7 @@ async fn an_open_page_does_not_delay_the_stop_of_the_server() {
     let state_dir = folder.path().to_owned();
     let free = "127.0.0.1:0".parse().unwrap();
     let config = server::Server {
+        alarms: Default::default(),
         store: server::Store::Sqlite { path: state_dir.join("forebay.db") },
         state_dir,
         sync: server::Sync { listen: free, ..server::Sync::default() },

@@ -69,7 +69,7 @@ impl Rolled {
     pub fn bucket(self) -> Bucket {
         let Self { time, count, good, numbers, quality, sum, min, max, first, last } = self;
         let mean = (numbers > 0).then(|| sum / numbers as f64);
-        Bucket { time, count, good, min, max, mean, first, last, quality }
+        Bucket { time, count, good, min, max, mean, first, last, numbers, quality }
     }
 
     fn weigh(&mut self, value: Option<&Value>, quality: Quality) {

@@ -7,7 +7,7 @@ use prost::Message;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
 use super::super::plan::{self, Entry, Failure, Families, Mark, News, Plan, Row, Sheet};
-use super::super::{Delivery, PointKey, Receipt, StoreError, sieve};
+use super::super::{Delivery, PointKey, Receipt, SILENT_AFTER, StoreError, sieve};
 use super::books;
 use super::rollups;
 use super::values::column;
@@ -261,6 +261,10 @@ fn update_agent(on: &Connection, news: &News<'_>) -> Result<(), Failure> {
                last_seen = max(coalesce(last_seen, ?5), ?5) where agent = ?1";
     let &News { agent, stored, batches, aside, seen, report, epoch, branch } = news;
     let report = report.map(Message::encode_to_vec);
+    let silence = "insert into silences (agent, from_time, to_time) \
+                   select agent, last_seen, ?2 from agents where agent = ?1 and last_seen < ?3 \
+                   on conflict do nothing";
+    on.prepare_cached(silence)?.execute(params![agent.0, seen, seen - SILENT_AFTER])?;
     on.prepare_cached(sql)?
         .execute(params![agent.0, stored, batches, aside, seen, report, epoch.0, branch])?;
     Ok(())

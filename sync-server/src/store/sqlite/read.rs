@@ -61,9 +61,12 @@ pub fn points(
     let sql = "select p.point, p.agent, site, gateway, device, name, unit, kind, data_type, \
                l.time, l.quality, l.value, p.fork \
                from points p join agents a on a.agent = p.agent left join latest l on l.point = p.point \
-               where (?1 is null or p.agent = ?1) and instr(p.search, ?2) > 0 and p.point > ?3 \
+               where (?1 is null or p.agent = ?1) and p.point > ?3 \
+               and not exists (select 1 from json_each(?2) w where instr(case when ?1 is null \
+                 then lower(site || '/' || gateway) || '/' else '' end || p.search, w.value) = 0) \
                order by p.point limit ?4";
     let search = sieve::text(search).to_lowercase();
+    let search = serde_json::json!(search.split_whitespace().collect::<Vec<_>>()).to_string();
     let (agent, after) = (agent.map(|agent| agent.0), after.map_or(i64::MIN, |after| after.0));
     let mut statement = on.prepare_cached(sql)?;
     let rows = statement.query_map(params![agent, search, after, limit(most)], |row| {

@@ -15,7 +15,7 @@ use tokio::join;
 use tokio_postgres::types::ToSql;
 
 use super::super::plan::{self, Entry as New, Failure, Families, Mark, Plan, Row, Sheet};
-use super::super::{Delivery, PointKey, Receipt, StoreError, sieve};
+use super::super::{Delivery, PointKey, Receipt, SILENT_AFTER, StoreError, sieve};
 use super::values::{Columns, Moment};
 use super::{books, copy, rollups};
 
@@ -407,6 +407,12 @@ async fn update_agents(on: &Transaction<'_>, plans: &[Plan<'_>]) -> Result<(), F
         news.iter().map(|news| news.report.map(Message::encode_to_vec)).collect();
     let epochs: Vec<&[u8]> = news.iter().map(|news| news.epoch.0.as_slice()).collect();
     let branches: Vec<i64> = news.iter().map(|news| news.branch).collect();
+    let before: Vec<Moment> = news.iter().map(|news| Moment(news.seen - SILENT_AFTER)).collect();
+    let silence = "insert into silences (agent, from_time, to_time) \
+                   select a.agent, a.last_seen, n.seen \
+                   from unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[]) as n(agent, seen, before) \
+                   join agents a on a.agent = n.agent and a.last_seen < n.before on conflict do nothing";
+    run(on, silence, &[&agents, &seen, &before]).await?;
     run(on, sql, &[&agents, &stored, &batches, &aside, &seen, &reports, &epochs, &branches]).await?;
     Ok(())
 }

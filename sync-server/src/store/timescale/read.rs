@@ -70,10 +70,13 @@ pub async fn points(
     let sql = "select p.point, p.agent, site, gateway, device, name, unit, kind, data_type, \
                l.time, l.quality, l.value, l.whole, l.state, l.text, p.fork \
                from points p join agents a on a.agent = p.agent left join latest l on l.point = p.point \
-               where ($1::bigint is null or p.agent = $1) and strpos(p.search, $2) > 0 \
-               and p.point > $3::bigint order by p.point limit $4";
+               where ($1::bigint is null or p.agent = $1) and p.point > $3::bigint \
+               and not exists (select from unnest($2::text[]) w where strpos(case when $1::bigint is null \
+                 then lower(site || '/' || gateway) || '/' else '' end || p.search, w) = 0) \
+               order by p.point limit $4";
     // No text holds a NUL, and PostgreSQL would refuse to look for one.
     let search = super::super::sieve::text(search).to_lowercase();
+    let search: Vec<&str> = search.split_whitespace().collect();
     let (agent, after, most) = (agent.map(|a| a.0), after.map_or(i64::MIN, |a| a.0), limit(most));
     let mut points = Vec::new();
     for row in client.query(sql, &[&agent, &search, &after, &most]).await? {

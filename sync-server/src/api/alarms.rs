@@ -1,0 +1,96 @@
+//! `/alarms`: what a person must know of until it is over, and taking notice of it.
+
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, header};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Api;
+use super::parameters::{Parameters, within};
+use super::problem::Problem;
+use super::words::{now, time};
+use crate::store::alarms::{AlarmKey, AlarmQuery, AlarmRow, AlarmState, AlarmSummary};
+
+/// A note is a sentence, not a report.
+const LONGEST_NOTE: usize = 1_000;
+const LONGEST_NAME: usize = 100;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wanted {
+    /// Words separated by commas; default those that stand.
+    state: Option<String>,
+    /// Of this site only.
+    site: Option<String>,
+    /// `next` of the page before.
+    after: Option<i64>,
+    limit: Option<usize>,
+}
+
+pub(super) async fn alarms(
+    State(api): State<Api>,
+    Parameters(wanted): Parameters<Wanted>,
+) -> Result<Json<Value>, Problem> {
+    let Wanted { state, site, after, limit } = wanted;
+    let limit = within("limit", limit, 200, 1..=1_000)?;
+    let states = states(state.as_deref().unwrap_or("active,acknowledged"))?;
+    let AlarmSummary { active, acknowledged, .. } = api.store.alarm_summary().await?;
+    // One more than asked for tells whether there is a next page.
+    let query = AlarmQuery { states, site, before: after.map(AlarmKey), most: limit + 1 };
+    let mut rows = api.store.alarms(&query).await?;
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().filter(|_| more).map(|row| row.key.0);
+    Ok(Json(json!({
+        "time": time(now()),
+        "active": active,
+        "acknowledged": acknowledged,
+        "alarms": rows.iter().map(AlarmRow::json).collect::<Vec<_>>(),
+        "next": next,
+    })))
+}
+
+fn states(text: &str) -> Result<Vec<AlarmState>, Problem> {
+    let state = |word: &str| {
+        AlarmState::ALL.into_iter().find(|state| state.word() == word.trim()).ok_or_else(|| {
+            Problem::BadRequest(format!("state: `{word}` is none of `active`, `acknowledged`, `cleared`"))
+        })
+    };
+    text.split(',').map(state).collect()
+}
+
+/// What is said with an acknowledgement.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Notice {
+    note: String,
+    by: String,
+}
+
+pub(super) async fn acknowledge(
+    State(api): State<Api>,
+    Path(id): Path<String>,
+    asked: HeaderMap,
+    body: Bytes,
+) -> Result<Json<Value>, Problem> {
+    // A form on another site can send a text, and no JSON without being asked for it.
+    let kind = asked.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if kind.split(';').next().map(str::trim) != Some("application/json") {
+        let words = "the body must be JSON, with Content-Type: application/json: {\"note\": \"…\"}";
+        return Err(Problem::BadRequest(words.into()));
+    }
+    let Notice { note, by } = serde_json::from_slice(&body)
+        .map_err(|error| Problem::BadRequest(format!("the body is not {{\"note\": \"…\"}}: {error}")))?;
+    for (key, text, longest) in [("note", &note, LONGEST_NOTE), ("by", &by, LONGEST_NAME)] {
+        if text.chars().count() > longest {
+            return Err(Problem::BadRequest(format!("{key}: longer than {longest} characters")));
+        }
+    }
+    let unknown = || Problem::NotFound(format!("no alarm has the id `{id}`; /api/v1/alarms tells them"));
+    let key = AlarmKey(id.parse().map_err(|_| unknown())?);
+    let row = api.store.acknowledge_alarm(key, by.trim(), note.trim(), now()).await?.ok_or_else(unknown)?;
+    api.feed.ring(api.store.alarm_summary().await?);
+    Ok(Json(row.json()))
+}
