@@ -1,7 +1,7 @@
 // What is wrong with an agent, in plain words and with what to do; and the ledger that accounts for
 // every reading, buffer by buffer.
 import { el, head } from "/ui/dom.js";
-import { ago, clock, number, NOTHING, span } from "/ui/words.js";
+import { ago, clock, number, NOTHING, prose, span } from "/ui/words.js";
 
 /** Of faults that stand: an error or, once the server fills up again by itself, a notice. */
 const SHAPES = { "server restored": ["◆", "odd"] };
@@ -20,7 +20,7 @@ export function faultList(faults) {
     const [shape, kind] = SHAPES[fault.kind] ?? LOUD;
     return el("div", { class: "fault" },
       el("p", { class: kind }, `${shape} ${capital(fault.kind)}, since ${clock(fault.since)}. ${fault.words}`),
-      el("p", {}, el("span", { class: "quiet" }, "What to do: "), fault.remedy));
+      el("p", {}, el("span", { class: "quiet" }, "What to do: "), ...prose(fault.remedy)));
   });
 }
 

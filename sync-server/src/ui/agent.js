@@ -6,6 +6,7 @@ import { watch } from "/ui/feed.js";
 import { pointsTable } from "/ui/points.js";
 import { status } from "/ui/status.js";
 import { trendPanel } from "/ui/trend.js";
+import { whyPanel } from "/ui/why.js";
 import { ago, bytes, clock, count, number, NOTHING, off, span, state } from "/ui/words.js";
 
 const REFRESH_MS = 3000;
@@ -14,13 +15,14 @@ export function agentView(main, name, signal) {
   const standing = el("span", { class: "standing" });
   const alarms = el("div", { role: "alert" });
   const faults = el("div", { role: "alert" });
+  const why = el("div");
   const facts = el("dl");
   const missing = el("div");
   const ledger = el("div");
   const devices = el("div");
   const trend = trendPanel(name, signal);
   const points = pointsTable(name, (point) => trend.show(point), signal);
-  main.replaceChildren(el("h1", {}, name, " ", standing), alarms, faults, facts, trend.node, points.node,
+  main.replaceChildren(el("h1", {}, name, " ", standing), alarms, faults, why, facts, trend.node, points.node,
     el("h2", {}, "Missing readings, last day"), missing,
     el("h2", {}, "Ledger"), ledger,
     el("h2", {}, "Devices"), devices);
@@ -31,12 +33,14 @@ export function agentView(main, name, signal) {
 
   again(async () => {
     try {
-      const agent = (await get("/api/v1/fleet", signal)).agents.find((one) => one.agent === name);
+      const { agents } = await get("/api/v1/fleet", signal);
+      const agent = agents.find((one) => one.agent === name);
       if (!agent) return strange(main, name);
       const { buffers } = await get(`/api/v1/ledger?${new URLSearchParams({ agent: name })}`, signal);
       const { gaps, more } = await get(`/api/v1/gaps?${new URLSearchParams({ agent: name })}`, signal);
       fill(standing, agent.state, () => state(agent.state));
       showAlarms(alarms, agent);
+      fill(why, whyPanel(agent, agents).map((part) => part.textContent), () => whyPanel(agent, agents));
       showFacts(facts, agent);
       points.forks(await forkTimes(name, buffers, signal));
       fill(faults, agent.faults, () => faultList(agent.faults));

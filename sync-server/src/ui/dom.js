@@ -2,6 +2,16 @@
 
 const SVG = new Set(["svg", "path", "rect", "line"]);
 
+/** What is wider than its place is scrolled, by keyboard too: then, and only then, Tab leads to it. */
+const scrolling = new ResizeObserver((seen) => {
+  for (const node of new Set(seen.map(({ target }) => target.closest(".wide")))) {
+    if (!node || node.dataset.focus === "own") continue;
+    const scrolls = node.scrollWidth > node.clientWidth + 1 || node.scrollHeight > node.clientHeight + 1;
+    if (scrolls) Object.entries({ tabindex: "0", role: "region", "aria-label": node.getAttribute("aria-label") ?? "Table" }).forEach(([key, value]) => node.setAttribute(key, value));
+    else ["tabindex", "role"].forEach((key) => node.removeAttribute(key));
+  }
+});
+
 /** An element with attributes (functions become listeners) and children (strings become text). */
 export function el(name, attributes = {}, ...children) {
   const node = SVG.has(name) ? document.createElementNS("http://www.w3.org/2000/svg", name) : document.createElement(name);
@@ -10,6 +20,7 @@ export function el(name, attributes = {}, ...children) {
     else if (value !== null && value !== undefined && value !== false) node.setAttribute(key, value);
   }
   node.append(...children.filter((child) => child !== null && child !== undefined));
+  if (/^wide\b/.test(attributes.class ?? "")) { scrolling.observe(node); for (const child of node.children) scrolling.observe(child); }
   return node;
 }
 

@@ -1,6 +1,7 @@
 // The course of one point: a chart that keeps spikes (a band from minimum to maximum behind the
 // mean), shows bad readings and gaps as holes with their reason, and has a table behind it.
 import { again, el, get, head, say } from "/ui/dom.js";
+import { area, axis, broken, COUNT, HEIGHT, LAST, layer, MAX, MEAN, MIN, moments, placed, QUALITY, TIME, WIDTH } from "/ui/chart.js";
 import { scale, course } from "/ui/spark.js";
 import { status } from "/ui/status.js";
 import { clock, count, number, span } from "/ui/words.js";
@@ -8,10 +9,6 @@ import { clock, count, number, span } from "/ui/words.js";
 const REFRESH_MS = 5000;
 const RANGES = [["15 min", "-15m"], ["1 h", "-1h"], ["6 h", "-6h"], ["1 day", "-1d"], ["7 days", "-7d"], ["30 days", "-30d"]];
 const MOST = 600;
-const WIDTH = 1000;
-const HEIGHT = 200;
-// The columns of /api/v1/query.
-const [TIME, MEAN, MIN, MAX, COUNT, QUALITY, LAST] = [0, 1, 2, 3, 4, 5, 6];
 
 export function trendPanel(agent, signal) {
   let point = null;
@@ -19,6 +16,7 @@ export function trendPanel(agent, signal) {
   let answer = null;
   let cursor = null; // index of the row under the pointer
   const title = el("h2", { id: "trend" }, "Trend");
+  const explore = el("a", { class: "beside", hidden: "" }, "Explore");
   const ranges = RANGES.map(([words, span]) => el("button", { type: "button", "aria-pressed": String(span === range), click: () => pick(span) }, words));
   const [band, line, cross] = [el("path", { class: "band" }), el("path", { class: "mean" }), el("path", { class: "cross" })];
   const [holes, grid, right, below] = [el("svg", layer("holes")), el("svg", layer("grid")), el("div", { class: "levels" }), el("div", { class: "times" })];
@@ -30,12 +28,13 @@ export function trendPanel(agent, signal) {
   const table = el("details", { toggle: () => fillTable() }, el("summary", {}, "As a table"),
     el("div", { class: "wide tall" }, el("table", {},
       el("thead", {}, el("tr", {}, head("Time"), ...["Mean", "Minimum", "Maximum", "Last", "Readings"].map((words) => head(words, "number")), head("Quality"))), rows)));
-  const node = el("section", { class: "trend", "aria-labelledby": "trend" },
-    el("div", { class: "bar" }, title, el("div", { class: "ranges", role: "group", "aria-label": "Range" }, ...ranges)),
+  const node = el("section", { class: "trend", hidden: "", "aria-labelledby": "trend" },
+    el("div", { class: "bar" }, title, explore, el("div", { class: "ranges", role: "group", "aria-label": "Range" }, ...ranges)),
     el("div", { class: "chart" }, plot, right, below), reading, table);
 
   function pick(wanted) {
     range = wanted;
+    if (point) explore.href = `#/explore?points=${point.id}&from=${range}`;
     RANGES.forEach(([, span], place) => ranges[place].setAttribute("aria-pressed", String(span === range)));
     load();
   }
@@ -133,70 +132,10 @@ export function trendPanel(agent, signal) {
     show(chosen) {
       point = chosen;
       answer = null;
+      explore.hidden = node.hidden = false;
+      explore.href = `#/explore?points=${point.id}&from=${range}`;
       say(title, `${point.device} / ${point.name.textContent}${point.unit ? `, ${point.unit}` : ""}`);
       load();
     },
   };
-}
-
-function layer(kind) {
-  return { class: kind, viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" };
-}
-
-/** Words at a place, given as a part of the whole. */
-function placed(edge, part, words) {
-  const node = el("span", {}, words);
-  node.style[edge] = `${(part * 100).toFixed(2)}%`;
-  return node;
-}
-
-/** Rows with a hole wherever a gap lies between two of them. A bad reading is a hole by itself. */
-function broken(rows, gaps) {
-  const points = [];
-  rows.forEach((row, place) => {
-    const before = rows[place - 1];
-    if (before && gaps.some(([begin, end]) => begin < row[TIME] && end > before[TIME])) points.push([row[TIME], null, null, null]);
-    points.push(row);
-  });
-  return points;
-}
-
-/** From minimum to maximum, hole by hole. */
-function area(rows, x, y) {
-  const parts = [[]];
-  for (const row of rows) {
-    if (row[MIN] === null) parts.push([]);
-    else parts.at(-1).push(row);
-  }
-  return parts.filter((part) => part.length > 1).map((part) => {
-    const edge = (column) => part.map((row) => `${x(row[TIME]).toFixed(1)} ${y(row[column]).toFixed(1)}`);
-    return `M${edge(MAX).join("L")}L${edge(MIN).reverse().join("L")}Z`;
-  }).join("");
-}
-
-/** The lowest and highest level of the chart, and two to six round ones between. */
-function axis(numbers) {
-  if (!numbers.length) return [0, 1, []];
-  let [low, high] = [Math.min(...numbers.map((row) => row[MIN])), Math.max(...numbers.map((row) => row[MAX]))];
-  if (low === high) [low, high] = [low - Math.max(1, Math.abs(low) / 10), high + Math.max(1, Math.abs(high) / 10)];
-  const margin = (high - low) * 0.06;
-  [low, high] = [low - margin, high + margin];
-  const least = (high - low) / 5.5;
-  const power = 10 ** Math.floor(Math.log10(least));
-  const every = power * ([1, 2, 5].find((factor) => factor * power >= least) ?? 10);
-  const levels = [];
-  for (let level = Math.ceil(low / every) * every; level <= high && levels.length < 10; level += every) levels.push(Number(level.toPrecision(12)));
-  return [low, high, levels];
-}
-
-/** Round moments of the local day between two. */
-function moments(from, to) {
-  const minute = 60e3, hour = 60 * minute;
-  const rough = (to - from) / 5;
-  const every = [minute, 2 * minute, 5 * minute, 10 * minute, 15 * minute, 30 * minute, hour, 2 * hour, 3 * hour, 6 * hour, 12 * hour, 24 * hour, 48 * hour, 168 * hour]
-    .find((step) => step >= rough) ?? 336 * hour;
-  const local = new Date(from).getTimezoneOffset() * minute;
-  const all = [];
-  for (let moment = Math.ceil((from - local) / every) * every + local; moment <= to; moment += every) all.push(moment);
-  return all;
 }

@@ -57,6 +57,11 @@ export function clock(time, withSeconds = true) {
   return day + (withSeconds ? TIME : MINUTE).format(date);
 }
 
+/** Words in which `code` stands between backquotes. */
+export function prose(text) {
+  return text.split("`").map((part, place) => (place % 2 ? el("code", {}, part) : part));
+}
+
 export function count(n, one, many = `${one}s`) {
   return `${number(n)} ${n === 1 ? one : many}`;
 }
