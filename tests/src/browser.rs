@@ -2,6 +2,7 @@
 //! page as it is when it has loaded, before it has fetched anything; and a live feed never ends, so
 //! the browser's virtual time never passes either.)
 
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -107,6 +108,111 @@ impl Browser {
         Ok(text.as_str().unwrap_or_default().to_owned())
     }
 
+    /// Another size, in pixels.
+    ///
+    /// # Errors
+    /// When the browser refuses.
+    pub async fn resize(&mut self, width: u32, height: u32) -> Result<()> {
+        let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        self.ask("Emulation.setDeviceMetricsOverride", size).await.map(drop)
+    }
+
+    /// Whether the reader prefers dark pages.
+    ///
+    /// # Errors
+    /// When the browser refuses.
+    pub async fn prefer_dark(&mut self, dark: bool) -> Result<()> {
+        let scheme = if dark { "dark" } else { "light" };
+        let features = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        self.ask("Emulation.setEmulatedMedia", features).await.map(drop)
+    }
+
+    /// Presses and lets go of a key: `Tab`, `Enter`, `ArrowLeft`, `+`, a letter.
+    ///
+    /// # Errors
+    /// When the browser refuses.
+    pub async fn press(&mut self, key: &str) -> Result<()> {
+        let (code, text) = match key {
+            "Enter" => (13, "\r"),
+            "Tab" => (9, ""),
+            "Escape" => (27, ""),
+            "ArrowLeft" => (37, ""),
+            "ArrowRight" => (39, ""),
+            one => (0, one),
+        };
+        for kind in ["keyDown", "keyUp"] {
+            let pressed = json!({ "type": kind, "key": key, "windowsVirtualKeyCode": code, "text": text });
+            self.ask("Input.dispatchKeyEvent", pressed).await?;
+        }
+        Ok(())
+    }
+
+    /// Types a text where the focus is.
+    ///
+    /// # Errors
+    /// When the browser refuses.
+    pub async fn write(&mut self, text: &str) -> Result<()> {
+        self.ask("Input.insertText", json!({ "text": text })).await.map(drop)
+    }
+
+    /// Drags with the mouse from one place of an element to another, told as parts of its width.
+    ///
+    /// # Errors
+    /// When there is no such element.
+    pub async fn drag(&mut self, selector: &str, from: f64, to: f64) -> Result<()> {
+        let place = format!(
+            "(() => {{ const node = document.querySelector({selector:?}); node.scrollIntoView({{ block: 'center' }}); \
+             const box = node.getBoundingClientRect(); return [box.left, box.top + box.height / 2, box.width]; }})()"
+        );
+        let place = self.evaluate(&place).await?;
+        let number = |at: usize| place[at].as_f64().context("a place");
+        let (left, y, width) = (number(0)?, number(1)?, number(2)?);
+        let middle = (from + to) / 2.0;
+        for (kind, part) in [
+            ("mouseMoved", from),
+            ("mousePressed", from),
+            ("mouseMoved", middle),
+            ("mouseMoved", to),
+            ("mouseReleased", to),
+        ] {
+            let buttons = u8::from(kind != "mouseReleased");
+            let event = json!({ "type": kind, "x": left + width * part, "y": y, "button": "left", "buttons": buttons, "clickCount": 1 });
+            self.ask("Input.dispatchMouseEvent", event).await?;
+        }
+        Ok(())
+    }
+
+    /// What the page looks like, all of it, as a PNG in Base64.
+    ///
+    /// # Errors
+    /// When the browser cannot.
+    pub async fn picture(&mut self) -> Result<String> {
+        let whole = json!({ "format": "png", "captureBeyondViewport": true });
+        let picture = self.ask("Page.captureScreenshot", whole).await?;
+        Ok(picture["data"].as_str().context("a picture")?.to_owned())
+    }
+
+    /// What axe-core (deque.com/axe) finds wrong with the page by WCAG 2.1 A and AA: one line a violation.
+    ///
+    /// # Errors
+    /// When axe-core is not there, with how to get it, or does not run.
+    pub async fn accessibility(&mut self) -> Result<Vec<String>> {
+        let path = axe()?;
+        let source = std::fs::read_to_string(&path).with_context(|| {
+            format!(
+                "read {}: `tests/run --prepare` installs axe-core, or set FOREBAY_TEST_AXE",
+                path.display()
+            )
+        })?;
+        self.evaluate(&format!("{source}; true")).await?;
+        let run = "axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice'] }).then((found) => \
+                   found.violations.flatMap((rule) => rule.nodes.map((node) => \
+                   `${rule.id}: ${node.target.join(' ')}: ${node.failureSummary.replaceAll('\\n', ' ')}`)))";
+        let found = self.evaluate(run).await?;
+        let lines = found.as_array().context("axe-core answers with a list")?;
+        Ok(lines.iter().map(|line| line.as_str().unwrap_or_default().to_owned()).collect())
+    }
+
     /// Waits until an expression is true. While a page is on its way there may be nothing to ask:
     /// an expression that cannot be evaluated yet is not true yet.
     ///
@@ -162,4 +268,15 @@ impl Browser {
         };
         tokio::time::timeout(PATIENCE, answer).await.with_context(|| format!("{method}: no answer"))?
     }
+}
+
+/// axe-core beside the Node.js peers, or where `FOREBAY_TEST_AXE` says.
+fn axe() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("FOREBAY_TEST_AXE") {
+        return Ok(path.into());
+    }
+    let node = std::env::var_os("FOREBAY_TEST_NODE")
+        .context("FOREBAY_TEST_NODE is not set: tests/run sets it, and installs axe-core beside it")?;
+    let beside = PathBuf::from(node).parent().map(Path::to_owned).unwrap_or_default();
+    Ok(beside.join("node_modules/axe-core/axe.min.js"))
 }
