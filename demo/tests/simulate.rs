@@ -46,7 +46,8 @@ impl Simulated {
         };
         timeout(PATIENCE, reading).await.context("it starts")??;
         let agent = load::agent_text("printed", &toml).map_err(|error| anyhow::anyhow!("{error}\n{toml}"))?;
-        let mut link = agent.links.into_iter().next().context("a link")?;
+        let link = agent.links.into_iter().next().context("a link")?;
+        let mut link = Link::clone(&link);
         link.timeout = Duration::from_millis(700);
         link.backoff_max = Duration::from_secs(1);
         Ok(Self { child, typed, link })

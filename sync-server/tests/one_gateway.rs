@@ -40,6 +40,7 @@ fn config(state: &Path) -> Server {
         sync: Sync { listen, ..Sync::default() },
         web: Web { listen, ..Web::default() },
         retention: Default::default(),
+        alarms: Default::default(),
         access: Default::default(),
         log: Log::default(),
     }

@@ -353,6 +353,7 @@ impl Server {
             sync: Sync { listen, address: Some("127.0.0.1:1".into()), ..Sync::default() },
             web: Web { listen, ..Web::default() },
             retention: Default::default(),
+            alarms: Default::default(),
             access: Default::default(),
             log: Log::default(),
         };

@@ -20,6 +20,7 @@ use axum::body::Body;
 use forebay_config::{server, units::Secret};
 use forebay_protocols::boot_time::wall_micros;
 use forebay_protocols::sync::wire;
+use forebay_server::access::{Gate, Openness, Rules};
 use forebay_server::api::{self, Api, Roster};
 use forebay_server::live::Feed;
 use forebay_server::store::{self, Grain, Micros, Store};
@@ -284,7 +285,10 @@ async fn measure(scene: &Scene, store: Arc<dyn Store>, rows: i64) {
 /// A router over the store on a port of its own; its end comes with what is dropped.
 async fn serve(store: Arc<dyn Store>, fleet: Roster, feed: Feed) -> (String, impl Drop) {
     let stop = CancellationToken::new();
-    let router = api::router(Api { store, fleet, feed, stop: stop.clone() });
+    let rules =
+        Rules { open: Openness::Always, session: Duration::from_secs(60), requests: 1, is_tls: false };
+    let gate = Arc::new(Gate::new(store.access(), rules));
+    let router = api::router(Api { store, fleet, feed, gate, stop: stop.clone() });
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let place = format!("http://{}/api/v1", listener.local_addr().unwrap());
     let guard = stop.clone().drop_guard();

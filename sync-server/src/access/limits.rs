@@ -157,7 +157,7 @@ mod tests {
     #[test]
     fn guessing_one_name_is_held_up_and_mistyping_is_not() {
         let (limits, now) = (Limits::new(60), Instant::now());
-        let mut tries = || limits.log_in("anna", address("10.0.0.1"), now);
+        let tries = || limits.log_in("anna", address("10.0.0.1"), now);
         assert!((0..6).all(|_| tries().is_ok()));
         let wait = tries().unwrap_err();
         assert!(wait > Duration::from_secs(25) && wait <= Duration::from_secs(30), "{wait:?}");

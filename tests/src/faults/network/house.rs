@@ -200,6 +200,7 @@ impl Server {
             sync: Sync { listen, address: Some(through.to_string()), ..Sync::default() },
             web: Web { listen, ..Web::default() },
             retention: Default::default(),
+            alarms: Default::default(),
             access: Default::default(),
             log: Log::default(),
         };
