@@ -79,7 +79,7 @@ async fn serve(mut stream: TcpStream, log: &Mutex<Vec<(u16, u16)>>) -> io::Resul
 }
 
 /// One life of a link: until every point had a reading, good or bad.
-async fn live(link: &Link, state: &TempDir) -> Keeper {
+async fn live(link: &Arc<Link>, state: &TempDir) -> Keeper {
     let mut keeper = Keeper::open(link.clone(), state.path()).await.unwrap();
     keeper.connect().await.unwrap();
     let mut heard = BTreeMap::new();
