@@ -11,8 +11,11 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use forebay_protocols::reading::Reading;
 use forebay_protocols::sync::batch::{Boot, Decoder, Encoder, Epoch, Head, MAX_READINGS, Sequence};
 
+#[path = "codec/candidates.rs"]
+mod candidates;
 #[path = "codec/corpora.rs"]
 mod corpora;
 #[path = "codec/rivals.rs"]
@@ -20,16 +23,24 @@ mod rivals;
 
 use corpora::Corpus;
 
+/// The mean is of the corpora with so many readings in a batch.
+const MEAN_OF: usize = 10_000;
 /// How long each figure is measured.
 const PATIENCE: Duration = Duration::from_millis(150);
 
+#[derive(Clone, Debug, Default)]
 struct Row {
     corpus: String,
     readings: usize,
     /// Bytes per reading.
     batch: f64,
-    json_lines: f64,
+    json_gzip: f64,
+    json_zstd: f64,
+    lines_gzip: f64,
     rows: f64,
+    gorilla: f64,
+    /// The smallest of the candidates, and its name.
+    best: (f64, &'static str),
     /// Nanoseconds per reading.
     encode: f64,
     decode: f64,
@@ -41,21 +52,77 @@ fn main() {
     let json = std::env::args().any(|argument| argument == "--json");
     if !json {
         println!(
-            "{:<34} {:>8} | {:>6} {:>6} {:>6} | {:>6} {:>6} | {:>6} {:>6} | {:>6} {:>6}",
-            "", "", "bytes per", "reading", "", "encode", "decode", "rows", "rows", "JSON/", "rows/"
+            "{:<34} {:>8} | {:>6} | {:>6} {:>6} {:>6} {:>6} {:>7} | {:>6} {:>5} | {:>6} {:>6} | {:>6} {:>6}  best candidate",
+            "corpus",
+            "readings",
+            "batch",
+            "JSON",
+            "JSON",
+            "lines",
+            "rows",
+            "Gorilla",
+            "best",
+            "to it",
+            "encode",
+            "decode",
+            "rows",
+            "rows"
         );
         println!(
-            "{:<34} {:>8} | {:>9} {:>7} {:>3} | {:>6} {:>6} | {:>6} {:>6} | {:>6} {:>6}",
-            "corpus", "readings", "batch", "JSON", "rows", "ns", "ns", "enc", "dec", "batch", "batch"
+            "{:<34} {:>8} | {:>6} | {:>6} {:>6} {:>6} {:>6} {:>7} | {:>6} {:>5} | {:>6} {:>6} | {:>6} {:>6}",
+            "bytes and ns per reading",
+            "a batch",
+            "",
+            "gzip",
+            "zstd",
+            "gzip",
+            "zstd",
+            "",
+            "",
+            "",
+            "ns",
+            "ns",
+            "enc ns",
+            "dec ns"
         );
     }
     let mut all = corpora::generated();
     if let Some(folder) = std::env::var_os("FOREBAY_BENCH_DATA") {
         all.extend(corpora::recorded(folder.as_ref()));
     }
+    let mut rows = Vec::new();
     for corpus in &all {
         let row = measure(corpus);
-        if json { print_json(&row) } else { print_row(&row) }
+        if json {
+            print_json(&row)
+        } else {
+            print_row(&row)
+        }
+        rows.extend((corpus.batch == MEAN_OF).then_some(row));
+    }
+    let mean = mean(&rows);
+    if json { print_json(&mean) } else { print_row(&mean) }
+}
+
+/// The geometric mean of each column.
+fn mean(rows: &[Row]) -> Row {
+    let of = |column: fn(&Row) -> f64| {
+        (rows.iter().map(|row| column(row).ln()).sum::<f64>() / rows.len().max(1) as f64).exp()
+    };
+    Row {
+        corpus: "geometric mean of these".into(),
+        readings: MEAN_OF,
+        batch: of(|row| row.batch),
+        json_gzip: of(|row| row.json_gzip),
+        json_zstd: of(|row| row.json_zstd),
+        lines_gzip: of(|row| row.lines_gzip),
+        rows: of(|row| row.rows),
+        gorilla: of(|row| row.gorilla),
+        best: (of(|row| row.best.0), ""),
+        encode: of(|row| row.encode),
+        decode: of(|row| row.decode),
+        rows_encode: of(|row| row.rows_encode),
+        rows_decode: of(|row| row.rows_decode),
     }
 }
 
@@ -70,7 +137,15 @@ fn measure(corpus: &Corpus) -> Row {
     let encoded: Vec<_> =
         batches.iter().map(|readings| encoder.encode(&head, &mut readings.to_vec())).collect();
     let rows: Vec<_> = batches.iter().map(|readings| rivals::rows(readings)).collect();
-    let json_lines: usize = batches.iter().map(|readings| rivals::json_lines(readings).len()).sum();
+    let sum =
+        |bytes: &dyn Fn(&[Reading]) -> usize| batches.iter().map(|readings| bytes(readings)).sum::<usize>();
+    let mut candidates = batches.iter().map(|readings| candidates::all(readings));
+    let mut candidate = candidates.next().expect("no corpus is empty");
+    for more in candidates {
+        candidate.iter_mut().zip(more).for_each(|(sum, (_, bytes))| sum.1 += bytes);
+    }
+    let [(_, gorilla), ..] = candidate;
+    let best = candidate.into_iter().min_by_key(|(_, bytes)| *bytes).expect("there are four");
 
     let count = corpus.readings.len() as f64;
     let per_reading = |bytes: usize| bytes as f64 / count;
@@ -94,7 +169,11 @@ fn measure(corpus: &Corpus) -> Row {
         corpus: corpus.name.clone(),
         readings: corpus.batch,
         batch: per_reading(encoded.iter().map(|batch| batch.bytes.len()).sum()),
-        json_lines: per_reading(json_lines),
+        json_gzip: per_reading(sum(&|readings| candidates::gzip(&rivals::json_lines(readings)))),
+        json_zstd: per_reading(sum(&|readings| rivals::compress(&rivals::json_lines(readings)).len())),
+        lines_gzip: per_reading(sum(&|readings| candidates::gzip(&candidates::line_protocol(readings)))),
+        gorilla: per_reading(gorilla),
+        best: (per_reading(best.1), best.0),
         rows: per_reading(rows.iter().map(Vec::len).sum()),
         encode: nanos(encode),
         decode: nanos(decode),
@@ -121,25 +200,31 @@ fn quickest(mut round: impl FnMut() -> Duration) -> Duration {
 
 fn print_row(row: &Row) {
     println!(
-        "{:<34} {:>8} | {:>9.2} {:>7.2} {:>5.2} | {:>6.1} {:>6.1} | {:>6.1} {:>6.1} | {:>6.1} {:>6.1}",
+        "{:<34} {:>8} | {:>6.2} | {:>6.2} {:>6.2} {:>6.2} {:>6.2} {:>7.2} | {:>6.2} {:>5.2} | {:>6.1} {:>6.1} | {:>6.1} {:>6.1}  {}",
         row.corpus,
         row.readings,
         row.batch,
-        row.json_lines,
+        row.json_gzip,
+        row.json_zstd,
+        row.lines_gzip,
         row.rows,
+        row.gorilla,
+        row.best.0,
+        row.batch / row.best.0,
         row.encode,
         row.decode,
         row.rows_encode,
         row.rows_decode,
-        row.json_lines / row.batch,
-        row.rows / row.batch,
+        row.best.1,
     );
 }
 
 fn print_json(row: &Row) {
     let object = serde_json::json!({
         "corpus": row.corpus, "readings_per_batch": row.readings,
-        "batch_bytes": row.batch, "json_lines_zstd_bytes": row.json_lines, "row_protobuf_zstd_bytes": row.rows,
+        "batch_bytes": row.batch, "json_lines_gzip_bytes": row.json_gzip, "json_lines_zstd_bytes": row.json_zstd,
+        "line_protocol_gzip_bytes": row.lines_gzip, "row_protobuf_zstd_bytes": row.rows, "gorilla_bytes": row.gorilla,
+        "best_candidate": row.best.1, "best_candidate_bytes": row.best.0, "to_best_candidate": row.batch / row.best.0,
         "encode_ns": row.encode, "decode_ns": row.decode,
         "row_protobuf_encode_ns": row.rows_encode, "row_protobuf_decode_ns": row.rows_decode,
     });

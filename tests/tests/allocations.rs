@@ -54,7 +54,7 @@ async fn a_reading_takes_no_allocation_of_its_own() -> Result<()> {
         let each = (many - few) / 95.0;
         let words =
             format!("{kind}: {few:.1} allocations a request of 5, {many:.1} of 100: {each:.3} a reading");
-        println!("{words}");
+        eprintln!("{words}");
         // Texts are kept one by one, which shows that it is really counted.
         ensure!((least..most).contains(&each), "{words}");
     }

@@ -6,6 +6,7 @@ use forebay_protocols::boot_time::BootTime;
 use forebay_protocols::reading::{PointId, Quality, Reading, Stamp, Value};
 
 /// Readings in the order in which a link delivers them: poll by poll.
+#[derive(Clone)]
 pub struct Corpus {
     pub name: String,
     /// Readings in one batch.
@@ -170,6 +171,7 @@ pub fn recorded(folder: &Path) -> Vec<Corpus> {
     ]
     .into_iter()
     .flatten()
+    .flat_map(|corpus| [Corpus { batch: 10_000, ..corpus.clone() }, corpus])
     .collect()
 }
 

@@ -7,7 +7,7 @@ use serde_json::json;
 
 const LEVEL: i32 = 3;
 
-/// One JSON object a line, zstd.
+/// One JSON object a line.
 pub fn json_lines(readings: &[Reading]) -> Vec<u8> {
     let mut lines = String::new();
     for reading in readings {
@@ -20,7 +20,7 @@ pub fn json_lines(readings: &[Reading]) -> Vec<u8> {
         lines += &json!({"p": reading.point.0, "t": reading.stamp.micros, "v": value, "q": reading.quality.code()}).to_string();
         lines.push('\n');
     }
-    compress(lines.as_bytes())
+    lines.into_bytes()
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -80,6 +80,7 @@ pub fn read_rows(bytes: &[u8]) -> usize {
     Rows::decode(plain.as_slice()).expect("our own bytes").rows.len()
 }
 
-fn compress(bytes: &[u8]) -> Vec<u8> {
+/// By zstd at the level of our batches.
+pub fn compress(bytes: &[u8]) -> Vec<u8> {
     zstd::bulk::compress(bytes, LEVEL).expect("compress makes its own room")
 }
