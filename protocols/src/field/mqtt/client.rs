@@ -33,8 +33,10 @@ const INBOX_MESSAGES: usize = 32_768;
 const INBOX_BYTES: usize = 32 << 20;
 /// Filters in one SUBSCRIBE: what the strictest brokers take.
 const FILTERS_AT_ONCE: usize = 8;
-/// The longest wait for our goodbye to go out.
+/// The longest wait for our goodbye to go out, and for the broker to have heard it.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// Of that, for a broker that heard it and does not hang up, as it should.
+const HEARD_OUT: Duration = Duration::from_secs(1);
 
 /// A connection with its subscriptions granted.
 pub(super) struct Connection {
@@ -377,6 +379,10 @@ async fn pump(desk: Desk, voice: Voice, mut dialect: Dialect) -> LinkFault {
         match event {
             Event::Message(message) => desk.accept(message),
             Event::Farewell => {
+                // A socket that is closed with something unread in it is reset, and a broker may then lose what
+                // it did not read yet: our last acknowledgements. What it still sends it will send again.
+                let heard_out = timeout(HEARD_OUT, async { while dialect.poll().await.is_ok() {} }).await;
+                tracing::trace!(peer = %desk.peer, hung_up = heard_out.is_ok(), "Said goodbye.");
                 return desk.lost(desk.full.get().map_or_else(|| "closed by us".into(), Clone::clone));
             }
             Event::Accepted | Event::Granted(_) | Event::Other => {}

@@ -482,6 +482,27 @@ async fn closing_acknowledges_what_is_confirmed_and_says_goodbye() {
 }
 
 #[tokio::test]
+async fn what_a_broker_sends_while_we_say_goodbye_does_not_reset_the_connection() {
+    let peer = Peer::listen().await;
+    for version in [MqttVersion::V311, MqttVersion::V5] {
+        let mut source = peer.source(version);
+        let (result, mut wire) = connect(&mut source, peer.welcome(version)).await;
+        result.unwrap();
+        let closing = tokio::spawn(async move { source.close().await });
+        wire.hear(DISCONNECT).await;
+        // A broker is in the middle of something; then it hangs up.
+        for packet_id in 1..=200 {
+            wire.say(&of(version, publish(Some(packet_id), b"1"))).await;
+        }
+        wire.0.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        let heard = timeout(PATIENCE, wire.0.read_to_end(&mut rest)).await.expect("it hangs up, too");
+        assert_eq!(heard.expect("no reset"), 0, "{version:?}: nothing is acknowledged behind a goodbye");
+        closing.await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn pings_go_out_while_nobody_takes_messages_and_a_dead_line_is_noticed() {
     let peer = Peer::listen().await;
     let mut source = peer.source(MqttVersion::V311);
