@@ -14,13 +14,17 @@
 //! - Folders are looked through at each connect and every hour: what is new becomes a point, what is gone a
 //!   bad reading. A way by names is a point's identity, not a node's number.
 //!
+//! - A node is asked for once, however many points read parts of its value; arrays and structures are taken
+//!   apart here. What a structure is made of the server is asked for in each session anew.
+//!
 //! `guard` looks at frames, `channel` carries requests, `peer` chooses the endpoint, `session` enters and leaves,
 //! `items` finds nodes, `monitored` has them reported, `subscription` keeps notifications in order,
-//! `poll` reads, `survey` looks through folders by `browse`; `folders`, `reports`, `nodes`, `paths`, `values` and
-//! `faults` are pure.
+//! `poll` reads, `survey` looks through folders by `browse`, `definitions` learns types; `folders`, `reports`,
+//! `unfold`, `parts`, `structures`, `nodes`, `paths`, `values` and `faults` are pure.
 
 mod browse;
 mod channel;
+mod definitions;
 mod faults;
 mod folders;
 mod guard;
@@ -29,25 +33,31 @@ mod items;
 pub mod look;
 mod monitored;
 mod nodes;
+mod parts;
 mod paths;
 mod peer;
 mod poll;
 mod reports;
+mod running;
 mod session;
+mod structures;
 mod subscription;
 mod survey;
 mod token;
 mod trust;
 mod trusting;
+mod unfold;
 mod values;
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use forebay_config::field::{Link, OpcUa, OpcUaReading, OpcUaSecurity, Protocol, Timestamp};
 use forebay_config::units::Name;
 use opcua::core::comms::url::hostname_port_from_url;
-use opcua::types::{Error, NodeId, StatusCode, VariableId};
+use opcua::types::{Error, NodeId};
 use tokio::time::{Instant, timeout};
 
 pub use self::nodes::NodeAddress;
@@ -55,23 +65,25 @@ pub use self::trust::{Application, TrustError};
 pub use self::trusting::{Shown, Trust};
 
 use self::faults::Step;
-use self::folders::{Changes, Finds, Folder};
-use self::items::{Item, Items, Portions, Refusal};
+use self::folders::{Finds, Folder};
+use self::items::{Item, Items, Part, Portions};
 use self::monitored::Asking;
 use self::paths::Address;
 use self::peer::Peer;
 use self::poll::Poll;
-use self::reports::gather;
+use self::running::{Running, Way};
 use self::session::{Abandoned, Session};
+use self::structures::Types;
 use self::subscription::Subscription;
-use self::survey::{Surroundings, Survey, Surveyed};
+use self::survey::Survey;
 use self::token::User;
 use self::trust::{Identity, Pin, store};
-use self::values::{Conversion, quality};
+use self::unfold::Unfolder;
+use self::values::Conversion;
 use super::occupancy::Occupancy;
-use super::source::{Harvest, LinkFault, Sample, Source};
+use super::source::{Harvest, LinkFault, Source};
 use crate::field::scaling::Scaling;
-use crate::reading::{Fault, Point, Quality, Stamp};
+use crate::reading::Point;
 
 const STANDARD_PORT: u16 = 4840;
 
@@ -129,8 +141,8 @@ pub struct OpcUaSource {
     peer: Peer,
     points: Vec<Point>,
     items: Vec<Item>,
-    /// So many of the points are named by the configuration; folders found the others.
-    configured: usize,
+    /// So many of them the configuration names; folders found the others.
+    configured: Configured,
     folders: Vec<Folder>,
     finds: Finds,
     /// What a person was told.
@@ -147,21 +159,10 @@ pub struct OpcUaSource {
     abandoned: Option<Abandoned>,
 }
 
-/// What lives as long as a session reports.
-struct Running {
-    way: Way,
-    items: Items,
-    survey: Survey,
-    /// Nodes that the configuration names by id, with the device's name.
-    nodes: HashSet<(Arc<str>, NodeId)>,
-    /// When `next` last returned: since then nobody has listened.
-    listened_until: Instant,
-}
-
-/// How values come.
-enum Way {
-    Told(Subscription),
-    Read(Poll),
+#[derive(Clone, Copy)]
+struct Configured {
+    points: usize,
+    items: usize,
 }
 
 impl OpcUaSource {
@@ -179,7 +180,7 @@ impl OpcUaSource {
         let peer = peer_of(link, opcua, application)?;
         Ok(Self {
             peer,
-            configured: points.len(),
+            configured: Configured { points: points.len(), items: items.len() },
             points,
             items,
             folders,
@@ -207,12 +208,12 @@ impl OpcUaSource {
         let session = self.session.insert(session);
         session.activate(&self.peer, &door, welcome).await?;
         let prepare = |error: Error| self.peer.fault(Step::Prepare, &error);
-        let counts = (self.items.len(), self.configured);
+        let counts = (self.items.len(), self.configured.items);
         let items = Items::prepare(session, counts, &mut self.portions).await.map_err(prepare)?;
         self.finds.forget_nodes(&mut self.items);
         let survey = Survey::new(&self.folders, self.asking.retry);
-        let named = self.items.iter().zip(&self.points).take(self.configured);
-        let nodes = configured_nodes(named, items.namespaces());
+        let named = self.items.iter().take(self.configured.items);
+        let nodes = configured_nodes(named, &self.points, items.namespaces());
         let way = match self.reading {
             OpcUaReading::Subscribe { publishing_interval } => {
                 let made = Subscription::create(session, publishing_interval, self.peer.limit).await;
@@ -220,122 +221,18 @@ impl OpcUaSource {
             }
             OpcUaReading::Poll => Way::Read(Poll::default()),
         };
-        self.running = Some(Running { way, items, survey, nodes, listened_until: Instant::now() });
+        let now = Instant::now();
+        self.running = Some(Running {
+            unfolder: Unfolder::new(matches!(way, Way::Told(_))),
+            way,
+            items,
+            survey,
+            types: Types::default(),
+            types_since: now,
+            nodes,
+            listened_until: now,
+        });
         Ok(())
-    }
-
-    /// One step of a running session.
-    async fn step(&mut self) -> Result<Harvest, Error> {
-        let (Some(session), Some(running)) = (&mut self.session, &mut self.running) else {
-            return Err(Error::new(StatusCode::BadNotConnected, "not connected"));
-        };
-        let Running { way, items: asked, survey, nodes, listened_until } = running;
-        let mut harvest = Harvest::default();
-        let around =
-            Surroundings { folders: &self.folders, namespaces: asked.namespaces(), configured: nodes };
-        if let Some(surveyed) = survey.step(session, &around, &mut self.portions).await? {
-            let Surveyed { found, remarks, is_first } = surveyed;
-            let lists = (&mut self.points, &mut self.items);
-            let Changes { new, moved, overflows } =
-                self.finds.take(found, &self.folders, lists, self.configured);
-            let count = self.points.len();
-            if is_first {
-                // In a new session all have to be asked for; those that are not there say so.
-                asked.note_found(count, self.configured..count);
-            } else {
-                asked.note_found(count, new);
-                asked.note_moved(moved);
-            }
-            let overflow = overflows.then(|| {
-                "nodes of folders came and went, twice as many as `max_points` allows; new ones are not taken until \
-                 the agent is started again"
-                    .to_owned()
-            });
-            let is_news = |remark: &String| self.remarked.insert(remark.clone());
-            harvest.remarks.extend(remarks.into_iter().chain(overflow).filter(is_news));
-        }
-        if asked.are_waiting() {
-            let (portions, how) = (&mut self.portions, self.asking);
-            let refusals = match way {
-                Way::Told(subscription) => {
-                    asked.ask(session, subscription.id, &self.items, portions, how).await?
-                }
-                Way::Read(poll) => poll.ask(session, asked, &self.items, portions, how.retry).await?,
-            };
-            // One portion at a time, so that what was asked for before is reported meanwhile.
-            let stamp = Stamp::now();
-            harvest.samples.extend(refusals.into_iter().map(|refusal| absent(refusal, stamp)));
-        }
-        let heartbeat = session.channel.asked_at() + session.timeout / 3;
-        let until = if asked.are_waiting() || !harvest.samples.is_empty() {
-            Instant::now()
-        } else {
-            [asked.retry_at(), survey.due()].into_iter().flatten().fold(heartbeat, Instant::min)
-        };
-        let begin = harvest.samples.len();
-        let came = match way {
-            Way::Told(subscription) => {
-                subscription.excuse(listened_until.elapsed());
-                let until = until.min(subscription.deadline());
-                match subscription.next(session, self.asking.limit, until).await? {
-                    Some(news) => {
-                        harvest.discarded += news.lost;
-                        for message in news.messages {
-                            let server_time = |time| session.channel.server_time(time);
-                            gather(&self.items, self.timestamp, message, server_time, &mut harvest)?;
-                        }
-                        true
-                    }
-                    None if subscription.deadline() <= Instant::now() => {
-                        return Err(Error::new(StatusCode::BadTimeout, "no sign of life"));
-                    }
-                    None => false,
-                }
-            }
-            Way::Read(poll) => {
-                session.channel.idle(poll.due().map_or(until, |due| due.min(until))).await?;
-                let samples = poll.read(session, &self.items, self.timestamp, &mut self.portions).await?;
-                let came = !samples.is_empty();
-                harvest.samples.extend(samples);
-                came
-            }
-        };
-        if came {
-            // A node that is not there is told once, and its item is asked for again.
-            let retry = self.asking.retry;
-            let mut at = 0;
-            harvest.samples.retain(|sample| {
-                at += 1;
-                match sample.quality {
-                    _ if at <= begin => true,
-                    Quality::Bad(Fault::NotFound) => {
-                        if let Way::Read(poll) = way {
-                            poll.forget(sample.slot);
-                        }
-                        asked.note_absent(sample.slot, retry)
-                    }
-                    _ => {
-                        asked.note_present(sample.slot);
-                        true
-                    }
-                }
-            });
-        } else {
-            let now = Instant::now();
-            // Where reports are rarer than the session lasts, something else must keep it.
-            if heartbeat <= now {
-                session.read(&[VariableId::Server_ServerStatus_State.into()]).await?;
-            }
-            if asked.retry_at().is_some_and(|at| at <= now) {
-                let subscription = match way {
-                    Way::Told(subscription) => subscription.id,
-                    Way::Read(_) => 0,
-                };
-                asked.retry(session, subscription, self.asking.limit).await?;
-            }
-        }
-        *listened_until = Instant::now();
-        Ok(harvest)
     }
 
     async fn let_go(&mut self) {
@@ -431,32 +328,49 @@ fn peer_of(link: &Link, opcua: &OpcUa, application: Application) -> Result<Peer,
 
 /// What `points` names by id, as it is numbered now, with the device's name.
 fn configured_nodes<'a>(
-    named: impl Iterator<Item = (&'a Item, &'a Point)>,
+    named: impl Iterator<Item = &'a Item>,
+    points: &[Point],
     namespaces: &[String],
 ) -> HashSet<(Arc<str>, NodeId)> {
-    let node = |(item, point): (&Item, &Point)| match &item.address {
-        Address::Node(address) => Some((point.device.clone(), address.resolve(namespaces)?)),
+    let node = |item: &Item| match &item.address {
+        Address::Node(address) => {
+            let point = points.get(item.parts.first()?.slot)?;
+            Some((point.device.clone(), address.resolve(namespaces)?))
+        }
         _ => None,
     };
     named.filter_map(node).collect()
 }
 
-fn absent(Refusal { slot, status }: Refusal, stamp: Stamp) -> Sample {
-    Sample { slot, stamp, value: None, quality: quality(status) }
-}
-
+/// The points of a link, and the items that they read. Points of a device that read the same node in the same way are
+/// one item.
 fn points_and_items(link: &Link, opcua: &OpcUa) -> Result<(Vec<Point>, Vec<Item>), SetupError> {
     let mut points = Vec::new();
-    let mut items = Vec::new();
+    let mut items: Vec<Item> = Vec::new();
     for device in &opcua.devices {
         let device_name = device.name.to_arc();
+        let mut alike: HashMap<(&str, Duration, String), usize> = HashMap::new();
         for point in &device.points {
-            let address = point.node.parse().map_err(|why| SetupError::Node {
-                link: link.name.to_string(),
-                device: device.name.to_string(),
-                point: point.meta.name.to_string(),
-                why,
-            })?;
+            let deadband = format!("{:?}", point.deadband);
+            let at = match alike.entry((&point.node, point.sampling_interval, deadband)) {
+                Entry::Occupied(known) => *known.get(),
+                Entry::Vacant(place) => {
+                    let address = point.node.parse().map_err(|why| SetupError::Node {
+                        link: link.name.to_string(),
+                        device: device.name.to_string(),
+                        point: point.meta.name.to_string(),
+                        why,
+                    })?;
+                    let (sampling_interval, deadband) = (point.sampling_interval, point.deadband);
+                    items.push(Item { address, sampling_interval, deadband, parts: Vec::new() });
+                    *place.insert(items.len() - 1)
+                }
+            };
+            if let Some(item) = items.get_mut(at) {
+                let scaling = Scaling::new(point.meta.scale, point.meta.offset);
+                let conversion = Conversion { wanted: point.data_type, scaling };
+                item.parts.push(Part { slot: points.len(), part: point.part.clone(), conversion });
+            }
             points.push(Point {
                 device: device_name.clone(),
                 name: point.meta.name.to_arc(),
@@ -464,16 +378,33 @@ fn points_and_items(link: &Link, opcua: &OpcUa) -> Result<(Vec<Point>, Vec<Item>
                 kind: point.meta.kind.into(),
                 data_type: point.data_type.into(),
             });
-            items.push(Item {
-                address,
-                sampling_interval: point.sampling_interval,
-                deadband: point.deadband,
-                conversion: Conversion {
-                    wanted: point.data_type,
-                    scaling: Scaling::new(point.meta.scale, point.meta.offset),
-                },
-            });
         }
     }
     Ok((points, items))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_many_points_read_parts_of_a_node_it_is_asked_for_once() {
+        let toml = "[agent]\nsite = \"a\"\ngateway = \"b\"\n[link.l.opcua]\nendpoint = \"opc.tcp://plc\"\n\
+                    [link.l.device.d.points]\n\
+                    zones = { node = \"ns=1;s=Zones\", elements = \"0:199\" }\n\
+                    first = { node = \"ns=1;s=Zones\", element = 0, unit = \"K\", scale = 2.0 }\n\
+                    x = { node = \"ns=1;s=Robot\", field = \"Position.X\" }\n\
+                    mode = { node = \"ns=1;s=Robot\", field = \"Mode\", type = \"integer\" }\n\
+                    slow = { node = \"ns=1;s=Robot\", field = \"Mode\", sampling_interval = \"1m\" }\n\
+                    [link.l.device.e.points]\nx = { node = \"ns=1;s=Robot\", field = \"Position.X\" }\n";
+        let agent = forebay_config::load::agent_text("a.toml", toml).unwrap();
+        let Protocol::OpcUa(opcua) = &agent.links[0].protocol else { panic!("an OPC UA link") };
+        let (points, items) = points_and_items(&agent.links[0], opcua).unwrap();
+        assert_eq!(points.len(), 205);
+        // Who wants a value more rarely, or for another device, has it for himself.
+        let parts: Vec<usize> = items.iter().map(|item| item.parts.len()).collect();
+        assert_eq!(parts, [201, 2, 1, 1]);
+        assert_eq!((&*points[7].name, items[0].parts[7].slot), ("zones[7]", 7));
+        assert_eq!((&*points[200].name, items[0].parts[200].slot), ("first", 200));
+    }
 }

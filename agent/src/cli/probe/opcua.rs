@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use forebay_config::field::{DataType, Link};
+use forebay_config::field::{DataType, Link, OpcUaPart, PartStep};
 use forebay_config::load;
 use forebay_config::units::Name;
 use forebay_protocols::field::opcua::Application;
@@ -174,14 +174,24 @@ fn shown(tree: &Tree, look: &Look) -> String {
         let _ = match seen {
             Seen::Folder => writeln!(text, "{indent}{name}"),
             Seen::Value(_, value) => writeln!(text, "{indent}{name} = {value}"),
+            Seen::Array(_, dimensions, first) => {
+                writeln!(text, "{indent}{name} [{}] = {first}", joined(dimensions, u32::to_string))
+            }
+            Seen::Parts(parts) => {
+                let _ = writeln!(text, "{indent}{name}");
+                let line = |(part, _, value): &(OpcUaPart, DataType, String)| {
+                    format!("{indent}  {}{part} = {value}\n", if is_field(part) { "." } else { "" })
+                };
+                text.extend(parts.iter().map(line));
+                Ok(())
+            }
             Seen::Other(why) => writeln!(text, "{indent}{name} ({why})"),
         };
     }
     if tree.cut {
         text += "There is more; --depth and --limit show it.\n";
     }
-    let readable: Vec<&Node> =
-        tree.nodes.iter().filter(|node| matches!(node.seen, Seen::Value(..))).collect();
+    let readable: Vec<&Node> = tree.nodes.iter().filter(|node| is_readable(node)).collect();
     if readable.is_empty() {
         return text + "Nothing there can be a reading.\n";
     }
@@ -203,16 +213,27 @@ fn shown(tree: &Tree, look: &Look) -> String {
             points.clear();
             let _ = writeln!(text, "\n[link.probed.device.{device}.points]");
         }
-        let Seen::Value(kind, value) = &node.seen else { continue };
-        let kind = match kind {
-            DataType::Float => "",
-            DataType::Integer => ", type = \"integer\"",
-            DataType::Boolean => ", type = \"boolean\"",
-            DataType::Text => ", type = \"text\"",
+        let address = quoted(if look.paths { &node.path } else { &node.address });
+        let mut line = |wish: &str, part: &str, kind: DataType, value: &str| {
+            let point = fresh(&mut points, wish);
+            let kind = typed(kind);
+            let _ = writeln!(text, "{point} = {{ node = {address}{part}{kind} }}  # {value}");
         };
-        let point = fresh(&mut points, &node.name);
-        let address = if look.paths { &node.path } else { &node.address };
-        let _ = writeln!(text, "{point} = {{ node = {}{kind} }}  # {value}", quoted(address));
+        match &node.seen {
+            Seen::Value(kind, value) => line(&node.name, "", *kind, value),
+            Seen::Array(kind, dimensions, first) => {
+                let all = joined(dimensions, |length| format!("0:{}", length.saturating_sub(1)));
+                line(&node.name, &format!(", elements = \"{all}\""), *kind, first);
+            }
+            Seen::Parts(parts) => {
+                for (part, kind, value) in parts {
+                    let wish = format!("{}{}{part}", node.name, if is_field(part) { "." } else { "" });
+                    let field = quoted(&part.to_string());
+                    line(wish.trim_end_matches(']'), &format!(", field = {field}"), *kind, value);
+                }
+            }
+            Seen::Folder | Seen::Other(_) => {}
+        }
     }
     text + &folders(tree, look)
 }
@@ -221,20 +242,43 @@ fn shown(tree: &Tree, look: &Look) -> String {
 fn folders(tree: &Tree, look: &Look) -> String {
     let holds = |folder: &Node| {
         let is_below = |node: &&Node| node.above.first() == Some(&folder.name);
-        tree.nodes.iter().filter(is_below).any(|node| matches!(node.seen, Seen::Value(..)))
+        tree.nodes.iter().filter(is_below).any(is_readable)
     };
     let is_top = |node: &&Node| node.above.is_empty() && node.seen == Seen::Folder && holds(node);
     let mut devices = BTreeSet::new();
     let mut text = String::new();
     for folder in tree.nodes.iter().filter(is_top) {
         if text.is_empty() {
-            text += "\n# Or whole folders, looked through at each connect; `include` and `exclude` choose:\n";
+            text += "\n# Or whole folders, looked through at each connect; `include` and `exclude` choose, `unfold = 32` \
+                     takes\n# arrays and structures of up to 32 elements and fields apart:\n";
         }
         let device = fresh(&mut devices, &folder.name);
         let address = quoted(if look.paths { &folder.path } else { &folder.address });
         let _ = writeln!(text, "# [[link.probed.device.{device}.folder]]\n# node = {address}");
     }
     text
+}
+
+fn is_readable(node: &Node) -> bool {
+    matches!(node.seen, Seen::Value(..) | Seen::Array(..) | Seen::Parts(_))
+}
+
+/// Does its first step name a field?
+fn is_field(part: &OpcUaPart) -> bool {
+    matches!(part.steps().first(), Some(PartStep::Field(_)))
+}
+
+fn joined(dimensions: &[u32], shown: impl Fn(&u32) -> String) -> String {
+    dimensions.iter().map(shown).collect::<Vec<_>>().join(",")
+}
+
+fn typed(kind: DataType) -> &'static str {
+    match kind {
+        DataType::Float => "",
+        DataType::Integer => ", type = \"integer\"",
+        DataType::Boolean => ", type = \"boolean\"",
+        DataType::Text => ", type = \"text\"",
+    }
 }
 
 /// A basic string of TOML.
@@ -298,6 +342,10 @@ mod tests {
         }
     }
 
+    fn part(text: &str) -> OpcUaPart {
+        OpcUaPart::all(None, Some(text)).unwrap().remove(0).1
+    }
+
     fn value(kind: DataType, value: &str) -> Seen {
         Seen::Value(kind, value.into())
     }
@@ -310,7 +358,21 @@ mod tests {
                 node(&["Press"], "Flow.Temp", value(DataType::Float, "21.5")),
                 node(&["Press"], "a \"b\\ /c", value(DataType::Integer, "7")),
                 node(&["Press"], "a -b- -c", value(DataType::Boolean, "true")),
-                node(&["Press"], "Curve", Seen::Other("an array".into())),
+                node(&["Press"], "Strange", Seen::Other("a structure; nobody knows it".into())),
+                node(&["Press"], "Curve", Seen::Array(DataType::Float, vec![2, 3], "1, 2, …".into())),
+                node(
+                    &["Press"],
+                    "Robot",
+                    Seen::Parts(vec![
+                        (part("Position.X"), DataType::Float, "1.5".into()),
+                        (part("Axes[1].a&.b \"c"), DataType::Integer, "7".into()),
+                    ]),
+                ),
+                node(
+                    &["Press"],
+                    "Robots",
+                    Seen::Parts(vec![(part("[0].X"), DataType::Text, "\"a\"".into())]),
+                ),
                 node(&["Press", "Drive"], "Mode", value(DataType::Text, "\"läuft\"")),
                 node(&["Press"], "Late", value(DataType::Float, "1")),
                 node(&[], "Loose", value(DataType::Float, "2")),
@@ -322,13 +384,23 @@ mod tests {
             look.paths = paths;
             look.security_policy = "Basic256Sha256".into();
             let text = shown(&tree, &look);
-            assert!(text.contains("    Flow.Temp = 21.5\n") && text.contains("Curve (an array)"), "{text}");
+            assert!(
+                text.contains("    Flow.Temp = 21.5\n") && text.contains("Strange (a structure; nobody"),
+                "{text}"
+            );
+            assert!(text.contains("    Curve [2,3] = 1, 2, …\n"), "{text}");
+            assert!(text.contains("    Robot\n      .Position.X = 1.5\n"), "{text}");
+            assert!(text.contains("    Robots\n      [0].X = \"a\"\n"), "{text}");
+            assert!(
+                text.contains("elements = \"0:1,0:2\" }") && text.contains("\"Robots-0-.X\" = {"),
+                "{text}"
+            );
             assert!(text.contains("There is more"), "{text}");
             let (_, toml) = text.split_once("\n# ").unwrap();
             let toml = format!("[agent]\nsite = \"a\"\ngateway = \"b\"\n# {toml}");
             let agent =
                 load::agent_text("printed.toml", &toml).unwrap_or_else(|error| panic!("{error}\n{toml}"));
-            assert_eq!(agent.links[0].point_count(), 6, "{toml}");
+            assert_eq!(agent.links[0].point_count(), 6 + 6 + 3, "{toml}");
             // The other way is printed too, and is good.
             let (before, folders) = toml.split_once("# Or whole folders").unwrap();
             let (before, _) = before.split_once("[link.probed.device").unwrap();

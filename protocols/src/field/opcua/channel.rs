@@ -5,7 +5,7 @@
 //! its socket and leaves nothing behind.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
@@ -24,8 +24,9 @@ use opcua::core::{RequestMessage, ResponseMessage};
 use opcua::crypto::{CertificateStore, SecurityPolicy};
 use opcua::sync::RwLock;
 use opcua::types::{
-    Context, ContextOwned, DateTime, DecodingOptions, DepthGauge, DynEncodable, EndpointDescription, Error,
-    NamespaceMap, NodeId, RequestHeader, StatusCode, TypeLoader, TypeLoaderCollection,
+    ByteString, ByteStringBody, Context, ContextOwned, DateTime, DecodingOptions, DepthGauge, DynEncodable,
+    EndpointDescription, Error, GeneratedTypeLoader, NamespaceMap, NodeId, ObjectId, RequestHeader,
+    StatusCode, TypeLoader, TypeLoaderCollection, TypeLoaderPriority,
 };
 use rustix::net::sockopt;
 use tokio::io::{ReadHalf, WriteHalf, split};
@@ -267,25 +268,50 @@ pub(super) fn limits() -> DecodingOptions {
 
 /// What decoding needs to know.
 pub(super) fn context() -> ContextOwned {
-    let mut loaders = TypeLoaderCollection::new();
-    loaders.add_type_loader(Bounded);
+    // In the order in which they are asked.
+    let mut loaders = TypeLoaderCollection::new_empty();
+    loaders.add_type_loader(Bodies);
+    loaders.add_type_loader(GeneratedTypeLoader);
     ContextOwned::new(NamespaceMap::new(), loaders, limits())
 }
 
-/// Comes before the library's way with structures of unknown types, which makes room for as many
-/// bytes as one announces before it looks whether they are there.
-struct Bounded;
+/// Leaves structures as bytes, but for those that the services themselves need: one that cannot be decoded
+/// would end the connection. Room is made as bytes come, not as they are announced.
+struct Bodies;
 
-impl TypeLoader for Bounded {
+impl TypeLoader for Bodies {
     fn load_from_binary(
         &self,
-        _node_id: &NodeId,
-        _stream: &mut dyn io::Read,
+        node_id: &NodeId,
+        stream: &mut dyn Read,
         _context: &Context<'_>,
         length: Option<usize>,
     ) -> Option<Result<Box<dyn DynEncodable>, Error>> {
-        let too_long = length.is_some_and(|length| length > MAX_TEXT);
-        too_long.then(|| Err(Error::new(StatusCode::BadEncodingLimitsExceeded, "a structure too long")))
+        let own = [
+            ObjectId::DataChangeNotification_Encoding_DefaultBinary,
+            ObjectId::StatusChangeNotification_Encoding_DefaultBinary,
+            ObjectId::StructureDefinition_Encoding_DefaultBinary,
+        ];
+        if own.iter().any(|own| *node_id == NodeId::from(*own)) {
+            return None;
+        }
+        let length = length?;
+        if length > MAX_TEXT {
+            return Some(Err(Error::new(StatusCode::BadEncodingLimitsExceeded, "a structure too long")));
+        }
+        let mut body = Vec::new();
+        match stream.take(length as u64).read_to_end(&mut body) {
+            Ok(read) if read == length => {
+                Some(Ok(Box::new(ByteStringBody::new(ByteString::from(body), node_id.clone()))))
+            }
+            Ok(_) => Some(Err(Error::decoding("a structure that ends too early"))),
+            Err(why) => Some(Err(why.into())),
+        }
+    }
+
+    /// Before the library's own.
+    fn priority(&self) -> TypeLoaderPriority {
+        TypeLoaderPriority::Core
     }
 }
 

@@ -6,14 +6,14 @@
 //! the time fills neither memory nor dictionary: new ones are taken until there are twice as many as the
 //! folders may have. Pure.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use forebay_config::field::{DataType, Deadband, OpcUa, OpcUaFolder, PointKind};
+use forebay_config::field::{DataType, OpcUa, OpcUaFolder, OpcUaPart, PartStep, PointKind};
 use forebay_config::units::Name;
 use opcua::types::{NodeId, QualifiedName};
 
-use super::items::Item;
+use super::items::{Item, Part};
 use super::paths::Address;
 use super::values::Conversion;
 use crate::reading::Point;
@@ -61,14 +61,13 @@ impl Folder {
         }
     }
 
-    fn item(&self, node: NodeId, wanted: DataType) -> Item {
-        let is_numeric = matches!(wanted, DataType::Float | DataType::Integer);
-        let deadband: Option<Deadband> = self.terms.deadband.filter(|_| is_numeric);
+    fn item(&self, variable: &Variable) -> Item {
+        let is_numeric = |leaf: &Leaf| matches!(leaf.wanted, DataType::Float | DataType::Integer);
         Item {
-            address: Address::Found(Some(node)),
+            address: Address::Found(Some(variable.node.clone())),
             sampling_interval: self.terms.sampling_interval,
-            deadband,
-            conversion: Conversion { wanted, scaling: None },
+            deadband: self.terms.deadband.filter(|_| variable.leaves.iter().all(is_numeric)),
+            parts: Vec::new(),
         }
     }
 }
@@ -83,6 +82,14 @@ pub(super) struct Variable {
     /// Of the folder and the way, with namespaces: [`mark`].
     pub mark: u64,
     pub node: NodeId,
+    /// What of its value is read: the whole, or each of its parts.
+    pub leaves: Vec<Leaf>,
+}
+
+/// A part of a variable's value that becomes a point.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Leaf {
+    pub part: OpcUaPart,
     pub wanted: DataType,
 }
 
@@ -90,16 +97,16 @@ pub(super) struct Variable {
 #[derive(Default)]
 pub(super) struct Finds {
     /// By mark.
-    slots: HashMap<u64, usize>,
+    items: HashMap<u64, usize>,
     names: HashSet<(Arc<str>, Arc<str>)>,
 }
 
 /// What a look at the server changed.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Changes {
-    /// Slots of points that were not known.
+    /// Items that were not known.
     pub new: Vec<usize>,
-    /// Slots of points whose node is another than it was, or is not there any more.
+    /// Items whose node is another than it was, or is not there any more, or has more parts.
     pub moved: Vec<usize>,
     /// Some were not taken, because too many came and went.
     pub overflows: bool,
@@ -108,8 +115,8 @@ pub(super) struct Changes {
 impl Finds {
     /// Forgets where the points are: the numbers of one session mean nothing in the next.
     pub(super) fn forget_nodes(&self, items: &mut [Item]) {
-        for slot in self.slots.values() {
-            if let Some(item) = items.get_mut(*slot) {
+        for at in self.items.values() {
+            if let Some(item) = items.get_mut(*at) {
                 item.address = Address::Found(None);
             }
         }
@@ -127,38 +134,60 @@ impl Finds {
         let mut changes = Changes::default();
         let mut present = HashMap::new();
         let mut new = Vec::new();
-        for variable in found {
-            match self.slots.get(&variable.mark) {
-                Some(slot) => drop(present.insert(*slot, variable.node)),
-                None => new.push(variable),
+        for (at, variable) in found.iter().enumerate() {
+            let known = self.items.get(&variable.mark);
+            if let Some(known) = known {
+                present.insert(*known, variable.node.clone());
             }
+            let has = |leaf: &Leaf| {
+                let item = known.and_then(|known| items.get(*known));
+                item.is_some_and(|item| item.parts.iter().any(|part| part.part == leaf.part))
+            };
+            let leaves = variable.leaves.iter().enumerate().filter(|(_, leaf)| !has(leaf));
+            new.extend(leaves.map(|(leaf, _)| (at, leaf)));
         }
-        for slot in self.slots.values() {
-            let now = Address::Found(present.remove(slot));
-            if let Some(item) = items.get_mut(*slot).filter(|item| item.address != now) {
+        let known = items.len();
+        let mut moved = BTreeSet::new();
+        for at in self.items.values() {
+            let now = Address::Found(present.remove(at));
+            if let Some(item) = items.get_mut(*at).filter(|item| item.address != now) {
                 item.address = now;
-                changes.moved.push(*slot);
+                moved.insert(*at);
             }
         }
-        changes.moved.sort_unstable();
 
         let own: HashSet<(&str, &str)> =
             points.iter().take(configured).map(|point| (&*point.device, &*point.name)).collect();
-        let mut named = self.names_for(&new, folders, &own);
+        let leaves = new.iter().filter_map(|(at, leaf)| {
+            let variable = found.get(*at)?;
+            Some((variable, variable.leaves.get(*leaf)?))
+        });
+        let leaves: Vec<(&Variable, &Leaf)> = leaves.collect();
+        let names = self.names_for(&leaves, folders, &own);
         drop(own);
         let most = folders.iter().map(|folder| folder.terms.max_points).sum::<usize>() * 2;
-        for (variable, name) in new.into_iter().zip(named.drain(..)) {
+        for ((variable, leaf), name) in leaves.into_iter().zip(names) {
             let (Some(folder), Some(name)) = (folders.get(variable.folder), name) else { continue };
-            if self.slots.len() >= most {
+            if points.len() - configured >= most {
                 changes.overflows = true;
                 break;
             }
             self.names.insert((folder.device.clone(), name.clone()));
-            self.slots.insert(variable.mark, points.len());
-            changes.new.push(points.len());
-            points.push(folder.point(name, variable.wanted));
-            items.push(folder.item(variable.node, variable.wanted));
+            let at = *self.items.entry(variable.mark).or_insert_with(|| {
+                changes.new.push(items.len());
+                items.push(folder.item(variable));
+                items.len() - 1
+            });
+            if let Some(item) = items.get_mut(at) {
+                let conversion = Conversion { wanted: leaf.wanted, scaling: None };
+                item.parts.push(Part { slot: points.len(), part: leaf.part.clone(), conversion });
+                points.push(folder.point(name, leaf.wanted));
+                if at < known {
+                    moved.insert(at);
+                }
+            }
         }
+        changes.moved = moved.into_iter().collect();
         changes
     }
 
@@ -166,26 +195,30 @@ impl Finds {
     /// the same name get a checksum of theirs behind it, both: so neither ever takes the other's place.
     fn names_for(
         &self,
-        new: &[Variable],
+        new: &[(&Variable, &Leaf)],
         folders: &[Folder],
         own: &HashSet<(&str, &str)>,
     ) -> Vec<Option<Arc<str>>> {
         let device = |variable: &Variable| folders.get(variable.folder).map(|folder| folder.device.clone());
-        let wishes: Vec<_> = new.iter().map(|each| device(each).map(|device| (device, wish(each)))).collect();
+        let wishes: Vec<_> = new
+            .iter()
+            .map(|(variable, leaf)| device(variable).map(|device| (device, wish(variable, &leaf.part))))
+            .collect();
         let mut wished: HashMap<&(Arc<str>, Arc<str>), usize> = HashMap::new();
         for wish in wishes.iter().flatten() {
             *wished.entry(wish).or_default() += 1;
         }
         let mut given = HashSet::new();
         let mut names = Vec::with_capacity(new.len());
-        for (variable, wish) in new.iter().zip(&wishes) {
+        for ((variable, leaf), wish) in new.iter().zip(&wishes) {
             let name = wish.as_ref().filter(|(device, name)| !own.contains(&(&**device, &**name))).and_then(
                 |wish| {
                     let is_taken = wished.get(wish).is_some_and(|times| *times > 1)
                         || self.names.contains(wish)
                         || given.contains(wish);
                     let (device, name) = wish;
-                    let name = if is_taken { marked(name, variable.mark) } else { name.clone() };
+                    let name =
+                        if is_taken { marked(name, mark_of(variable, &leaf.part)) } else { name.clone() };
                     let is_free = !own.contains(&(&**device, &*name))
                         && !self.names.contains(&(device.clone(), name.clone()))
                         && given.insert((device.clone(), name.clone()));
@@ -198,12 +231,35 @@ impl Finds {
     }
 }
 
-/// The way by dots, as a name.
-fn wish(variable: &Variable) -> Arc<str> {
-    let way = variable.way.join(".");
-    let name = Name::near(&way, LETTERS);
-    // A name that had to be cut may be another's, too.
-    if way.chars().count() > LETTERS { marked(name.as_str(), variable.mark) } else { name.to_arc() }
+/// The way by dots, as a name, and behind it the way into the value: `Press.Curve[3]`, `Robot.Position.X`.
+fn wish(variable: &Variable, part: &OpcUaPart) -> Arc<str> {
+    let mut way = variable.way.join(".");
+    let mut name = Name::near(&way, usize::MAX).to_string();
+    let is_cut = way.chars().count() > LETTERS;
+    if part.is_whole() {
+        // A name that had to be cut may be another's, too.
+        return if is_cut { marked(&name, variable.mark) } else { name.into() };
+    }
+    way.clear();
+    for step in part.steps() {
+        match step {
+            PartStep::Element(indices) => {
+                let indices: Vec<String> = indices.iter().map(u32::to_string).collect();
+                way += &format!("[{}]", indices.join(","));
+            }
+            PartStep::Field(field) => way += &format!(".{}", Name::near(field, LETTERS)),
+        }
+    }
+    name += &way;
+    if is_cut || name.chars().count() > LETTERS {
+        return marked(&name, mark_of(variable, part));
+    }
+    name.into()
+}
+
+/// What a part of a variable's value is known by.
+fn mark_of(variable: &Variable, part: &OpcUaPart) -> u64 {
+    if part.is_whole() { variable.mark } else { fnv(variable.mark, part.to_string().as_bytes()) }
 }
 
 fn marked(name: &str, mark: u64) -> Arc<str> {
@@ -228,6 +284,13 @@ pub(super) fn mark<'a>(
         mark = fnv(mark, step.name.as_ref().as_bytes());
     }
     mark
+}
+
+/// What one of several siblings with the same name is known by: nothing but its node tells them apart.
+pub(super) fn mark_by_node(mark: u64, node: &NodeId, namespaces: &[u64]) -> u64 {
+    let unnamed = u64::from(node.namespace);
+    let namespace = namespaces.get(usize::from(node.namespace)).copied().unwrap_or(unnamed);
+    fnv(fnv(mark, &namespace.to_le_bytes()), node.identifier.to_string().as_bytes())
 }
 
 /// The namespaces of a server for [`mark`], so that a long URI is gone through once.
@@ -259,10 +322,11 @@ mod tests {
             exclude: Vec::new(),
             depth: 8,
             max_points: 10,
+            unfold: 8,
             unit: "°C".into(),
             kind: None,
             sampling_interval: Duration::from_secs(1),
-            deadband: Some(Deadband::Absolute(0.5)),
+            deadband: Some(forebay_config::field::Deadband::Absolute(0.5)),
         };
         let begin: Address = terms.node.parse().unwrap();
         let of = |device: &str| Folder { device: device.into(), begin: begin.clone(), terms: terms.clone() };
@@ -273,7 +337,8 @@ mod tests {
         let steps: Vec<QualifiedName> = way.split('/').map(|name| QualifiedName::new(0, name)).collect();
         let mark = mark(&format!("{folder}"), &steps, &[]);
         let way = way.split('/').map(ToOwned::to_owned).collect();
-        Variable { folder, way, mark, node: NodeId::new(2, id), wanted }
+        let leaves = vec![Leaf { part: OpcUaPart::default(), wanted }];
+        Variable { folder, way, mark, node: NodeId::new(2, id), leaves }
     }
 
     #[derive(Default)]
@@ -350,6 +415,39 @@ mod tests {
     }
 
     #[test]
+    fn parts_of_a_value_share_their_item_and_one_that_appears_is_a_point_more() {
+        let unfolded = |parts: &[&str], id: u32| {
+            let whole = variable(0, "Press/Öl 1", id, DataType::Float);
+            let part = |text: &&str| OpcUaPart::all(None, Some(text)).unwrap().remove(0).1;
+            let leaf = |text| Leaf { part: part(text), wanted: DataType::Float };
+            Variable { leaves: parts.iter().map(leaf).collect(), ..whole }
+        };
+        let mut bench = Bench::default();
+        let mut take = |found: Vec<Variable>| {
+            bench.finds.take(found, &folders(), (&mut bench.points, &mut bench.items), 0)
+        };
+        assert_eq!(take(vec![unfolded(&["[0]", "[1].a b.c"], 1)]).new, [0]);
+        // It grew, and shrank again, in a session with other numbers.
+        let grown = take(vec![unfolded(&["[0]", "[1].a b.c", "[2,3]"], 2)]);
+        assert_eq!((grown.new, grown.moved), (vec![], vec![0]));
+        assert_eq!(take(vec![unfolded(&["[0]"], 2)]), Changes::default());
+        let names = ["line/Press.Öl-1[0]", "line/Press.Öl-1[1].a-b.c", "line/Press.Öl-1[2,3]"];
+        assert_eq!(bench.names(), names);
+        let slots: Vec<usize> = bench.items[0].parts.iter().map(|part| part.slot).collect();
+        assert_eq!((bench.items.len(), slots), (1, vec![0, 1, 2]));
+    }
+
+    #[test]
+    fn siblings_with_one_name_are_told_apart_by_their_nodes_wherever_their_namespace_stands() {
+        let namespaces = digests(&["http://opcfoundation.org/UA/".into(), "urn:a".into()]);
+        let moved = digests(&["http://opcfoundation.org/UA/".into(), "urn:b".into(), "urn:a".into()]);
+        let first = mark_by_node(7, &NodeId::new(1, "left"), &namespaces);
+        assert_eq!(mark_by_node(7, &NodeId::new(2, "left"), &moved), first);
+        assert_ne!(mark_by_node(7, &NodeId::new(1, "right"), &namespaces), first);
+        assert_ne!(mark_by_node(8, &NodeId::new(1, "left"), &namespaces), first);
+    }
+
+    #[test]
     fn names_that_come_and_go_for_ever_have_an_end_and_known_points_go_on() {
         let mut bench = Bench::default();
         // Two folders of ten.
@@ -390,7 +488,7 @@ mod tests {
         let mut bench = Bench { configured: 1, ..Bench::default() };
         let folder = &folders()[0];
         bench.points.push(folder.point("Press.Temp".into(), DataType::Text));
-        bench.items.push(folder.item(NodeId::new(2, 99u32), DataType::Text));
+        bench.items.push(folder.item(&variable(0, "Press/Temp", 99, DataType::Text)));
         let changes = bench.take(&[(0, "Press/Temp", 1), (1, "Press/Temp", 2), (0, "Press/Flow", 3)]);
         assert_eq!(changes.new, [1, 2]);
         assert_eq!(bench.names(), ["line/Press.Temp", "other/Press.Temp", "line/Press.Flow"]);
@@ -406,7 +504,7 @@ mod tests {
             (DataType::Boolean, false),
             (DataType::Text, false),
         ] {
-            assert_eq!(folder.item(NodeId::new(2, 1u32), wanted).deadband.is_some(), is_numeric);
+            assert_eq!(folder.item(&variable(0, "x", 1, wanted)).deadband.is_some(), is_numeric);
             let kind = folder.point("x".into(), wanted).kind;
             assert_eq!(kind == crate::reading::PointKind::Gauge, is_numeric);
         }

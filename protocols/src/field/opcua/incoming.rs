@@ -13,7 +13,7 @@ use opcua::core::comms::secure_channel::{Role, SecureChannel};
 use opcua::core::comms::tcp_codec::{Message, TcpCodec};
 use opcua::crypto::{CertificateStore, SecurityPolicy};
 use opcua::sync::RwLock;
-use opcua::types::{MessageSecurityMode, NodeId};
+use opcua::types::{DataValue, MessageSecurityMode, NodeId, StructureDefinition, Variant};
 use tokio_util::codec::Decoder;
 
 use super::browse::Walk;
@@ -21,10 +21,13 @@ use super::channel::{context, limits};
 use super::folders::{digests, mark};
 use super::guard::Frames;
 use super::items::{Item, strings};
+use super::monitored::Handle;
 use super::paths::{BrowsePath, target};
-use super::reports::{gather, sample};
+use super::reports::{Report, gather};
+use super::structures::{Kind, Structure, Types};
 use super::token::{Token, User};
 use super::trust::{leaf, thumbprint};
+use super::unfold::Unfolder;
 use super::{SetupError, points_and_items};
 use crate::field::source::Harvest;
 use crate::reading::Stamp;
@@ -34,6 +37,7 @@ pub struct Incoming {
     items: Vec<Item>,
     channel: SecureChannel,
     user: User,
+    types: Types,
 }
 
 impl Incoming {
@@ -52,7 +56,8 @@ impl Incoming {
         let user = User::load(&somebody).map_err(trust)?;
         let store = Arc::new(RwLock::new(CertificateStore::new(Path::new("/nowhere"))));
         let context = Arc::new(RwLock::new(context()));
-        Ok(Self { items, channel: SecureChannel::new(store, Role::Client, context), user })
+        let channel = SecureChannel::new(store, Role::Client, context);
+        Ok(Self { items, channel, user, types: Types::default() })
     }
 
     /// One answer, as it comes from the socket, in frames. What it tells; `None` if it is none.
@@ -74,25 +79,44 @@ impl Incoming {
         self.unfold(answer)
     }
 
-    fn unfold(&self, answer: ResponseMessage) -> Option<Harvest> {
+    /// What a report says of the points of its item, as often as there is something to be said.
+    fn take(&self, report: Report, harvest: &mut Harvest) {
+        let Some(item) = self.items.get(report.handle.item) else { return };
+        let first = item.span().filter(|_| report.handle.is_range).map_or(0, |(first, _)| first);
+        let unfolded = report.unfold(item, first, &self.types, Timestamp::Source, |time| time);
+        harvest.samples.extend(Unfolder::new(true).news(item, unfolded));
+    }
+
+    /// Descriptions of types, if there are some among these: the first is of `ns=3;i=3000` and of what is encoded as
+    /// `ns=3;i=5000`, the next of 3001 and 5001, and so on.
+    fn learn(&mut self, results: &[DataValue]) {
+        self.types.clear();
+        let definition = |told: &DataValue| match &told.value {
+            Some(Variant::ExtensionObject(object)) => object.inner_as::<StructureDefinition>().cloned(),
+            _ => None,
+        };
+        for (number, definition) in (0u32..100).zip(results.iter().filter_map(definition)) {
+            let data_type = NodeId::new(3, 3000 + number);
+            self.types.note_encoding(NodeId::new(3, 5000 + number), Ok(data_type.clone()));
+            self.types.note(data_type, Kind::Structure(Arc::new(Structure::new(definition).0)));
+        }
+    }
+
+    fn unfold(&mut self, answer: ResponseMessage) -> Option<Harvest> {
         let mut harvest = Harvest::default();
         match answer {
             ResponseMessage::Publish(answer) => {
-                gather(
-                    &self.items,
-                    Timestamp::Source,
-                    answer.notification_message,
-                    |time| time,
-                    &mut harvest,
-                )
-                .ok()?;
+                let reports =
+                    gather(self.items.len(), answer.notification_message, &mut harvest.discarded).ok()?;
+                reports.into_iter().for_each(|report| self.take(report, &mut harvest));
             }
             ResponseMessage::Read(answer) => {
                 let results = answer.results.unwrap_or_default();
                 let namespaces = strings(results.first().and_then(|first| first.value.clone()));
-                for (slot, (item, value)) in self.items.iter().zip(results).enumerate() {
-                    let (timestamp, now) = (Timestamp::Source, Stamp::now());
-                    harvest.samples.push(sample(slot, item, value, timestamp, |time| time, now));
+                self.learn(&results);
+                for (item, told) in results.into_iter().enumerate().take(self.items.len()) {
+                    let handle = Handle { item, is_range: false };
+                    self.take(Report { handle, told, arrival: Stamp::now() }, &mut harvest);
                 }
                 for item in &self.items {
                     let _ = item.address.find(&namespaces);

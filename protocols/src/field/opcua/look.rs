@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use forebay_config::field::{DataType, Link, Protocol};
+use forebay_config::field::{DataType, Link, OpcUaPart, Protocol};
 use opcua::types::{DataValue, Error, NodeId, ObjectId, StatusCode, UserTokenType, Variant};
 use tokio::time::timeout;
 
@@ -11,9 +11,12 @@ use super::browse::{Finding, Walk};
 use super::faults::{Step, plain};
 use super::items::{Items, Portions};
 use super::nodes::NodeAddress;
+use super::parts::Whole;
 use super::paths::BrowsePath;
 use super::peer::{Peer, name};
 use super::session::Session;
+use super::structures::{Trouble, Types};
+use super::survey::MOST_ENCODINGS;
 use super::trust::{Application, leaf, thumbprint};
 use super::values::{Conversion, natural};
 use super::{SetupError, peer_of};
@@ -22,6 +25,8 @@ use crate::reading::Value;
 
 /// Letters of a value that people are shown.
 const LETTERS: usize = 40;
+/// Elements and fields of one value that people are shown.
+const PARTS: usize = 1_000;
 
 /// A connection for somebody who looks.
 pub struct Looker {
@@ -73,6 +78,10 @@ pub enum Seen {
     Folder,
     /// A variable with a value that can be a reading, and that value for people.
     Value(DataType, String),
+    /// An array of values that can be readings: its length in each dimension, and its first values for people.
+    Array(DataType, Vec<u32>, String),
+    /// A structure, or an array of them: the parts that can be readings, and their values for people.
+    Parts(Vec<(OpcUaPart, DataType, String)>),
     /// A variable without: why.
     Other(String),
 }
@@ -171,7 +180,15 @@ async fn walk(session: &mut Session, depth: usize, most: usize) -> Result<Tree, 
     let mut walk = Walk::new(ObjectId::ObjectsFolder.into(), depth, most);
     while walk.step(session, &mut portions, |_| true).await? {}
     let values = values(session, walk.findings(), &portions).await?;
-    Ok(Tree { cut: walk.cut || walk.deeper, nodes: in_order(&walk, values, &namespaces) })
+    let mut types = Types::default();
+    let mut seen = Vec::with_capacity(values.len());
+    for value in values {
+        seen.push(match value {
+            Some(told) => Some(see(told, session, &mut types, &mut portions).await?),
+            None => None,
+        });
+    }
+    Ok(Tree { cut: walk.cut || walk.deeper, nodes: in_order(&walk, seen, &namespaces) })
 }
 
 /// The value of each finding that has one.
@@ -196,7 +213,7 @@ async fn values(
 }
 
 /// Each node behind its parent.
-fn in_order(walk: &Walk, mut values: Vec<Option<DataValue>>, namespaces: &[String]) -> Vec<Node> {
+fn in_order(walk: &Walk, mut values: Vec<Option<Seen>>, namespaces: &[String]) -> Vec<Node> {
     let findings = walk.findings();
     let mut children: Vec<Vec<usize>> = vec![Vec::new(); findings.len()];
     let mut waiting = Vec::new();
@@ -221,11 +238,65 @@ fn in_order(walk: &Walk, mut values: Vec<Option<DataValue>>, namespaces: &[Strin
             seen: match values.get_mut(at).and_then(Option::take) {
                 None if finding.is_variable => Seen::Other("no value".to_owned()),
                 None => Seen::Folder,
-                Some(value) => seen(value),
+                Some(seen) => seen,
             },
         });
     }
     nodes
+}
+
+async fn see(
+    told: DataValue,
+    session: &mut Session,
+    types: &mut Types,
+    portions: &mut Portions,
+) -> Result<Seen, Error> {
+    let compound = match &told.value {
+        Some(value @ (Variant::Array(_) | Variant::ExtensionObject(_))) => value,
+        _ => return Ok(seen(told)),
+    };
+    if told.status.is_some_and(|status| status.is_bad()) {
+        return Ok(seen(told));
+    }
+    for _ in 0..MOST_ENCODINGS {
+        let leaves = Whole::new(compound, types).leaves(PARTS, |leaf| natural(leaf).is_some());
+        match leaves {
+            Ok(None) => return Ok(Seen::Other(format!("more than {PARTS} elements and fields"))),
+            Ok(Some(leaves)) => return Ok(unfolded(compound, leaves)),
+            Err(Trouble::Unlearned(encoding)) => types.learn(session, &encoding, portions).await?,
+            Err(Trouble::Why(words)) => return Ok(Seen::Other(format!("a structure; {words}"))),
+        }
+    }
+    Ok(Seen::Other("a structure of too many others".to_owned()))
+}
+
+fn unfolded(value: &Variant, leaves: Vec<(OpcUaPart, Variant)>) -> Seen {
+    let parts = leaves.into_iter().filter_map(|(part, value)| {
+        let wanted = natural(&value)?;
+        let value = (Conversion { wanted, scaling: None }).reading(Some(value), StatusCode::Good).0?;
+        Some((part, wanted, value))
+    });
+    let parts: Vec<(OpcUaPart, DataType, Value)> = parts.collect();
+    let Some((_, kind, _)) = parts.first() else {
+        return Seen::Other("no element that could be a reading".to_owned());
+    };
+    match value {
+        Variant::Array(array)
+            if parts.len() == array.values.len()
+                && parts.iter().all(|(part, other, _)| part.steps().len() == 1 && other == kind) =>
+        {
+            let dimensions = match &array.dimensions {
+                Some(dimensions) if !dimensions.is_empty() => dimensions.clone(),
+                _ => vec![u32::try_from(array.values.len()).unwrap_or(u32::MAX)],
+            };
+            let mut first: Vec<String> = parts.iter().take(5).map(|(_, _, value)| letters(value)).collect();
+            first.extend((parts.len() > first.len()).then(|| "…".to_owned()));
+            Seen::Array(*kind, dimensions, first.join(", "))
+        }
+        _ => {
+            Seen::Parts(parts.into_iter().map(|(part, kind, value)| (part, kind, letters(&value))).collect())
+        }
+    }
 }
 
 fn seen(told: DataValue) -> Seen {
@@ -236,7 +307,6 @@ fn seen(told: DataValue) -> Seen {
     let Some(variant) = told.value else { return Seen::Other("no value".to_owned()) };
     let wanted = match &variant {
         Variant::Empty => return Seen::Other("no value".to_owned()),
-        Variant::Array(_) => return Seen::Other("an array".to_owned()),
         variant => natural(variant).unwrap_or(DataType::Text),
     };
     match (Conversion { wanted, scaling: None }).reading(Some(variant), status).0 {

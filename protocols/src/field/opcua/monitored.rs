@@ -6,14 +6,14 @@ use std::time::Duration;
 use forebay_config::field::Deadband;
 use opcua::core::ResponseMessage;
 use opcua::types::{
-    AttributeId, CreateMonitoredItemsRequest, DataChangeFilter, DataChangeTrigger, DeadbandType, Error,
-    ExtensionObject, MonitoredItemCreateRequest, MonitoringMode, MonitoringParameters, NodeId, ReadValueId,
-    StatusCode, TimestampsToReturn,
+    CreateMonitoredItemsRequest, DataChangeFilter, DataChangeTrigger, DeadbandType, Error, ExtensionObject,
+    MonitoredItemCreateRequest, MonitoringMode, MonitoringParameters, ReadValueId, StatusCode,
+    TimestampsToReturn,
 };
 use tracing::debug;
 
 use super::channel::unexpected;
-use super::items::{Found, Item, Items, Portions, Refusal, SMALLEST_PORTION, smaller, too_much};
+use super::items::{Found, Item, Items, Portions, Refusal, SMALLEST_PORTION, Standing, smaller, too_much};
 use super::session::Session;
 
 impl Items {
@@ -28,14 +28,14 @@ impl Items {
     ) -> Result<Vec<Refusal>, Error> {
         let most = self.room.map_or(portions.items, |room| room.min(portions.items));
         let Found { nodes, mut refusals } = self.resolve(session, items, most, portions).await?;
-        let mut slots = Vec::new();
+        let mut these = Vec::new();
         let mut requests = Vec::new();
-        for (slot, node) in nodes {
-            let Some(item) = items.get(slot) else { continue };
-            slots.push(slot);
-            let unfiltered = self.standings.get(slot).is_some_and(|standing| standing.unfiltered);
-            let deadband = item.deadband.filter(|_| !unfiltered);
-            requests.push(how.request(slot, node, item.sampling_interval, deadband));
+        for (item, node) in nodes {
+            let (Some(each), Some(standing)) = (items.get(item), self.standings.get(item)) else { continue };
+            these.push(item);
+            let deadband = each.deadband.filter(|_| !standing.unfiltered);
+            let handle = Handle { item, is_range: standing.range.is_some() };
+            requests.push(how.request(handle, standing.wanted(node), each.sampling_interval, deadband));
         }
         if !requests.is_empty() {
             let request = |request_header| CreateMonitoredItemsRequest {
@@ -48,21 +48,22 @@ impl Items {
                 Ok(ResponseMessage::CreateMonitoredItems(answer)) => {
                     let results = answer.results.unwrap_or_default();
                     let mut unfiltered = 0;
-                    for (at, slot) in slots.into_iter().enumerate() {
+                    for (at, item) in these.into_iter().enumerate() {
                         match results.get(at) {
-                            Some(item) if !item.status_code.is_bad() => {
-                                if let Some(standing) = self.standings.get_mut(slot) {
-                                    standing.monitored = item.monitored_item_id;
+                            Some(made) if !made.status_code.is_bad() => {
+                                if let Some(standing) = self.standings.get_mut(item) {
+                                    standing.monitored = made.monitored_item_id;
                                 }
                             }
-                            Some(item)
-                                if filter_refused(item.status_code) && self.give_up_filter(slot, items) =>
+                            Some(made)
+                                if filter_refused(made.status_code) && self.give_up_filter(item, items) =>
                             {
                                 unfiltered += 1;
                             }
+                            Some(made) if range_refused(made.status_code) && self.give_up_range(item) => {}
                             result => {
-                                let status = result.map_or(StatusCode::BadNoData, |item| item.status_code);
-                                refusals.push(Refusal { slot, status });
+                                let status = result.map_or(StatusCode::BadNoData, |made| made.status_code);
+                                refusals.push(Refusal { item, status });
                             }
                         }
                     }
@@ -74,28 +75,28 @@ impl Items {
                     }
                 }
                 Ok(other) => return Err(unexpected(&other)),
-                Err(error) if error.status() == StatusCode::BadTooManyMonitoredItems && slots.len() > 1 => {
+                Err(error) if error.status() == StatusCode::BadTooManyMonitoredItems && these.len() > 1 => {
                     // Some of them may still fit.
-                    self.room = Some(slots.len() / 2);
-                    for slot in slots.into_iter().rev() {
-                        self.waiting.push_front(slot);
+                    self.room = Some(these.len() / 2);
+                    for item in these.into_iter().rev() {
+                        self.waiting.push_front(item);
                     }
                 }
                 Err(error) if error.status() == StatusCode::BadTooManyMonitoredItems => {
                     // Not even one: the others need not be tried.
                     let status = error.status();
-                    let full = slots.into_iter().chain(self.waiting.drain(..));
-                    refusals.extend(full.map(|slot| Refusal { slot, status }));
+                    let full = these.into_iter().chain(self.waiting.drain(..));
+                    refusals.extend(full.map(|item| Refusal { item, status }));
                 }
                 Err(error) if too_much(error.status()) && portions.items > SMALLEST_PORTION => {
                     portions.items = smaller(portions.items);
-                    for slot in slots.into_iter().rev() {
-                        self.waiting.push_front(slot);
+                    for item in these.into_iter().rev() {
+                        self.waiting.push_front(item);
                     }
                 }
                 Err(error) if too_much(error.status()) => {
                     let status = error.status();
-                    refusals.extend(slots.into_iter().map(|slot| Refusal { slot, status }));
+                    refusals.extend(these.into_iter().map(|item| Refusal { item, status }));
                 }
                 Err(error) => {
                     // Some servers end the connection over a request that is too large for them.
@@ -109,14 +110,47 @@ impl Items {
     }
 
     /// Asks for the item again without its deadband. Was there one to give up?
-    fn give_up_filter(&mut self, slot: usize, items: &[Item]) -> bool {
-        let filtered = items.get(slot).is_some_and(|item| item.deadband.is_some());
-        let Some(standing) = self.standings.get_mut(slot).filter(|_| filtered) else { return false };
+    fn give_up_filter(&mut self, item: usize, items: &[Item]) -> bool {
+        let filtered = items.get(item).is_some_and(|each| each.deadband.is_some());
+        let Some(standing) = self.standings.get_mut(item).filter(|_| filtered) else { return false };
         if std::mem::replace(&mut standing.unfiltered, true) {
             return false;
         }
-        self.waiting.push_back(slot);
+        self.waiting.push_back(item);
         true
+    }
+}
+
+impl Items {
+    /// Asks for the item again, but for its whole array. Was there a range to give up?
+    fn give_up_range(&mut self, item: usize) -> bool {
+        let gave_up = self.standings.get_mut(item).is_some_and(Standing::give_up_range);
+        if gave_up {
+            self.waiting.push_back(item);
+        }
+        gave_up
+    }
+}
+
+/// What a report says of whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Handle {
+    pub item: usize,
+    /// Only a range of the array was asked for.
+    pub is_range: bool,
+}
+
+impl Handle {
+    /// A link has far fewer items than that.
+    const RANGE: u32 = 1 << 31;
+
+    pub(super) fn of(number: u32) -> Self {
+        Self { item: (number & !Self::RANGE) as usize, is_range: number & Self::RANGE != 0 }
+    }
+
+    pub(super) fn number(self) -> u32 {
+        let item = u32::try_from(self.item).unwrap_or(u32::MAX) & !Self::RANGE;
+        if self.is_range { item | Self::RANGE } else { item }
     }
 }
 
@@ -133,21 +167,16 @@ pub(super) struct Asking {
 impl Asking {
     fn request(
         self,
-        slot: usize,
-        node_id: NodeId,
+        handle: Handle,
+        item_to_monitor: ReadValueId,
         sampling_interval: Duration,
         deadband: Option<Deadband>,
     ) -> MonitoredItemCreateRequest {
         MonitoredItemCreateRequest {
-            item_to_monitor: ReadValueId {
-                node_id,
-                attribute_id: AttributeId::Value as u32,
-                ..ReadValueId::default()
-            },
+            item_to_monitor,
             monitoring_mode: MonitoringMode::Reporting,
             requested_parameters: MonitoringParameters {
-                // A link has far fewer points than that.
-                client_handle: u32::try_from(slot).unwrap_or(u32::MAX),
+                client_handle: handle.number(),
                 sampling_interval: sampling_interval.as_secs_f64() * 1e3,
                 filter: deadband.map_or_else(ExtensionObject::null, filter),
                 queue_size: self.queue_size.max(1),
@@ -178,5 +207,16 @@ fn filter_refused(status: StatusCode) -> bool {
             | StatusCode::BadMonitoredItemFilterInvalid
             | StatusCode::BadFilterNotAllowed
             | StatusCode::BadDeadbandFilterInvalid
+    )
+}
+
+/// The item could be had without a range, or has nothing in it now: the whole array says how long it is.
+pub(super) fn range_refused(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::BadIndexRangeInvalid
+            | StatusCode::BadIndexRangeNoData
+            | StatusCode::BadIndexRangeDataMismatch
+            | StatusCode::BadNotSupported
     )
 }

@@ -5,14 +5,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use forebay_config::field::Timestamp;
 use opcua::types::{DataValue, Error, NodeId, StatusCode};
 use tokio::time::Instant;
 
-use super::items::{Found, Item, Items, Portions, Refusal, SMALLEST_PORTION, smaller, too_much};
-use super::reports::sample;
+use super::items::{Found, Item, Items, Portions, Refusal, SMALLEST_PORTION, Standing, smaller, too_much};
+use super::monitored::Handle;
+use super::reports::Report;
 use super::session::Session;
-use crate::field::source::Sample;
 use crate::reading::Stamp;
 
 /// What a session reads, and when.
@@ -39,25 +38,25 @@ impl Poll {
     ) -> Result<Vec<Refusal>, Error> {
         let Found { nodes, mut refusals } = asked.resolve(session, items, portions.paths, portions).await?;
         let now = Instant::now();
-        for (slot, node) in nodes {
-            if let Some(item) = items.get(slot) {
-                self.add(item.sampling_interval, slot, node, now);
+        for (item, node) in nodes {
+            if let Some(each) = items.get(item) {
+                self.add(each.sampling_interval, item, node, now);
             }
         }
         // One that was read until now may be gone.
-        refusals.iter().for_each(|refusal| self.forget(refusal.slot));
+        refusals.iter().for_each(|refusal| self.forget(refusal.item));
         asked.note_refusals(&mut refusals, retry);
         Ok(refusals)
     }
 
-    fn add(&mut self, interval: Duration, slot: usize, node: NodeId, now: Instant) {
+    fn add(&mut self, interval: Duration, item: usize, node: NodeId, now: Instant) {
         let round = self.rounds.entry(interval).or_insert(Round { due: now, nodes: BTreeMap::new() });
-        round.nodes.insert(slot, node);
+        round.nodes.insert(item, node);
     }
 
     /// The node is not there: it is not read until it was asked for again.
-    pub(super) fn forget(&mut self, slot: usize) {
-        self.rounds.values_mut().for_each(|round| drop(round.nodes.remove(&slot)));
+    pub(super) fn forget(&mut self, item: usize) {
+        self.rounds.values_mut().for_each(|round| drop(round.nodes.remove(&item)));
         self.rounds.retain(|_, round| !round.nodes.is_empty());
     }
 
@@ -71,7 +70,7 @@ impl Poll {
     fn take(&mut self, now: Instant) -> Vec<(usize, NodeId)> {
         let mut nodes = Vec::new();
         for (interval, round) in self.rounds.iter_mut().filter(|(_, round)| round.due <= now) {
-            nodes.extend(round.nodes.iter().map(|(slot, node)| (*slot, node.clone())));
+            nodes.extend(round.nodes.iter().map(|(item, node)| (*item, node.clone())));
             let missed = now.duration_since(round.due).as_nanos() / interval.as_nanos().max(1);
             let steps = u32::try_from(missed + 1).unwrap_or(u32::MAX);
             round.due += interval.saturating_mul(steps);
@@ -79,22 +78,27 @@ impl Poll {
         nodes
     }
 
-    /// Reads what is due. All of it gets one stamp, unless the server's are wanted.
+    /// Reads what is due. All of it has one time of arrival.
     pub(super) async fn read(
         &mut self,
         session: &mut Session,
-        items: &[Item],
-        timestamp: Timestamp,
+        asked: &Items,
         portions: &mut Portions,
-    ) -> Result<Vec<Sample>, Error> {
+    ) -> Result<Vec<Report>, Error> {
         let due = self.take(Instant::now());
-        let mut samples = Vec::with_capacity(due.len());
+        let mut reports = Vec::with_capacity(due.len());
         let mut stamp = None;
         let mut rest = due.as_slice();
         while !rest.is_empty() {
             let (part, after) = rest.split_at(portions.reads.clamp(1, rest.len()));
-            let nodes: Vec<NodeId> = part.iter().map(|(_, node)| node.clone()).collect();
-            let values = match session.read(&nodes).await {
+            let wanted = part
+                .iter()
+                .map(|(item, node)| match asked.standings.get(*item) {
+                    Some(standing) => standing.wanted(node.clone()),
+                    None => Standing::default().wanted(node.clone()),
+                })
+                .collect();
+            let values = match session.read_all(wanted).await {
                 Ok(values) => values,
                 Err(error) if too_much(error.status()) && portions.reads > SMALLEST_PORTION => {
                     portions.reads = smaller(portions.reads);
@@ -107,18 +111,17 @@ impl Poll {
                 }
             };
             let arrival = *stamp.get_or_insert_with(Stamp::now);
-            let server_time = |time| session.channel.server_time(time);
             let mut values = values.into_iter();
-            for (slot, _) in part {
-                let Some(item) = items.get(*slot) else { continue };
+            reports.extend(part.iter().map(|(item, _)| {
                 // A server that answers less than it was asked for has nothing for the rest.
                 let nothing = || DataValue { status: Some(StatusCode::BadNoData), ..DataValue::default() };
-                let told = values.next().unwrap_or_else(nothing);
-                samples.push(sample(*slot, item, told, timestamp, server_time, arrival));
-            }
+                let range = asked.standings.get(*item).and_then(|standing| standing.range);
+                let handle = Handle { item: *item, is_range: range.is_some() };
+                Report { handle, told: values.next().unwrap_or_else(nothing), arrival }
+            }));
             rest = after;
         }
-        Ok(samples)
+        Ok(reports)
     }
 }
 

@@ -175,14 +175,16 @@ impl Session {
         &mut self,
         asked: Vec<(NodeId, AttributeId)>,
     ) -> Result<Vec<DataValue>, Error> {
-        let nodes = asked
-            .into_iter()
-            .map(|(node_id, attribute)| ReadValueId {
-                node_id,
-                attribute_id: attribute as u32,
-                ..ReadValueId::default()
-            })
-            .collect();
+        let asked = asked.into_iter().map(|(node_id, attribute)| ReadValueId {
+            node_id,
+            attribute_id: attribute as u32,
+            ..ReadValueId::default()
+        });
+        self.read_all(asked.collect()).await
+    }
+
+    /// Reads whatever is asked for.
+    pub(super) async fn read_all(&mut self, nodes: Vec<ReadValueId>) -> Result<Vec<DataValue>, Error> {
         let request = |request_header| ReadRequest {
             request_header,
             max_age: 0.0,

@@ -2,24 +2,28 @@
 //! reported meanwhile. Looked through at each connect, and again from time to time: soon where something was
 //! missing, else every hour.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use forebay_config::field::DataType;
+use forebay_config::field::{DataType, OpcUaPart};
 use opcua::types::{AttributeId, DataValue, Error, NodeId, StatusCode, Variant};
 use tokio::time::Instant;
 
 use super::browse::Walk;
 use super::faults::plain;
-use super::folders::{Folder, Variable, digests, mark};
+use super::folders::{Folder, Leaf, Variable, digests, mark, mark_by_node};
 use super::items::{Portions, SMALLEST_PORTION, smaller, too_much, unsupported};
+use super::parts::Whole;
 use super::paths::{Address, target};
 use super::session::Session;
+use super::structures::{Trouble, Types};
 use super::values::natural;
 
 /// Nodes that one folder goes through, variables or not.
 const MOST_NODES: usize = 20_000;
+/// Types in one value that are learnt one after the other.
+pub(super) const MOST_ENCODINGS: usize = 64;
 /// Between two looks at a server with which all was well.
 const CALM: Duration = Duration::from_secs(3600);
 
@@ -46,6 +50,8 @@ struct Look {
     found: Vec<Variable>,
     remarks: Vec<String>,
     is_incomplete: bool,
+    /// Of the folder at hand: values with more in them than it unfolds.
+    too_large: usize,
 }
 
 struct Untyped {
@@ -97,12 +103,13 @@ impl Survey {
         session: &mut Session,
         around: &Surroundings<'_>,
         portions: &mut Portions,
+        types: &mut Types,
     ) -> Result<Option<Surveyed>, Error> {
         if self.look.is_none() && self.due.is_none_or(|due| due > Instant::now()) {
             return Ok(None);
         }
         let look = self.look.get_or_insert_with(|| Look::new(around.folders.len()));
-        if look.step(session, around, portions).await? {
+        if look.step(session, around, portions, types).await? {
             return Ok(None);
         }
         let Some(look) = self.look.take() else { return Ok(None) };
@@ -125,6 +132,7 @@ impl Look {
             found: Vec::new(),
             remarks: Vec::new(),
             is_incomplete: false,
+            too_large: 0,
         }
     }
 
@@ -134,9 +142,10 @@ impl Look {
         session: &mut Session,
         around: &Surroundings<'_>,
         portions: &mut Portions,
+        types: &mut Types,
     ) -> Result<bool, Error> {
         if !self.untyped.is_empty() {
-            self.ask_types(session, portions).await?;
+            self.ask_types(session, around, portions, types).await?;
             if self.untyped.is_empty() {
                 self.close_folder(around);
             }
@@ -211,14 +220,24 @@ impl Look {
             self.remarks.push(format!("{}: no variable below it fits `include`", folder.title()));
         }
         found.sort_by_cached_key(|each| (each.way.clone(), each.mark, each.node.to_string()));
-        // Siblings of one name in one namespace: nothing tells them apart for long.
-        found.dedup_by_key(|each| each.mark);
+        // Siblings of one name in one namespace: only their nodes tell them apart.
+        let mut alike: HashMap<u64, usize> = HashMap::new();
+        found.iter().for_each(|each| *alike.entry(each.mark).or_default() += 1);
+        for each in found.iter_mut().filter(|each| alike.get(&each.mark).is_some_and(|count| *count > 1)) {
+            each.mark = mark_by_node(each.mark, &each.node, &digests);
+        }
         self.taken.extend(found.iter().map(|each| each.node.clone()));
         self.untyped = found.into();
     }
 
     /// Asks the next of them what they are: first for their description, then for a value.
-    async fn ask_types(&mut self, session: &mut Session, portions: &mut Portions) -> Result<(), Error> {
+    async fn ask_types(
+        &mut self,
+        session: &mut Session,
+        around: &Surroundings<'_>,
+        portions: &mut Portions,
+        types: &mut Types,
+    ) -> Result<(), Error> {
         let by_value = self.untyped.front().is_some_and(|first| first.by_value);
         let asks = if by_value { 1 } else { 2 };
         let most = (portions.reads / asks).max(1);
@@ -241,29 +260,44 @@ impl Look {
             Err(error) => return Err(error),
         };
         let mut unknown = Vec::new();
-        for mut each in self.untyped.drain(..alike) {
+        let asked: Vec<Untyped> = self.untyped.drain(..alike).collect();
+        for mut each in asked {
+            let unfold = around.folders.get(each.folder).map_or(0, |folder| folder.terms.unfold);
             let kind = if by_value {
-                by_its_value(values.next())
+                let told = values.next();
+                match by_its_value(told.as_ref()) {
+                    Kind::Compound if unfold > 0 => {
+                        let value = told.and_then(|told| told.value).unwrap_or_default();
+                        parts(&value, unfold, session, types, portions).await?
+                    }
+                    kind => kind,
+                }
             } else {
                 by_its_description(values.next(), values.next())
             };
-            let Untyped { folder, way, mark, node, .. } = &each;
-            match kind {
-                Kind::Reading(wanted) => self.typed.push(Variable {
-                    folder: *folder,
-                    way: way.clone(),
-                    mark: *mark,
-                    node: node.clone(),
-                    wanted,
-                }),
-                Kind::Nothing => {}
+            let whole = |wanted| vec![Leaf { part: OpcUaPart::default(), wanted }];
+            let leaves = match kind {
+                Kind::Reading(wanted) => whole(wanted),
+                Kind::Parts(leaves) => leaves,
+                Kind::TooLarge => {
+                    self.too_large += 1;
+                    continue;
+                }
+                Kind::Nothing => continue,
+                Kind::Compound if unfold == 0 || by_value => continue,
                 // Perhaps it is only without a value now.
-                Kind::Unknown if by_value => self.is_incomplete = true,
-                Kind::Unknown => {
+                Kind::Unknown if by_value => {
+                    self.is_incomplete = true;
+                    continue;
+                }
+                Kind::Unknown | Kind::Compound => {
                     each.by_value = true;
                     unknown.push(each);
+                    continue;
                 }
-            }
+            };
+            let Untyped { folder, way, mark, node, .. } = each;
+            self.typed.push(Variable { folder, way, mark, node, leaves });
         }
         self.untyped.extend(unknown);
         Ok(())
@@ -272,16 +306,29 @@ impl Look {
     /// The folder at hand is gone through: as many of its variables as it may have become points.
     fn close_folder(&mut self, around: &Surroundings<'_>) {
         let mut typed = std::mem::take(&mut self.typed);
+        let too_large = std::mem::take(&mut self.too_large);
         let Some(folder) = typed.first().and_then(|first| around.folders.get(first.folder)) else { return };
         typed.sort_by(|one, other| (&one.way, one.mark).cmp(&(&other.way, other.mark)));
+        if too_large > 0 {
+            self.remarks.push(format!(
+                "{}: values with more than {} elements and fields, its `unfold`, are not read; there are {too_large}",
+                folder.title(),
+                folder.terms.unfold
+            ));
+        }
         let most = folder.terms.max_points;
-        if typed.len() > most {
+        if typed.iter().map(|variable| variable.leaves.len()).sum::<usize>() > most {
             self.remarks.push(format!(
                 "{}: more than {most} variables fit, its `max_points`; those beyond are not read. Raise it, or \
                  `include` less",
                 folder.title()
             ));
-            typed.truncate(most);
+            let mut left = most;
+            for variable in &mut typed {
+                variable.leaves.truncate(left);
+                left -= variable.leaves.len();
+            }
+            typed.retain(|variable| !variable.leaves.is_empty());
         }
         self.found.extend(typed);
     }
@@ -309,27 +356,58 @@ async fn begin(
 }
 
 /// What can be read of a variable.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 enum Kind {
     Reading(DataType),
+    /// Its parts can be readings, if anything of it can.
+    Compound,
+    Parts(Vec<Leaf>),
+    /// It has more parts than are wanted.
+    TooLarge,
     /// It cannot be a reading.
     Nothing,
     Unknown,
 }
 
-fn by_its_value(told: Option<DataValue>) -> Kind {
+fn by_its_value(told: Option<&DataValue>) -> Kind {
     let Some(DataValue { value: Some(value), status, .. }) = told else { return Kind::Unknown };
     match value {
         Variant::Empty => Kind::Unknown,
         _ if status.is_some_and(|status| status.is_bad()) => Kind::Unknown,
-        value => natural(&value).map_or(Kind::Nothing, Kind::Reading),
+        Variant::Array(_) | Variant::ExtensionObject(_) => Kind::Compound,
+        value => natural(value).map_or(Kind::Nothing, Kind::Reading),
     }
+}
+
+/// The parts of a value, `most` at the most.
+async fn parts(
+    value: &Variant,
+    most: usize,
+    session: &mut Session,
+    types: &mut Types,
+    portions: &mut Portions,
+) -> Result<Kind, Error> {
+    for _ in 0..MOST_ENCODINGS {
+        let leaves = Whole::new(value, types).leaves(most, |leaf| natural(leaf).is_some());
+        match leaves {
+            Ok(None) => return Ok(Kind::TooLarge),
+            Ok(Some(leaves)) => {
+                let leaf =
+                    |(part, value): (OpcUaPart, Variant)| Some(Leaf { part, wanted: natural(&value)? });
+                let leaves: Vec<Leaf> = leaves.into_iter().filter_map(leaf).collect();
+                return Ok(if leaves.is_empty() { Kind::Nothing } else { Kind::Parts(leaves) });
+            }
+            Err(Trouble::Unlearned(encoding)) => types.learn(session, &encoding, portions).await?,
+            Err(Trouble::Why(_)) => return Ok(Kind::Nothing),
+        }
+    }
+    Ok(Kind::Nothing)
 }
 
 /// By the attributes DataType and ValueRank (OPC UA Part 3, 5.6.2; Part 6, 5.1.2 numbers the types).
 fn by_its_description(data_type: Option<DataValue>, rank: Option<DataValue>) -> Kind {
     if let Some(Variant::Int32(0..)) = rank.and_then(|rank| rank.value) {
-        return Kind::Nothing;
+        return Kind::Compound;
     }
     let Some(Variant::NodeId(node)) = data_type.and_then(|told| told.value) else { return Kind::Unknown };
     let NodeId { namespace: 0, identifier: opcua::types::Identifier::Numeric(number) } = *node else {
@@ -343,8 +421,9 @@ fn by_its_description(data_type: Option<DataValue>, rank: Option<DataValue>) -> 
         10 | 11 | 290 => Kind::Reading(DataType::Float),
         // String, DateTime, Guid, NodeId, StatusCode, QualifiedName, LocalizedText, UtcTime, LocaleId.
         12..=14 | 17 | 19..=21 | 294 | 295 => Kind::Reading(DataType::Text),
-        // ByteString, XmlElement, ExpandedNodeId, Structure, DataValue, DiagnosticInfo.
-        15 | 16 | 18 | 22 | 23 | 25 => Kind::Nothing,
+        22 => Kind::Compound,
+        // ByteString, XmlElement, ExpandedNodeId, DataValue, DiagnosticInfo.
+        15 | 16 | 18 | 23 | 25 => Kind::Nothing,
         _ => Kind::Unknown,
     }
 }
@@ -368,13 +447,13 @@ mod tests {
             (11, Kind::Reading(DataType::Float)),
             (12, Kind::Reading(DataType::Text)),
             (15, Kind::Nothing),
-            (22, Kind::Nothing),
+            (22, Kind::Compound),
             (24, Kind::Unknown),
             (26, Kind::Unknown),
             (29, Kind::Reading(DataType::Integer)),
         ] {
             assert_eq!(described(number, -1), kind, "i={number}");
-            assert_eq!(described(number, 1), Kind::Nothing, "an array of i={number}");
+            assert_eq!(described(number, 1), Kind::Compound, "an array of i={number}");
         }
         assert_eq!(by_its_description(told(NodeId::new(2, 1u32)), told(-1)), Kind::Unknown);
         assert_eq!(by_its_description(None, None), Kind::Unknown);
@@ -382,10 +461,11 @@ mod tests {
 
     #[test]
     fn what_its_description_leaves_open_its_value_tells() {
+        let by_its_value = |told: Option<DataValue>| by_its_value(told.as_ref());
         assert_eq!(by_its_value(told(1.5f32)), Kind::Reading(DataType::Float));
         assert_eq!(by_its_value(told(7u8)), Kind::Reading(DataType::Integer));
         let array = Array::new(VariantScalarTypeId::Boolean, vec![Variant::from(true)]).unwrap();
-        assert_eq!(by_its_value(told(array)), Kind::Nothing);
+        assert_eq!(by_its_value(told(array)), Kind::Compound);
         assert_eq!(by_its_value(told(Variant::Empty)), Kind::Unknown);
         assert_eq!(by_its_value(None), Kind::Unknown);
         let status = Some(StatusCode::BadWaitingForInitialData);

@@ -137,7 +137,8 @@ fn integer(raw: &Variant) -> Option<i128> {
     })
 }
 
-fn float(raw: &Variant) -> Option<f64> {
+/// A number as a float.
+pub(super) fn float(raw: &Variant) -> Option<f64> {
     match raw {
         Variant::Float(v) => Some(f64::from(*v)),
         Variant::Double(v) => Some(*v),
