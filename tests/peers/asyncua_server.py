@@ -12,7 +12,7 @@ form only makes key and certificate.
 
 `s=Sessions` is how many sessions there are now, `s=Created` how many there ever were. Below `Scalars`
 stands one node of each type, below `Line1` what a line of machines may look like, with a way back to its
-beginning.
+beginning, below `Values` arrays and structures.
 """
 
 import asyncio
@@ -23,6 +23,7 @@ import socket
 import sys
 import uuid
 
+import asyncua_values
 from asyncua import Server, ua
 from asyncua.crypto.permission_rules import User, UserRole
 from asyncua.server.internal_session import InternalSession
@@ -187,6 +188,7 @@ async def main():
         told = ua.Variant(value, ua.VariantType.Double)
         await node.write_value(ua.DataValue(told, ua.StatusCode(status), SourceTimestamp=MOMENT))
     await line(server.nodes.objects, index, "New" if foreign else "Flow")
+    tick = await asyncua_values.add(server, index, bool(foreign))
     async with server:
         before = InternalSession._counter
         print(endpoint, flush=True)
@@ -196,6 +198,7 @@ async def main():
             await asyncio.wait({ended}, timeout=0.1)
             count += 1
             await ticks.write_value(ua.Variant(count, ua.VariantType.UInt32))
+            await tick(count)
             now = {
                 "Sessions": len(server.iserver._external_sessions),
                 "Created": InternalSession._counter - before,

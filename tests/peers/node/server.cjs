@@ -21,6 +21,8 @@ const { StatusCodes } = require("node-opcua-status-code");
 const { OPCUACertificateManager } = require("node-opcua-certificate-manager");
 const { MessageSecurityMode, SecurityPolicy } = require("node-opcua-secure-channel");
 
+const values = require("./values.cjs");
+
 const NAMESPACE = "urn:forebay:test";
 const APPLICATION = "urn:forebay:test:node-opcua";
 
@@ -107,6 +109,7 @@ async function main() {
   for (const [name, value, dataType, status] of NODES) add(name, dataType, value, status);
   add("Array", DataType.Double, new Float64Array([1, 2]), StatusCodes.Good, VariantArrayType.Array);
   line(own, space.rootFolder.objects, Number(before || 0) ? "New" : "Flow");
+  const breathe = await values.add(space, own, space.rootFolder.objects, Number(before || 0) > 0);
   const ticks = add("Ticks", DataType.UInt32, 0);
   const sessions = add("Sessions", DataType.UInt32, 0);
   const created = add("Created", DataType.UInt32, 0);
@@ -118,6 +121,7 @@ async function main() {
   const tick = setInterval(() => {
     const tell = (node, value) => node.setValueFromSource({ dataType: DataType.UInt32, value });
     tell(ticks, ++count);
+    breathe(count);
     tell(sessions, server.currentSessionCount);
     tell(created, ever);
   }, 100);

@@ -12,10 +12,11 @@ use opcua::core::comms::sequence_number::SequenceNumberHandle;
 use opcua::crypto::{CertificateStore, SecurityPolicy};
 use opcua::sync::RwLock;
 use opcua::types::{
-    Array, BrowsePathResult, BrowsePathTarget, BrowseResponse, BrowseResult, ContextOwned, DataValue,
-    DateTime, EndpointDescription, ExtensionObject, GetEndpointsResponse, Guid, LocalizedText,
-    MessageSecurityMode, MonitoredItemNotification, NodeClass, NodeId, NotificationMessage, PublishResponse,
-    QualifiedName, ReadResponse, ReferenceDescription, ResponseHeader, StatusChangeNotification, StatusCode,
+    Array, BrowsePathResult, BrowsePathTarget, BrowseResponse, BrowseResult, ByteString, ByteStringBody,
+    ContextOwned, DataValue, DateTime, EndpointDescription, ExtensionObject, GetEndpointsResponse, Guid,
+    LocalizedText, MessageSecurityMode, MonitoredItemNotification, NodeClass, NodeId, NotificationMessage,
+    PublishResponse, QualifiedName, ReadResponse, ReferenceDescription, ResponseHeader,
+    StatusChangeNotification, StatusCode, StructureDefinition, StructureField, StructureType,
     TranslateBrowsePathsToNodeIdsResponse, UAString, UserTokenPolicy, UserTokenType, Variant,
     VariantScalarTypeId,
 };
@@ -34,6 +35,12 @@ float = { node = "ns=1;s=a", scale = 0.1 }
 integer = { node = "nsu=urn:x;i=7", type = "integer" }
 boolean = { node = "/Objects/nsu=urn:x;b", type = "boolean" }
 text = { node = "i=2258", type = "text" }
+elements = { node = "ns=1;s=c", elements = "0:3" }
+cells = { node = "ns=1;s=d", elements = "0:1,0:1" }
+x = { node = "ns=1;s=e", field = "Place.X" }
+torque = { node = "ns=1;s=e", field = "Axes[0:1].Torque" }
+note = { node = "ns=1;s=e", field = "Note", type = "text" }
+grip = { node = "ns=1;s=f", elements = "0:1", field = "Tool.Grip" }
 "#;
 
 fn values() -> Vec<Variant> {
@@ -63,6 +70,83 @@ fn value(value: Variant) -> DataValue {
     }
 }
 
+/// Types of `ns=3`: a robot, the place where it is, one of its axes, and its tool.
+fn definitions() -> Vec<StructureDefinition> {
+    let field = |name: &str, namespace: u16, number: u32, value_rank, is_optional| StructureField {
+        name: UAString::from(name),
+        data_type: NodeId::new(namespace, number),
+        value_rank,
+        is_optional,
+        ..StructureField::default()
+    };
+    let structure = |structure_type, fields| StructureDefinition {
+        structure_type,
+        fields: Some(fields),
+        ..StructureDefinition::default()
+    };
+    vec![
+        structure(
+            StructureType::StructureWithOptionalFields,
+            vec![
+                field("Note", 0, 12, -1, true),
+                field("Place", 3, 3001, -1, false),
+                field("Axes", 3, 3002, 1, false),
+                field("Tool", 3, 3003, -1, false),
+                field("Grid", 0, 4, 2, false),
+                field("Extra", 0, 22, -1, false),
+                field("Any", 0, 24, -1, false),
+            ],
+        ),
+        structure(StructureType::Structure, vec![field("X", 0, 11, -1, false)]),
+        structure(
+            StructureType::Structure,
+            vec![field("Torque", 0, 10, -1, false), field("Inner", 3, 3002, 1, false)],
+        ),
+        structure(
+            StructureType::Union,
+            vec![field("Speed", 0, 6, -1, false), field("Grip", 0, 1, -1, false)],
+        ),
+    ]
+}
+
+/// One of those robots, as it is encoded.
+fn robot() -> ExtensionObject {
+    let mut body = vec![1u8, 0, 0, 0, 3, 0, 0, 0, b'o', b'a', b'k'];
+    body.extend(1.5f64.to_le_bytes());
+    body.extend(2i32.to_le_bytes());
+    for torque in [0.5f32, 0.75] {
+        body.extend(torque.to_le_bytes());
+        body.extend(0i32.to_le_bytes());
+    }
+    body.extend([2u8, 0, 0, 0, 1]);
+    [2i32, 1, 2].iter().for_each(|number| body.extend(number.to_le_bytes()));
+    body.extend([7u8, 0, 8, 0]);
+    // A place, said to be one: four bytes of a node id, its form and its length.
+    body.extend([1u8, 3, 0x89, 0x13, 1, 8, 0, 0, 0]);
+    body.extend(2.5f64.to_le_bytes());
+    body.extend([3u8, 42]);
+    ExtensionObject::new(ByteStringBody::new(ByteString::from(body), NodeId::new(3, 5000u32)))
+}
+
+/// Arrays and structures for the points that read parts, and what describes them.
+fn compounds() -> Vec<DataValue> {
+    let array = |values: Vec<Variant>, kind, sides: Vec<u32>| {
+        Array::new_multi(kind, values, sides).map_or(Variant::Empty, Variant::from)
+    };
+    let numbers = |count: u8| (0..count).map(|number| Variant::from(f64::from(number))).collect();
+    let objects = vec![Variant::from(robot()), Variant::from(robot())];
+    let plain = (0u8..4).map(|number| Variant::from(f64::from(number)));
+    let parts = [
+        array(numbers(4), VariantScalarTypeId::Double, vec![4]),
+        array(numbers(4), VariantScalarTypeId::Double, vec![2, 2]),
+        Variant::from(robot()),
+        array(objects, VariantScalarTypeId::ExtensionObject, vec![2]),
+    ];
+    let definitions =
+        definitions().into_iter().map(|each| Variant::from(ExtensionObject::from_message(each)));
+    plain.chain(parts).chain(definitions).map(value).collect()
+}
+
 /// One answer of each service whose answers are taken apart.
 fn answers() -> Vec<ResponseMessage> {
     // The same in every run.
@@ -83,6 +167,8 @@ fn answers() -> Vec<ResponseMessage> {
         results: Some(values().into_iter().rev().map(value).collect()),
         diagnostic_infos: None,
     };
+    let unfolded =
+        ReadResponse { response_header: header(), results: Some(compounds()), diagnostic_infos: None };
     let token = UserTokenPolicy {
         policy_id: UAString::from("p"),
         token_type: UserTokenType::UserName,
@@ -117,7 +203,7 @@ fn answers() -> Vec<ResponseMessage> {
     };
     let results = Some(vec![result, BrowseResult::default()]);
     let browse = BrowseResponse { response_header: header(), results, diagnostic_infos: None };
-    vec![publish.into(), read.into(), endpoints.into(), paths.into(), browse.into()]
+    vec![publish.into(), read.into(), unfolded.into(), endpoints.into(), paths.into(), browse.into()]
 }
 
 /// As a server sends them: whole, and in frames.
@@ -169,5 +255,13 @@ mod tests {
             assert!(!may_announce_xml(frame), "answer {at}");
             assert!(incoming.read(frame).is_some(), "answer {at}");
         }
+        // Guards the guard: structures are taken apart, down to the last part that is there.
+        let harvest = incoming.read(&frames()[2]).expect("it is an answer");
+        let values: Vec<String> =
+            harvest.samples.iter().filter_map(|sample| Some(sample.value.as_ref()?.to_string())).collect();
+        let parts = ["0", "1", "2", "3", "0", "1", "2", "3", "1.5", "0.5", "0.75", "oak"];
+        assert_eq!(values[values.len() - 14..values.len() - 2], parts, "{harvest:?}");
+        // Booleans are numbers to a point of floats.
+        assert_eq!(values[values.len() - 2..], ["1", "1"], "{harvest:?}");
     }
 }
