@@ -3,6 +3,7 @@
 pub mod api;
 pub mod app;
 pub mod cli;
+pub mod files;
 pub mod health;
 pub mod identity;
 pub mod ingest;
