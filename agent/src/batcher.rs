@@ -2,7 +2,8 @@
 //! append that holds it, never before.
 //!
 //! The batcher collects for the durability window, or until a batch is full, then defines points,
-//! encodes, appends, confirms. While the disk refuses it holds what it has, tries again, and takes
+//! encodes, appends, confirms. Where the window since the last append is over already, as with points
+//! that are read once a window, it collects only what comes in the same moment. While the disk refuses it holds what it has, tries again, and takes
 //! nothing more: its channel fills and the links wait. When the agent ends it writes what is in
 //! hand without waiting for the window, and ends itself when the last link hung up.
 
@@ -28,6 +29,8 @@ use crate::systemd::Progress;
 /// 65,536 readings in a batch, and well below what servers take in one request.
 const FULL_READINGS: usize = 20_000;
 const FULL_BYTES: usize = 1 << 20;
+/// What comes within this time comes in the same moment.
+const TOGETHER: Duration = Duration::from_millis(50);
 /// The longest the batcher is without a sign of life while nothing arrives.
 const SIGN_OF_LIFE: Duration = Duration::from_secs(2);
 
@@ -163,11 +166,13 @@ impl<F: Flash, E: Encode> Batcher<F, E> {
     /// Runs until all links hung up and the last append is done.
     pub async fn run(mut self, mut handovers: mpsc::Receiver<Handover>) -> Result<(), BatcherError> {
         let mut slots: Vec<Vec<PointId>> = Vec::new();
+        let mut due = None;
         loop {
             let Received::Handover(first) = self.receive(&mut handovers, None).await else {
                 return Ok(());
             };
-            let until = Instant::now() + if self.hurry.is_cancelled() { Duration::ZERO } else { self.window };
+            let now = Instant::now();
+            let until = if self.hurry.is_cancelled() { now } else { until(now, due, self.window) };
             let mut collection = Collection::default();
             self.take(first, &mut slots, &mut collection).await?;
             while !collection.is_due()
@@ -175,6 +180,7 @@ impl<F: Flash, E: Encode> Batcher<F, E> {
             {
                 self.take(next, &mut slots, &mut collection).await?;
             }
+            due = Some(Instant::now());
             self.write(collection).await?;
         }
     }
@@ -315,6 +321,13 @@ impl<F: Flash, E: Encode> Batcher<F, E> {
             self.backoff.reset();
         }
     }
+}
+
+/// Until when to collect what begins `now`: a window at the longest. Appends are a window apart, less a
+/// tenth: a poll that came late once would else be late for ever.
+fn until(now: Instant, last: Option<Instant>, window: Duration) -> Instant {
+    let latest = now + window;
+    last.map_or(latest, |last| (last + window / 10 * 9).max(now + TOGETHER).min(latest))
 }
 
 /// Bytes a value may need, roughly, before compression.

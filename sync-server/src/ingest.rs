@@ -50,6 +50,10 @@ use standing::{Member, Standings};
 
 /// Requests decoded and waiting for their commit at a time; others wait as bytes.
 const TURNS: usize = 16;
+/// A small request takes a part of a turn: what it holds takes little memory, and when everybody comes
+/// back at once there are thousands, which then share transactions.
+const PARTS: u32 = 8;
+const SMALL: usize = 4 << 10;
 const TURN_WITHIN: Duration = Duration::from_secs(30);
 /// Bytes of bodies held at a time, over all agents.
 const BODIES_HELD: ByteSize = ByteSize::mib(256);
@@ -94,7 +98,7 @@ impl Ingest {
             standings: Standings::new(store.clone(), outage.clone()),
             refused_to_join: Named::default(),
             bodies: Bodies::new(max_request, BODIES_HELD),
-            turns: Semaphore::new(TURNS),
+            turns: Semaphore::new(TURNS * PARTS as usize),
             store,
             authority,
             outage,
@@ -118,7 +122,8 @@ impl Ingest {
         let member = member.valid_at(wall_micros())?;
         let body = self.bodies.of_member(request).await?;
         let request: SyncRequest = decode(&body)?;
-        let _turn = timeout(TURN_WITHIN, self.turns.acquire())
+        let parts = if body.len() <= SMALL { 1 } else { PARTS };
+        let _turn = timeout(TURN_WITHIN, self.turns.acquire_many(parts))
             .await
             .map_err(|_| Problem::new(Kind::Busy, "too many requests are being stored; try again later"))?;
         let received = wall_micros();

@@ -5,6 +5,7 @@ pub mod alarms;
 pub mod api;
 pub mod app;
 pub mod cli;
+pub mod files;
 pub mod headers;
 pub mod health;
 pub mod identity;

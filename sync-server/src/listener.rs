@@ -8,7 +8,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,9 +17,9 @@ use axum::Router;
 use forebay_protocols::sync::tls;
 use http::Request;
 use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
@@ -175,14 +175,15 @@ impl Connection {
         let _open = OnDrop(|| telemetry.connections.decrement(1));
         // Small answers must not wait for more to say.
         let _ = stream.set_nodelay(true);
-        let handshake = timeout(self.limits.handshake, acceptor.accept(stream));
+        // In a box that is gone when it is over: of a connection that idles, little shall remain.
+        let handshake = Box::pin(timeout(self.limits.handshake, acceptor.accept(stream)));
         // A handshake cut short by the stop costs nobody anything: no request was made yet.
         let shaken = tokio::select! {
             shaken = handshake => shaken,
             () = self.stop.cancelled() => return,
         };
-        let stream = match shaken {
-            Ok(Ok(stream)) => stream,
+        let served = match shaken {
+            Ok(Ok(stream)) => Served::new(stream, self.address, self.limits, self.watcher, router),
             Ok(Err(error)) => {
                 self.telemetry.handshakes_failed.increment(1);
                 debug!(peer = %self.address, %error, "A TLS handshake failed.");
@@ -194,15 +195,32 @@ impl Connection {
                 return;
             }
         };
-        self.serve(stream, router).await;
+        served.attend(self.limits).await;
     }
+}
 
-    async fn serve(self, stream: TlsStream<TcpStream>, router: Router) {
-        let Self { address, limits, watcher, .. } = self;
+/// A connection on which requests come. The larger part of it lies in one box.
+struct Served {
+    peer: Peer,
+    /// Did a request come?
+    asked: Arc<AtomicBool>,
+    http: Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>>,
+}
+
+impl Served {
+    fn new(
+        stream: TlsStream<TcpStream>,
+        address: SocketAddr,
+        limits: Limits,
+        watcher: Watcher,
+        router: Router,
+    ) -> Self {
         let (_, session) = stream.get_ref();
         let own = session.peer_certificates().and_then(|chain| chain.first());
         let peer = Peer { address, certificate: own.map(|der| tls::fingerprint(der)) };
-        let builder = http_builder(session.alpn_protocol() == Some(tls::ALPN[0]), limits);
+        // The version is the one agreed on in the handshake: hyper's own detection waits for the first
+        // bytes without a limit.
+        let is_http2 = session.alpn_protocol() == Some(tls::ALPN[0]);
         let asked = Arc::new(AtomicBool::new(false));
         let heard = asked.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
@@ -211,19 +229,47 @@ impl Connection {
             let router = router.clone();
             async move { Ok::<_, Infallible>(answer(router, request).await) }
         });
-        let http = builder.serve_connection(TokioIo::new(stream), service).into_owned();
-        let mut http = pin!(watcher.watch(http));
-        let outcome = match timeout(limits.first_request, &mut http).await {
+        let io = TokioIo::new(stream);
+        // Without a timer hyper's limits and keep-alives do nothing.
+        let http: Pin<Box<dyn Future<Output = _> + Send>> = if is_http2 {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            // The answer tells the time better than a `date`, which is a tenth of what a small batch costs on
+            // the wire.
+            builder
+                .auto_date_header(false)
+                .timer(TokioTimer::new())
+                .keep_alive_interval(limits.idle / 3)
+                .keep_alive_timeout(limits.idle / 3)
+                .max_concurrent_streams(16)
+                .max_header_list_size(16 << 10);
+            Box::pin(watcher.watch(builder.serve_connection(io, service)))
+        } else {
+            let mut builder = http1::Builder::new();
+            // An idle connection keeps its buffer: one that once brought a backlog shall not keep 400 KiB.
+            builder
+                .auto_date_header(false)
+                .timer(TokioTimer::new())
+                .header_read_timeout(limits.idle)
+                .max_buf_size(READ_BUFFER);
+            Box::pin(watcher.watch(builder.serve_connection(io, service)))
+        };
+        Self { peer, asked, http }
+    }
+
+    async fn attend(mut self, limits: Limits) {
+        let address = self.peer.address;
+        let outcome = match timeout(limits.first_request, &mut self.http).await {
             Ok(outcome) => outcome,
             // hyper has no limit of its own on the first bytes of a connection.
-            Err(_) if !asked.load(Ordering::Relaxed) => {
+            Err(_) if !self.asked.load(Ordering::Relaxed) => {
                 return debug!(peer = %address, "A peer was silent after its TLS handshake.");
             }
-            Err(_) if peer.certificate.is_none() => match timeout(limits.stranger, &mut http).await {
+            Err(_) if self.peer.certificate.is_none() => match timeout(limits.stranger, &mut self.http).await
+            {
                 Ok(outcome) => outcome,
                 Err(_) => return debug!(peer = %address, "A peer without a certificate stayed too long."),
             },
-            Err(_) => http.await,
+            Err(_) => self.http.await,
         };
         if let Err(error) = outcome {
             debug!(peer = %address, %error, "A connection ended with an error.");
@@ -236,30 +282,6 @@ async fn answer(router: Router, request: Request<Incoming>) -> http::Response<ax
         Ok(response) => response,
         Err(impossible) => match impossible {},
     }
-}
-
-/// The version is the one agreed on in the handshake: hyper's own detection waits for the first
-/// bytes without a limit.
-fn http_builder(http2: bool, limits: Limits) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
-    // Without a timer hyper's limits and keep-alives do nothing.
-    // An idle connection keeps its buffer: one that once brought a backlog shall not keep 400 KiB. And the
-    // answer tells the time better than a `date`, which is a tenth of what a small batch costs on the wire.
-    let mut http1 = builder.http1();
-    http1
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.idle)
-        .max_buf_size(READ_BUFFER)
-        .auto_date_header(false);
-    builder
-        .http2()
-        .auto_date_header(false)
-        .timer(TokioTimer::new())
-        .keep_alive_interval(limits.idle / 3)
-        .keep_alive_timeout(limits.idle / 3)
-        .max_concurrent_streams(16)
-        .max_header_list_size(16 << 10);
-    if http2 { builder.http2_only() } else { builder.http1_only() }
 }
 
 /// Runs when dropped, whichever way its owner ends.

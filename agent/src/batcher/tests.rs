@@ -391,3 +391,46 @@ async fn a_buffer_that_opens_slowly_does_not_starve_the_watchdog() {
     opened.send(7).unwrap();
     assert_eq!(waiting.await, Ok(7));
 }
+
+#[test]
+fn what_is_read_once_a_window_is_appended_at_once_and_appends_stay_a_window_apart() {
+    let (window, ms) = (Duration::from_secs(1), Duration::from_millis);
+    let start = Instant::now();
+    let wait = |now: u64, last: Option<u64>| {
+        until(start + ms(now), last.map(|last| start + ms(last)), window).duration_since(start).as_millis()
+    };
+    // now | the last append | until when to collect
+    for (now, last, due) in [
+        (0, None, 1_000),
+        (2_000, Some(1_000), 2_050),
+        (2_000, Some(1_050), 2_050),
+        // It came late once: the next ones catch up.
+        (2_000, Some(1_300), 2_200),
+        (1_500, Some(1_050), 1_950),
+        (1_060, Some(1_050), 1_950),
+        (9_000, Some(1_050), 9_050),
+    ] {
+        assert_eq!(wait(now, last), due, "{now} {last:?}");
+    }
+    let short = until(start, Some(start), ms(10)).duration_since(start);
+    assert_eq!(short, ms(10), "never longer than the window");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poll_once_a_second_is_on_the_flash_soon_and_one_ten_times_a_second_once_a_second() {
+    for (every, polls, appends) in [(1_000, 20, 15..=20), (100, 200, 18..=23)] {
+        let bench = bench(Duration::from_secs(1), vec![]);
+        for poll in 0..polls {
+            bench.hand(handover(0, if poll == 0 { &["flow"] } else { &[] }, &[(0, poll)])).await;
+            tokio::time::sleep(Duration::from_millis(every)).await;
+            // The first ones wait for a window, and then it has settled.
+            if every == 1_000 && poll > 5 {
+                let words = bench.disk.batches().last().unwrap().1.clone();
+                assert!(words.ends_with(&format!("1={poll}")), "{poll} waits: {words}");
+            }
+        }
+        let (end, batches) = bench.finish().await;
+        end.unwrap();
+        assert!(appends.contains(&batches.len()), "{} appends of polls every {every} ms", batches.len());
+    }
+}

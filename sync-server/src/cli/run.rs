@@ -7,11 +7,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::app::{self, App};
-use crate::{identity, logs, store};
+use crate::{files, identity, logs, store};
 
 /// Runs the server in this process until a signal ends it.
 pub(super) fn run(config: Server) -> Result<()> {
     logs::start(&config.log).context("start logging (`[log]`)")?;
+    files::raise_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.context("start the runtime")?.block_on(serve(config))
 }

@@ -93,6 +93,12 @@ impl fmt::Debug for Tickets {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use forebay_protocols::sync::tls;
+    use rustls::{ClientConfig, ClientConnection, HandshakeKind, ServerConfig, ServerConnection};
+
+    use super::super::Authority;
     use super::*;
 
     const NOW: i64 = 1_795_000_000;
@@ -115,6 +121,59 @@ mod tests {
         assert!(Tickets::with_clock(b"key", at::<PERIOD>).decrypt(&ticket).is_some());
         assert_eq!(Tickets::with_clock(b"key", at::<{ 2 * PERIOD }>).decrypt(&ticket), None);
         assert_eq!(Tickets::with_clock(b"key", at::<{ -2 * PERIOD }>).decrypt(&ticket), None);
+    }
+
+    /// Shakes hands in memory, until nobody has anything to say.
+    fn shake(client: &Arc<ClientConfig>, server: Arc<ServerConfig>) -> Option<HandshakeKind> {
+        let name = "localhost".try_into().unwrap();
+        let mut client = ClientConnection::new(client.clone(), name).unwrap();
+        let mut server = ServerConnection::new(server).unwrap();
+        while client.wants_write() || server.wants_write() {
+            let mut bytes = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut bytes).unwrap();
+            }
+            let mut sent = &bytes[..];
+            while !sent.is_empty() {
+                server.read_tls(&mut sent).unwrap();
+                server.process_new_packets().unwrap();
+            }
+            let mut bytes = Vec::new();
+            while server.wants_write() {
+                server.write_tls(&mut bytes).unwrap();
+            }
+            let mut sent = &bytes[..];
+            while !sent.is_empty() {
+                client.read_tls(&mut sent).unwrap();
+                client.process_new_packets().unwrap();
+            }
+        }
+        client.handshake_kind()
+    }
+
+    #[test]
+    fn an_agent_goes_on_with_its_session_after_a_restart_and_not_after_a_new_ca() {
+        let (state, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let start = |state: &std::path::Path| {
+            let authority = Authority::open(state).unwrap();
+            (authority.pin(), authority.server_certificate(&["localhost".into()]).unwrap().tls)
+        };
+        let (pin, first) = start(state.path());
+        let client = tls::pinned_client_config(pin, tls::EARLIEST_TIME).unwrap();
+        assert_eq!(shake(&client, first), Some(HandshakeKind::Full));
+        for restart in 1..4 {
+            let (_, again) = start(state.path());
+            assert_eq!(shake(&client, again), Some(HandshakeKind::Resumed), "restart {restart}");
+        }
+        let (_, stranger) = start(other.path());
+        let name = "localhost".try_into().unwrap();
+        let mut hello = Vec::new();
+        let mut asking = ClientConnection::new(client, name).unwrap();
+        asking.write_tls(&mut hello).unwrap();
+        let mut strange = ServerConnection::new(stranger).unwrap();
+        strange.read_tls(&mut &hello[..]).unwrap();
+        strange.process_new_packets().unwrap();
+        assert_ne!(strange.handshake_kind(), Some(HandshakeKind::Resumed));
     }
 
     #[test]

@@ -48,12 +48,12 @@ export function fleetView(main, signal) {
   const body = el("tbody");
   const table = el("table", { class: "fleet" }, el("thead", {}, el("tr", {}, ...heads)), body);
   const space = el("div", { class: "space" }, table);
-  const list = el("div", { class: "list", hidden: "", tabindex: "-1", scroll: scrolled }, space);
+  const list = el("div", { class: "list", hidden: "", tabindex: "0", role: "region", "aria-label": "Agents", scroll: scrolled }, space);
   const empty = el("div", { hidden: "" }, ...welcome());
   main.replaceChildren(el("h1", {}, "Fleet"), summary, bar, list, empty);
 
   /** A row is as high as the style says; it is asked for once there is one. */
-  const height = () => body.firstElementChild?.offsetHeight || 52;
+  const height = () => body.firstElementChild?.getBoundingClientRect().height || 54.4;
   const inSight = () => Math.ceil((list.clientHeight || innerHeight) / height());
 
   function show({ agents, time, summary: all, matching: n }, offset) {
