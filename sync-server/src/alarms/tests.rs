@@ -317,7 +317,7 @@ proptest! {
                 if stands {
                     stands = !(7.0..=88.0).contains(&value);
                     if !stands { beyond_since = None; }
-                } else if value > 90.0 || value < 5.0 {
+                } else if !(5.0..=90.0).contains(&value) {
                     let since = *beyond_since.get_or_insert(now);
                     stands = now - since >= delay * SECOND;
                 } else {

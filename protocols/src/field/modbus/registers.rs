@@ -29,6 +29,10 @@ pub struct Format {
     scaling: Option<Scaling>,
     // There may be ten thousand of these, and few have one of the last two.
     /// `None` where numbers stay numbers.
+    #[expect(
+        clippy::box_collection,
+        reason = "few points have any, and a pointer is a third of an empty map"
+    )]
     labels: Option<Box<BTreeMap<i64, Arc<str>>>>,
     rollover: Option<Box<Rollover>>,
 }

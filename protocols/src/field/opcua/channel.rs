@@ -292,7 +292,7 @@ impl TypeLoader for Bodies {
             ObjectId::StatusChangeNotification_Encoding_DefaultBinary,
             ObjectId::StructureDefinition_Encoding_DefaultBinary,
         ];
-        if own.iter().any(|own| *node_id == NodeId::from(*own)) {
+        if own.iter().any(|own| node_id == own) {
             return None;
         }
         let length = length?;

@@ -33,7 +33,8 @@ impl Types {
         if self.knows_encoding(encoding) || !self.has_room() {
             return Ok(());
         }
-        let parent = parents(session, &[encoding.clone()], ReferenceTypeId::HasEncoding, portions).await?;
+        let parent =
+            parents(session, std::slice::from_ref(encoding), ReferenceTypeId::HasEncoding, portions).await?;
         let data_type = match parent.into_iter().next() {
             Some(Ok(data_type)) => data_type,
             Some(Err(status)) => {

@@ -19,7 +19,7 @@ use super::values::{Moment, quality, value};
 use super::{Timescale, limited};
 
 /// "alarms" in ASCII: servers change alarms one after another.
-const LOCK: i64 = 0x61_6c61_726d_73;
+const LOCK: i64 = 0x616c_6172_6d73;
 
 const ROW: &str = "select alarm, rule, kind, priority, site, subject, words, remedy, members, raised, \
                    changed, acknowledged, by_whom, note, cleared, version from alarms";
