@@ -29,7 +29,7 @@ pub struct Format {
     scaling: Option<Scaling>,
     // There may be ten thousand of these, and few have one of the last two.
     /// `None` where numbers stay numbers.
-    labels: Option<Box<BTreeMap<i64, Arc<str>>>>,
+    labels: Option<Arc<BTreeMap<i64, Arc<str>>>>,
     rollover: Option<Box<Rollover>>,
 }
 
@@ -50,7 +50,7 @@ impl Format {
             Register::Input | Register::Holding => point.raw,
         };
         let labels = point.labels.iter().map(|(number, word)| (*number, word.as_str().into()));
-        let labels = (!point.labels.is_empty()).then(|| Box::new(labels.collect()));
+        let labels = (!point.labels.is_empty()).then(|| Arc::new(labels.collect()));
         let scaling = Scaling::new(point.meta.scale, point.meta.offset);
         let rollover = if point.rollover { Rollover::of(raw).map(Box::new) } else { None };
         Self { raw, order, scaling, labels, rollover }
@@ -390,7 +390,11 @@ mod tests {
     #[test]
     fn numbers_with_words_are_these_words_and_others_are_their_digits_in_doubt() {
         let words = |raw| Format {
-            labels: BTreeMap::from([(0, "off".into()), (1, "on".into()), (-2, "fault".into())]),
+            labels: Some(Arc::new(BTreeMap::from([
+                (0, "off".into()),
+                (1, "on".into()),
+                (-2, "fault".into()),
+            ]))),
             ..format(raw, ByteOrder::Abcd)
         };
         assert_eq!(words(RawType::Int16).data_type(), DataType::Text);
@@ -406,8 +410,10 @@ mod tests {
 
     #[test]
     fn a_counter_goes_on_behind_its_highest_number_before_it_is_scaled() {
-        let mut counter =
-            Format { rollover: Rollover::of(RawType::Uint16), ..scaled(RawType::Uint16, Some(0.1), None) };
+        let mut counter = Format {
+            rollover: Rollover::of(RawType::Uint16).map(Box::new),
+            ..scaled(RawType::Uint16, Some(0.1), None)
+        };
         let shown = [65_530, 65_535, 4, 4, 10].map(|raw| counter.value(&[raw]).0);
         assert_eq!(shown, [6_553.0, 6_553.5, 6_554.0, 6_554.0, 6_554.6].map(|v| Some(Value::Float(v))));
     }
