@@ -168,15 +168,15 @@ impl Browser {
         let number = |at: usize| place[at].as_f64().context("a place");
         let (left, y, width) = (number(0)?, number(1)?, number(2)?);
         let middle = (from + to) / 2.0;
-        for (kind, part) in [
-            ("mouseMoved", from),
-            ("mousePressed", from),
-            ("mouseMoved", middle),
-            ("mouseMoved", to),
-            ("mouseReleased", to),
+        // A pointer that comes with its button down already is never pressed.
+        for (kind, part, button, buttons) in [
+            ("mouseMoved", from, "none", 0),
+            ("mousePressed", from, "left", 1),
+            ("mouseMoved", middle, "left", 1),
+            ("mouseMoved", to, "left", 1),
+            ("mouseReleased", to, "left", 0),
         ] {
-            let buttons = u8::from(kind != "mouseReleased");
-            let event = json!({ "type": kind, "x": left + width * part, "y": y, "button": "left", "buttons": buttons, "clickCount": 1 });
+            let event = json!({ "type": kind, "x": left + width * part, "y": y, "button": button, "buttons": buttons, "clickCount": 1 });
             self.ask("Input.dispatchMouseEvent", event).await?;
         }
         Ok(())

@@ -39,7 +39,8 @@ export function agentView(main, name, signal) {
       const { gaps, more } = await get(`/api/v1/gaps?${new URLSearchParams({ agent: name })}`, signal);
       fill(standing, agent.state, () => state(agent.state));
       showAlarms(alarms, agent);
-      fill(why, whyPanel(agent, agents).map((part) => part.textContent), () => whyPanel(agent, agents));
+      const mates = agent.state === "silent" ? await sitemates(agent.site, signal) : [];
+      fill(why, whyPanel(agent, mates).map((part) => part.textContent), () => whyPanel(agent, mates));
       showFacts(facts, agent);
       points.forks(await forkTimes(name, buffers, signal));
       fill(faults, agent.faults, () => faultList(agent.faults));
@@ -57,6 +58,12 @@ export function agentView(main, name, signal) {
     fresh: points.load,
     live: (is) => { live = is; tell(); },
   }, signal);
+}
+
+/** How the gateways of a site are. */
+async function sitemates(site, signal) {
+  const asked = new URLSearchParams({ site, fields: "agent,site,state,last_seen", limit: 1000 });
+  return (await get(`/api/v1/fleet?${asked}`, signal)).agents;
 }
 
 /** Fork -> when it was found. A fault names its buffer by epoch and fork, in hex. */
