@@ -11,6 +11,7 @@
 //! | [`faults`](#faults) | what a person should know of, in words, with what to do |
 //! | [`time-marks`](#time-marks) | readings whose times are not what the gateway believed |
 //! | [`quarantine`](#quarantine) | what is kept aside: batches that could not be stored, impossible times |
+//! | [`joining`](#joining) | gateways that wait for an operator's word |
 //! | [`server`](#server) | this server: version, what its store is and how large |
 //! | [`live`](#live) | server-sent events: newest values as they are committed |
 //!
@@ -99,6 +100,13 @@
 //! with their count, and the earliest and latest in microseconds since 1970. Both are stored after all
 //! with `forebay-server quarantine replay`.
 //!
+//! # joining
+//!
+//! No parameters. `{time, waiting: [...]}`, the oldest first. `number` is what `forebay-server agents approve`
+//! takes, `key` the beginning of the hash of its public key, as `forebay-agent join` shows it on the gateway;
+//! `approved` tells that an operator has said yes and it has not been back since, `replaces` that a gateway of
+//! this name has joined already. The same words for the command line.
+//!
 //! # server
 //!
 //! No parameters. `{time, version, store: {words, tier, gives, bytes}}`. `tier` is `sqlite`,
@@ -122,6 +130,7 @@
 mod faults;
 mod fleet;
 mod gaps;
+mod joining;
 mod ledger;
 mod live;
 mod parameters;
@@ -170,6 +179,7 @@ pub fn router(api: Api) -> Router {
         .route("/faults", get(faults::faults))
         .route("/time-marks", get(time_marks::time_marks))
         .route("/quarantine", get(quarantine::quarantine))
+        .route("/joining", get(joining::joining))
         .route("/server", get(server::server))
         .route("/live", get(live::live))
         .fallback(problem::no_such_path)

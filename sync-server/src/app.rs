@@ -94,13 +94,15 @@ impl App {
             feed: feed.clone(),
             telemetry: telemetry.clone(),
             max_request: config.sync.max_request,
+            approval: config.sync.approval,
         });
         let keeper = Keeper::new(store.clone(), telemetry.clone());
         let roller = Roller::new(store.clone(), telemetry.clone());
         let retainer = Retainer::new(store.clone(), telemetry.clone(), config.retention);
         let listener = Listener::new(sync, newest_tls, Limits::default(), telemetry.clone());
+        let doors = listener.doors();
         let router = health::router(Health { store: store.clone(), telemetry: telemetry.clone() })
-            .merge(api::router(Api { store, feed, stop: stop.clone() }))
+            .merge(api::router(Api { store: store.clone(), feed, stop: stop.clone() }))
             .merge(ui::router());
 
         // The doors hold the only ways to the committer; it ends when they have.
@@ -108,6 +110,7 @@ impl App {
         tasks.add("sync listener", listener.run(ingest::router(ingest), stop.clone()));
         tasks.add("web listener", serve_web(web, router, stop.clone()));
         tasks.add("committer", commit);
+        tasks.add("revocation watch", doors.watch(store, stop.clone()));
         let fresh = identity::keep_fresh(authority, names, certificate.renew_from, tls, stop.clone());
         tasks.add("certificate renewal", fresh);
         tasks.add("ledger keeper", keeper.run(stop.clone()));

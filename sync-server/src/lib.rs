@@ -2,7 +2,9 @@
 
 pub mod api;
 pub mod app;
+pub mod backup;
 pub mod cli;
+pub mod doors;
 pub mod health;
 pub mod identity;
 pub mod ingest;

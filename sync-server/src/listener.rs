@@ -22,6 +22,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, error, warn};
 
+use crate::doors::Doors;
 use crate::telemetry::Telemetry;
 
 /// The peer of a connection; handlers find it among a request's extensions.
@@ -42,6 +44,10 @@ pub struct Peer {
     /// SHA-256 of the client certificate it showed and proved to hold the key of.
     pub certificate: Option<[u8; 32]>,
 }
+
+/// The client certificate itself, among a request's extensions beside [`Peer`].
+#[derive(Clone, Debug)]
+pub struct Shown(pub CertificateDer<'static>);
 
 /// How long and how much.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +88,7 @@ pub struct Listener {
     tls: watch::Receiver<Arc<ServerConfig>>,
     limits: Limits,
     telemetry: Arc<Telemetry>,
+    doors: Doors,
 }
 
 impl Listener {
@@ -92,12 +99,17 @@ impl Listener {
         limits: Limits,
         telemetry: Arc<Telemetry>,
     ) -> Self {
-        Self { tcp, tls, limits, telemetry }
+        Self { tcp, tls, limits, telemetry, doors: Doors::default() }
+    }
+
+    /// The connections that are open, by the certificates shown on them.
+    pub fn doors(&self) -> Doors {
+        self.doors.clone()
     }
 
     /// Accepts and serves until `stop`, then drains. Owns every connection's task.
     pub async fn run(self, router: Router, stop: CancellationToken) {
-        let Self { tcp, tls, limits, telemetry } = self;
+        let Self { tcp, tls, limits, telemetry, doors } = self;
         let room = Arc::new(Semaphore::new(limits.connections));
         let graceful = GracefulShutdown::new();
         let mut tasks = JoinSet::new();
@@ -130,6 +142,7 @@ impl Listener {
                 telemetry: telemetry.clone(),
                 watcher: graceful.watcher(),
                 stop: stop.clone(),
+                doors: doors.clone(),
                 _permit: permit,
             };
             let acceptor = TlsAcceptor::from(tls.borrow().clone());
@@ -162,6 +175,7 @@ struct Connection {
     telemetry: Arc<Telemetry>,
     watcher: Watcher,
     stop: CancellationToken,
+    doors: Doors,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -195,35 +209,50 @@ impl Connection {
     }
 
     async fn serve(self, stream: TlsStream<TcpStream>, router: Router) {
-        let Self { address, limits, watcher, .. } = self;
+        let Self { address, limits, watcher, doors, .. } = self;
         let (_, session) = stream.get_ref();
         let own = session.peer_certificates().and_then(|chain| chain.first());
         let peer = Peer { address, certificate: own.map(|der| tls::fingerprint(der)) };
+        let shown = own.map(|der| Shown(der.clone().into_owned()));
+        let entered = peer.certificate.map(|certificate| doors.enter(certificate));
         let builder = http_builder(session.alpn_protocol() == Some(tls::ALPN[0]), limits);
         let asked = Arc::new(AtomicBool::new(false));
         let heard = asked.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             heard.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(peer);
+            if let Some(shown) = shown.clone() {
+                request.extensions_mut().insert(shown);
+            }
             let router = router.clone();
             async move { Ok::<_, Infallible>(answer(router, request).await) }
         });
         let http = builder.serve_connection(TokioIo::new(stream), service).into_owned();
         let mut http = pin!(watcher.watch(http));
-        let outcome = match timeout(limits.first_request, &mut http).await {
-            Ok(outcome) => outcome,
-            // hyper has no limit of its own on the first bytes of a connection.
-            Err(_) if !asked.load(Ordering::Relaxed) => {
-                return debug!(peer = %address, "A peer was silent after its TLS handshake.");
-            }
-            Err(_) if peer.certificate.is_none() => match timeout(limits.stranger, &mut http).await {
+        let talk = async {
+            let outcome = match timeout(limits.first_request, &mut http).await {
                 Ok(outcome) => outcome,
-                Err(_) => return debug!(peer = %address, "A peer without a certificate stayed too long."),
-            },
-            Err(_) => http.await,
+                // hyper has no limit of its own on the first bytes of a connection.
+                Err(_) if !asked.load(Ordering::Relaxed) => {
+                    return debug!(peer = %address, "A peer was silent after its TLS handshake.");
+                }
+                Err(_) if peer.certificate.is_none() => match timeout(limits.stranger, &mut http).await {
+                    Ok(outcome) => outcome,
+                    Err(_) => return debug!(peer = %address, "A peer without a certificate stayed too long."),
+                },
+                Err(_) => http.await,
+            };
+            if let Err(error) = outcome {
+                debug!(peer = %address, %error, "A connection ended with an error.");
+            }
         };
-        if let Err(error) = outcome {
-            debug!(peer = %address, %error, "A connection ended with an error.");
+        match &entered {
+            None => talk.await,
+            // What is cut off was not acknowledged, so it is not lost.
+            Some(entered) => tokio::select! {
+                () = talk => {}
+                () = entered.shut() => debug!(peer = %address, "Closed the connection of a revoked certificate."),
+            },
         }
     }
 }

@@ -32,6 +32,9 @@ pub(super) struct Create {
     /// A word to remember what it was for.
     #[arg(long, default_value = "")]
     note: String,
+    /// Whoever joins with it waits for `forebay-server agents approve`.
+    #[arg(long)]
+    approval: bool,
 }
 
 impl Create {
@@ -55,6 +58,7 @@ impl Create {
             expires: created.saturating_add(life),
             uses: self.uses,
             note: self.note,
+            approval: self.approval,
             created,
         };
         store.add_token(token).await.context("store the token")?;
@@ -62,7 +66,7 @@ impl Create {
     }
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("`{text}` is not a duration like 30m, 24h or 7d");
     let unit = text.chars().last().ok_or_else(wrong)?;
     let seconds = match unit {
@@ -89,7 +93,8 @@ mod tests {
     async fn a_join_string_holds_what_the_store_and_the_ca_know() {
         let state = tempfile::tempdir().unwrap();
         let (store, authority) = (Memory::default(), Authority::open(state.path()).unwrap());
-        let create = Create { expires: Duration::from_secs(60), uses: 1, note: "north gate".into() };
+        let create =
+            Create { expires: Duration::from_secs(60), uses: 1, note: "north gate".into(), approval: false };
         let join = create.make(&store, &authority, "plant:8443".into()).await.unwrap();
         let copied: JoinString = join.to_string().parse().unwrap();
         assert_eq!(copied.ca_pin, authority.pin());
@@ -102,7 +107,8 @@ mod tests {
     async fn an_address_no_gateway_can_reach_is_refused_with_the_setting_to_change() {
         let state = tempfile::tempdir().unwrap();
         let (store, authority) = (Memory::default(), Authority::open(state.path()).unwrap());
-        let create = Create { expires: Duration::from_secs(60), uses: 1, note: String::new() };
+        let create =
+            Create { expires: Duration::from_secs(60), uses: 1, note: String::new(), approval: false };
         let refused = create.make(&store, &authority, "0.0.0.0:0".into()).await.unwrap_err();
         assert!(refused.to_string().contains("sync.address"), "{refused}");
     }

@@ -1,9 +1,10 @@
-// The page: the fleet, or one agent with its live values. Routes are hashes: #/ and
-// #/agent/SITE/GATEWAY. Everything is built with DOM calls, so that no name from a device can become
+// The page: the fleet, one agent with its live values, or adding a gateway. Routes are hashes: #/,
+// #/agent/SITE/GATEWAY and #/join. Everything is built with DOM calls, so that no name from a device can become
 // markup. A view lives until its signal is aborted, and takes its timers and its feed with it.
 import { agentView } from "/ui/agent.js";
 import { el, get } from "/ui/dom.js";
 import { fleetView } from "/ui/fleet.js";
+import { joiningView } from "/ui/joining.js";
 import { status } from "/ui/status.js";
 
 const main = document.getElementById("main");
@@ -19,9 +20,13 @@ function route() {
     document.title = `${name} · Forebay`;
     where.replaceChildren(el("a", { href: "#/" }, "Fleet"), el("span", { class: "quiet" }, ` › ${name}`));
     agentView(main, name, view.signal);
+  } else if (place === "join") {
+    document.title = "Add a gateway · Forebay";
+    where.replaceChildren(el("a", { href: "#/" }, "Fleet"), el("span", { class: "quiet" }, " › Add a gateway"));
+    joiningView(main, view.signal);
   } else {
     document.title = "Fleet · Forebay";
-    where.replaceChildren();
+    where.replaceChildren(el("a", { href: "#/join" }, "Add a gateway"));
     fleetView(main, view.signal);
   }
 }
