@@ -52,7 +52,7 @@ pub struct Peer {
     /// Of the CA that we trust.
     pub ca_generation: u32,
     /// Who hears of a newer one.
-    ca_news: Option<watch::Sender<u32>>,
+    pub ca_news: Option<watch::Sender<u32>>,
 }
 
 impl Peer {
@@ -72,11 +72,11 @@ impl Peer {
 
     /// The server asks to trust the CA of this generation. True if we do not yet.
     pub fn hears_of_ca(&self, generation: u32) -> bool {
-        let is_newer = generation > self.ca_generation;
-        if let (true, Some(news)) = (is_newer, &self.ca_news) {
+        if let Some(news) = &self.ca_news {
+            // A lower one too: another server counts for itself.
             news.send_if_modified(|known| std::mem::replace(known, generation) != generation);
         }
-        is_newer
+        generation > self.ca_generation
     }
 }
 

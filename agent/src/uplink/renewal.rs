@@ -1,6 +1,6 @@
-//! A new certificate before the old one runs out, or when the server has a new CA. The key is made here each time, and the old
-//! identity is replaced as a whole when the new one is durable: whenever the power goes off, the
-//! gateway has one that the server lets in. An identity that has run out renews itself all the same:
+//! A new certificate before the old one runs out, or when the server has a new CA. The key is made
+//! here each time, and the old identity is replaced as a whole when the new one is durable: whenever
+//! the power goes off, the gateway has one that the server lets in. An identity that has run out renews itself all the same:
 //! the handshake proves that its key is here.
 
 use std::path::PathBuf;
