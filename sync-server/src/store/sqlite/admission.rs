@@ -10,7 +10,7 @@ use super::super::{
 use super::identity;
 
 /// Now by the database's clock, which all servers share.
-const NOW: &str = "cast(unixepoch('subsec') * 1000000 as integer)";
+const NOW: &str = "cast(unixepoch('now', 'subsec') * 1000000 as integer)";
 
 fn begin(connection: &mut Connection) -> Result<Transaction<'_>, StoreError> {
     Ok(connection.transaction_with_behavior(TransactionBehavior::Immediate)?)
