@@ -1,6 +1,7 @@
 //! One CA takes the place of another, by an operator's word. The running servers find the new file by
 //! themselves.
 
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::Path;
 
 use forebay_protocols::private_files;
@@ -71,8 +72,14 @@ impl Authority {
     }
 
     fn replace(&self, ca: &Ca) -> Result<(), AuthorityError> {
+        let owner = std::fs::metadata(&self.path).ok();
         private_files::replace(&self.path, ca.to_text().as_bytes(), 0o600)
             .map_err(|source| AuthorityError::File { doing: "write", path: self.path.clone(), source })?;
+        // A new file is of whoever wrote it. If that was root, the server could not read it; nobody else may
+        // give it away, and nobody else needs to.
+        if let Some(owner) = owner {
+            let _ = chown(&self.path, Some(owner.uid()), Some(owner.gid()));
+        }
         write_public(&self.path, ca)?;
         self.refresh().map(drop)
     }
