@@ -39,8 +39,12 @@ pub struct PageTls {
 
 #[derive(Debug, PartialEq, Eq)]
 enum State {
-    RenewFrom(i64),
-    Read { certificate: Vec<u8>, key: Vec<u8> },
+    /// From when on, and what was trusted when it was made.
+    RenewFrom(i64, (u32, [u8; 32])),
+    Read {
+        certificate: Vec<u8>,
+        key: Vec<u8>,
+    },
 }
 
 impl PageTls {
@@ -57,7 +61,10 @@ impl PageTls {
     pub async fn keep_fresh(mut self, listener: watch::Sender<Arc<ServerConfig>>, stop: CancellationToken) {
         let mut told = String::new();
         while timeout(LOOK_EVERY, stop.cancelled()).await.is_err() {
-            if matches!(self.state, State::RenewFrom(due) if now_seconds() < due) {
+            if let (State::RenewFrom(due, trusted), Source::Own(authority, _)) = (&self.state, &self.source)
+                && now_seconds() < *due
+                && authority.trusted() == *trusted
+            {
                 continue;
             }
             match make(&self.source) {
@@ -84,9 +91,10 @@ impl PageTls {
 fn make(source: &Source) -> Result<(Arc<ServerConfig>, State), AuthorityError> {
     match source {
         Source::Own(authority, names) => {
+            let trusted = authority.trusted();
             let issued = authority.issue(names)?;
             let config = config(issued.chain, issued.key).map_err(AuthorityError::Making)?;
-            Ok((config, State::RenewFrom(issued.renew_from)))
+            Ok((config, State::RenewFrom(issued.renew_from, trusted)))
         }
         Source::Files(Certificate { certificate, key }) => {
             let state = State::Read { certificate: read(certificate)?, key: read(key)? };
