@@ -93,6 +93,7 @@ on_every_store! {
     identity::certificates_renew_and_the_old_one_stays_good,
     identity::a_revoked_agent_is_told_from_a_stranger_and_may_join_again,
     identity::an_application_waits_for_an_operator_and_is_for_one_key_and_name,
+    identity::who_waits_is_seen_by_the_tenant_of_its_token_alone,
     identity::who_leaves_or_is_revoked_is_told_and_its_key_lets_nobody_in,
     identity::a_certificate_that_a_backup_does_not_know_is_taken_in,
     lineage::an_unknown_opening_must_greet_before_anything_is_taken,

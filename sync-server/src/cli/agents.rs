@@ -10,7 +10,7 @@ use forebay_protocols::boot_time::wall_micros;
 use forebay_protocols::sync::tls;
 
 use super::columns::columns;
-use crate::store::{AgentKey, AgentRow, Application, Micros, Store, Word};
+use crate::store::{AgentKey, AgentRow, Application, Micros, Note, Store, TenantKey, Word};
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -48,6 +48,9 @@ enum Command {
     Revoke {
         /// SITE/GATEWAY.
         gateway: String,
+        /// Of this tenant, where several have one of that name.
+        #[arg(long)]
+        tenant: Option<String>,
     },
 }
 
@@ -75,12 +78,20 @@ impl Agents {
                 let found = decide(&*store, &gateway, Word::No(because)).await?;
                 super::print(&format!("{found} is turned away. Its join token is used up.\n"))
             }
-            Some(Command::Revoke { gateway }) => {
-                let fleet = store.fleet().await.context("list the fleet")?;
-                let Some(row) = fleet.iter().find(|row| name(row) == gateway) else {
-                    bail!("no gateway {gateway} has joined; `forebay-server agents` lists those that have");
+            Some(Command::Revoke { gateway, tenant }) => {
+                let store = match tenant {
+                    None => store,
+                    Some(tenant) => {
+                        let tenant = super::tenants::find(&store.access(), &tenant).await?;
+                        store.within(tenant)
+                    }
                 };
-                store.revoke(row.key).await.context("revoke it")?;
+                let fleet = store.fleet().await.context("list the fleet")?;
+                let agent = the_one(&fleet, &gateway)?.key;
+                store.revoke(agent).await.context("revoke it")?;
+                let of = store.access().tenant_of(agent).await.context("find its tenant")?;
+                let note = Note::new("gateway revoked", gateway.clone());
+                record(&*store, of.unwrap_or(TenantKey::MAIN), note).await?;
                 super::print(&format!(
                     "{gateway} is revoked: within five seconds nothing it sends is taken, and its connections are \
                      closed.\nIt goes on collecting. To let it in again: `forebay-server token create`, and on the \
@@ -91,14 +102,35 @@ impl Agents {
     }
 }
 
+/// The gateway of this name.
+fn the_one<'a>(fleet: &'a [AgentRow], gateway: &str) -> Result<&'a AgentRow> {
+    let found: Vec<_> = fleet.iter().filter(|row| name(row) == gateway).collect();
+    match found.as_slice() {
+        [row] => Ok(row),
+        [] => bail!("no gateway {gateway} has joined; `forebay-server agents` lists those that have"),
+        many => bail!("{} tenants have a gateway {gateway}; say whose is meant: --tenant NAME", many.len()),
+    }
+}
+
+async fn record(store: &dyn Store, tenant: TenantKey, note: Note) -> Result<()> {
+    store.access().record(&super::tenants::act(tenant), note).await.context("write the audit")
+}
+
 /// Finds who is meant, and says the word. Gives its name.
 async fn decide(store: &dyn Store, wanted: &str, word: Word) -> Result<String> {
     let waiting = store.applications().await.context("list who waits")?;
     let found = choose(&waiting, wanted)?;
+    let action = match word {
+        Word::Yes => "gateway approved",
+        Word::No(_) => "gateway rejected",
+    };
     if !store.decide(found.id, word, wall_micros()).await.context("keep the decision")? {
         bail!("{wanted} waits no longer; `forebay-server agents pending` shows who does");
     }
-    Ok(format!("{}/{} (key {})", found.site, found.gateway, tls::key_words(&found.key_hash)))
+    let (gateway, key) = (format!("{}/{}", found.site, found.gateway), tls::key_words(&found.key_hash));
+    let note = Note::new(action, gateway.clone()).from_to("", format!("key {key}"));
+    record(store, found.tenant, note).await?;
+    Ok(format!("{gateway} (key {key})"))
 }
 
 fn choose<'a>(waiting: &'a [Application], wanted: &str) -> Result<&'a Application> {
@@ -256,6 +288,7 @@ mod tests {
     fn application(number: i64, gateway: &str) -> Application {
         Application {
             id: crate::store::ApplicationId(number),
+            tenant: TenantKey::MAIN,
             site: "north".into(),
             gateway: gateway.into(),
             key_hash: [number as u8; 32],
@@ -287,6 +320,14 @@ mod tests {
         assert_eq!(choose(&waiting, "2").unwrap().id.0, 2);
         assert!(choose(&waiting, "north/gw-1").unwrap_err().to_string().contains("compare their keys"));
         assert!(choose(&waiting, "9").unwrap_err().to_string().contains("agents pending"));
+    }
+
+    #[test]
+    fn two_tenants_gateways_of_one_name_are_told_apart() {
+        let fleet = [row("gw-1", None), row("gw-1", None), row("gw-2", None)];
+        assert_eq!(the_one(&fleet, "north/gw-2").unwrap().gateway, "gw-2");
+        assert!(the_one(&fleet, "north/gw-1").unwrap_err().to_string().contains("--tenant"));
+        assert!(the_one(&fleet, "north/gw-3").unwrap_err().to_string().contains("agents"));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use forebay_protocols::boot_time::wall_micros;
 
 use super::token::parse_duration;
 use crate::identity::{Authority, Handover};
-use crate::store::Micros;
+use crate::store::{Micros, Note, Store, TenantKey};
 
 /// Of gateways that do not trust the new CA yet so many are named.
 const NAMED: usize = 20;
@@ -68,7 +68,10 @@ impl Command {
                     })
                     .transpose()?;
                 let seconds = i64::try_from(overlap.as_secs()).unwrap_or(i64::MAX / 2);
+                let was = hex(&authority.pin());
                 authority.rotate(own.as_deref(), seconds)?;
+                let note = Note::new("CA changed", "").from_to(was, hex(&authority.pin()));
+                record(&*store, note).await?;
                 let handover = authority.handover(&fleet);
                 super::print(&format!(
                     "{}\nServers that run take it over within seconds, if they share this ca.pem; copy it to those \
@@ -89,10 +92,15 @@ impl Command {
                     );
                 }
                 authority.retire()?;
+                record(&*store, Note::new("former CA retired", "")).await?;
                 super::print("The former CA is trusted no more.\n")
             }
         }
     }
+}
+
+async fn record(store: &dyn Store, note: Note) -> Result<()> {
+    store.access().record(&super::tenants::act(TenantKey::MAIN), note).await.context("write the audit")
 }
 
 fn hex(pin: &[u8; 32]) -> String {

@@ -122,6 +122,17 @@ fn as_json(findings: &[Finding], worst: Verdict) -> Value {
 async fn examine(config: &Server, deep: bool) -> Vec<Finding> {
     let mut findings = vec![ok("configuration", "understood"), state_folder(&config.state_dir), clock()];
     findings.push(disk(config));
+    if let Kind::Sqlite { path } = &config.store
+        && !path.exists()
+    {
+        findings.push(warn(
+            "database",
+            format!("{} is not there yet", path.display()),
+            "the server makes it when it starts; if there was one, `forebay-server restore` puts a backup back",
+        ));
+        findings.extend(doors(config).await);
+        return findings;
+    }
     let opened = timeout(WITHIN, store::open(&config.store)).await;
     let store = match opened.unwrap_or_else(|_| Err(store::StoreError::Away("no answer in time".into()))) {
         Ok(store) => {
@@ -144,14 +155,25 @@ async fn examine(config: &Server, deep: bool) -> Vec<Finding> {
     if let (true, Kind::Sqlite { path }) = (deep, &config.store) {
         findings.push(whole(path));
     }
-    findings.push(ca(config));
-    findings.push(address(config));
-    findings.push(listens("agents' port", config.sync.listen).await);
-    findings.push(listens("page's port", config.web.listen).await);
+    findings.extend(doors(config).await);
     if let Some(store) = store {
         findings.extend(fleet(&*store, config).await);
     }
     findings
+}
+
+async fn doors(config: &Server) -> [Finding; 4] {
+    [
+        ca(config),
+        address(config),
+        listens("agents' port", config.sync.listen).await,
+        listens("page's port", config.web.listen).await,
+    ]
+}
+
+/// There is a CA. Opening one that is not there would make it.
+fn has_ca(config: &Server) -> bool {
+    config.state_dir.join("ca/ca.pem").exists()
 }
 
 fn state_folder(folder: &Path) -> Finding {
@@ -225,12 +247,12 @@ fn whole(path: &Path) -> Finding {
 
 fn ca(config: &Server) -> Finding {
     const WHAT: &str = "CA";
-    if !config.state_dir.join("ca/ca.pem").exists() {
+    if !has_ca(config) {
         return warn(
             WHAT,
             "there is none yet",
-            "the server makes one when it starts; if there was one, restore it from \
-                                                a backup before that, or every gateway must join again",
+            "the server makes one when it starts; if there was one, restore it from a \
+             backup before that, or every gateway must join again",
         );
     }
     match Authority::open(&config.state_dir) {
@@ -311,7 +333,8 @@ async fn fleet(store: &dyn Store, config: &Server) -> Vec<Finding> {
             "gateways renew them by themselves, even late: `forebay-agent renew` there says what hinders it",
         ),
     });
-    if let Ok(authority) = Authority::open(&config.state_dir)
+    if has_ca(config)
+        && let Ok(authority) = Authority::open(&config.state_dir)
         && authority.former().is_some()
     {
         let awaited = authority.handover(&fleet).awaited;
@@ -355,7 +378,9 @@ mod tests {
         let of = |what: &str| findings.iter().find(|finding| finding.what == what).unwrap();
         assert_eq!(of("state directory").verdict, Verdict::Fail);
         assert!(of("page's port").remedy.contains("systemctl start"));
-        // The store makes its folder; now there is all but a CA.
+        assert!(!folder.exists(), "a look changes nothing");
+        // Now there is all but a CA.
+        store::open(&config.store).await.unwrap();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
         let findings = examine(&config, true).await;
         let of = |what: &str| findings.iter().find(|finding| finding.what == what).unwrap();

@@ -112,7 +112,8 @@ mod tests {
         assert_ne!(tls::fingerprint(&ca), former);
         tls::prove_succession(&der(&old), &der(&cross), &ca, &own).unwrap();
         // Nobody else's word makes a successor.
-        let stranger = Authority::open(tempfile::tempdir().unwrap().path()).unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        let stranger = Authority::open(elsewhere.path()).unwrap();
         stranger.rotate(None, 1_000).unwrap();
         let theirs = stranger.sign_agent(&request, "hall", "gate").unwrap();
         let [their_own, their_ca] = [&theirs.chain[0], &theirs.chain[1]].map(der);

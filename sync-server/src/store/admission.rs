@@ -8,7 +8,7 @@
 
 use async_trait::async_trait;
 
-use super::{AgentKey, Micros, StoreError, TokenVerdict};
+use super::{AgentKey, Micros, StoreError, TenantKey, TokenVerdict};
 
 /// For so long after it was admitted a key that asks again is answered again.
 pub(super) const ASK_AGAIN: Micros = 3_600 * 1_000_000;
@@ -48,7 +48,8 @@ pub trait Admission: Send + Sync + 'static {
     async fn revoked_lately(&self) -> Result<Vec<[u8; 32]>, StoreError>;
 
     /// Takes in a certificate that this server's CA signed and the store has never heard of: it was
-    /// restored from a backup of before. Makes the agent if need be. `None` for an agent that is revoked.
+    /// restored from a backup of before. Makes the agent if need be. `None` for an agent that is revoked, and
+    /// where there is more than one tenant: the certificate does not tell whose it is.
     async fn adopt(&self, adopted: Adopted, now: Micros) -> Result<Option<AgentKey>, StoreError>;
 
     /// Applies and admits in one go, for whoever needs no approval.
@@ -139,6 +140,8 @@ pub enum Word {
 pub struct Application {
     /// Its number.
     pub id: ApplicationId,
+    /// Whose gateway it would be: that of its token.
+    pub tenant: TenantKey,
     /// The site it says it is of.
     pub site: String,
     /// The name it goes by there.

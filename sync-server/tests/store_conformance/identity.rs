@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use forebay_server::store::{
-    Adopted, AgentKey, Applied, NewApplication, NewToken, Standing, StoreError, TokenVerdict, Word,
+    Act, Adopted, AgentKey, Applied, Change, NewApplication, NewToken, Outcome, Standing, StoreError,
+    TenantKey, TokenVerdict, Word,
 };
 use futures::future::try_join_all;
 
@@ -140,6 +141,48 @@ pub async fn an_application_waits_for_an_operator_and_is_for_one_key_and_name(pl
     assert_eq!(store.apply(asked).await.unwrap(), Applied::Rejected("not\u{fffd}here".into()));
     assert_eq!(store.admit(id, [11; 32], NOW + SECOND, NOW).await.unwrap(), None);
     assert_eq!(store.fleet().await.unwrap().len(), 1);
+}
+
+pub async fn who_waits_is_seen_by_the_tenant_of_its_token_alone(place: Arc<Place>) {
+    let store = place.open().await;
+    let act = Act { tenant: TenantKey::MAIN, who: "user root".into(), origin: String::new(), at: NOW };
+    let add = Change::AddTenant { name: "other".into() };
+    let Outcome::Done(other) = store.access().change(&act, add).await.unwrap() else { panic!("made") };
+    let mut waiting = Vec::new();
+    for (secret, tenant) in [(1, TenantKey::MAIN), (2, TenantKey(other))] {
+        store.add_token(NewToken { approval: true, ..token(secret, 1) }).await.unwrap();
+        store.access().give_token([secret; 32], tenant).await.unwrap();
+        let Applied::Pending { id, .. } = store.apply(application(secret, 7, "gate")).await.unwrap() else {
+            panic!("it waits")
+        };
+        waiting.push((store.clone().within(tenant), tenant, id));
+    }
+    assert_eq!(store.applications().await.unwrap().len(), 2);
+    let mut agents = Vec::new();
+    for (own, tenant, id) in &waiting {
+        let seen: Vec<_> = own.applications().await.unwrap().iter().map(|one| (one.tenant, one.id)).collect();
+        assert_eq!(seen, [(*tenant, *id)]);
+        for (_, _, others) in waiting.iter().filter(|(_, of, _)| of != tenant) {
+            assert!(!own.decide(*others, Word::Yes, NOW).await.unwrap(), "not theirs to decide");
+        }
+    }
+    for (n, (own, tenant, id)) in waiting.iter().enumerate() {
+        assert!(own.decide(*id, Word::Yes, NOW).await.unwrap());
+        let agent = store.admit(*id, [n as u8; 32], NOW + SECOND, NOW).await.unwrap().unwrap();
+        assert_eq!(store.access().tenant_of(agent).await.unwrap(), Some(*tenant));
+        agents.push(agent);
+        store.leave(agent, NOW).await.unwrap();
+        assert_eq!(own.departures().await.unwrap(), [(agent, NOW)]);
+    }
+    assert_ne!(agents[0], agents[1], "both tenants call theirs the same");
+    // Whose it is, a certificate does not tell.
+    let adopted = Adopted {
+        site: "hall".into(),
+        gateway: "new".into(),
+        certificate: [9; 32],
+        valid_until: NOW + SECOND,
+    };
+    assert_eq!(store.adopt(adopted, NOW).await.unwrap(), None);
 }
 
 pub async fn who_leaves_or_is_revoked_is_told_and_its_key_lets_nobody_in(place: Arc<Place>) {

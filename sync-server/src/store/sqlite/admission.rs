@@ -5,13 +5,11 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehav
 use super::super::admission::{Known, LATELY, Stage};
 use super::super::scope::Scope;
 use super::super::{
-    Adopted, AgentKey, Application, ApplicationId, Applied, Micros, NewApplication, StoreError, TokenVerdict,
-    Word, sieve,
+    Adopted, AgentKey, Application, ApplicationId, Applied, Micros, NewApplication, StoreError, TenantKey,
+    TokenVerdict, Word, sieve,
 };
 use super::identity;
 
-/// The tenant that is always there.
-const MAIN: i64 = 1;
 /// Now by the database's clock, which all servers share.
 const NOW: &str = "cast(unixepoch('now', 'subsec') * 1000000 as integer)";
 
@@ -90,7 +88,7 @@ fn known(row: &Row<'_>) -> rusqlite::Result<Known> {
 pub fn applications(on: &Connection, scope: Scope) -> Result<Vec<Application>, StoreError> {
     let mut statement = on.prepare_cached(
         "select application, site, gateway, key_hash, peer, version, asked, last_asked, stage, \
-         coalesce(note, '') from applications left join join_tokens using (secret_hash) \
+         note, tenant from applications join join_tokens using (secret_hash) \
          where stage in ('pending', 'approved') and (?1 is null or tenant = ?1) order by application",
     )?;
     let rows = statement.query_map([scope.tenant], |row| {
@@ -105,6 +103,7 @@ pub fn applications(on: &Connection, scope: Scope) -> Result<Vec<Application>, S
             last_asked: row.get(7)?,
             approved: row.get::<_, String>(8)? == Stage::Approved.word(),
             note: row.get(9)?,
+            tenant: TenantKey(row.get(10)?),
         })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
@@ -235,7 +234,7 @@ pub fn adopt(
     if revoked == Some(true) {
         return Ok(None);
     }
-    let agent = welcome(&transaction, MAIN, &site, &gateway, now)?;
+    let agent = welcome(&transaction, TenantKey::MAIN.0, &site, &gateway, now)?;
     keep(&transaction, agent, *certificate, *valid_until)?;
     transaction.commit()?;
     Ok(Some(AgentKey(agent)))

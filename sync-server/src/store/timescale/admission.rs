@@ -6,13 +6,10 @@ use tokio_postgres::Row;
 use super::super::admission::{Known, LATELY, Stage};
 use super::super::scope::Scope;
 use super::super::{
-    Adopted, AgentKey, Application, ApplicationId, Applied, Micros, NewApplication, StoreError, TokenVerdict,
-    Word, sieve,
+    Adopted, AgentKey, Application, ApplicationId, Applied, Micros, NewApplication, StoreError, TenantKey,
+    TokenVerdict, Word, sieve,
 };
 use super::values::Moment;
-
-/// The tenant that is always there.
-const MAIN: i64 = 1;
 
 pub async fn apply(client: &mut Client, asked: &NewApplication) -> Result<Applied, StoreError> {
     let NewApplication { secret_hash, key_hash, site, gateway, peer, version, approval, now } = asked;
@@ -84,7 +81,7 @@ fn known(row: &Row, approval: bool) -> Result<Known, StoreError> {
 
 pub async fn applications(client: &Client, scope: Scope) -> Result<Vec<Application>, StoreError> {
     let sql = "select application, site, gateway, key_hash, peer, version, asked, last_asked, stage, \
-               coalesce(note, '') from applications left join join_tokens using (secret_hash) \
+               note, tenant from applications join join_tokens using (secret_hash) \
                where stage in ('pending', 'approved') and ($1::bigint is null or tenant = $1) \
                order by application";
     let mut found = Vec::new();
@@ -100,6 +97,7 @@ pub async fn applications(client: &Client, scope: Scope) -> Result<Vec<Applicati
             last_asked: row.try_get::<_, Moment>(7)?.0,
             approved: row.try_get::<_, &str>(8)? == Stage::Approved.word(),
             note: row.try_get(9)?,
+            tenant: TenantKey(row.try_get(10)?),
         });
     }
     Ok(found)
@@ -230,7 +228,7 @@ pub async fn adopt(
     {
         return Ok(None);
     }
-    let agent = welcome(&transaction, MAIN, &site, &gateway, now).await?;
+    let agent = welcome(&transaction, TenantKey::MAIN.0, &site, &gateway, now).await?;
     keep(&transaction, agent, *certificate, *valid_until).await?;
     transaction.commit().await?;
     Ok(Some(AgentKey(agent)))
