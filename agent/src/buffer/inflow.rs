@@ -52,8 +52,10 @@ impl Store {
             self.logbook.push([Entry::Books(self.books())]);
         }
         let number = self.segment_for(need, batches.first().map_or(0, |batch| batch.sequence.0))?;
-        // Definitions and gaps first: no batch may outlive what explains it.
-        self.write_logbook()?;
+        // Definitions and gaps first: no batch may outlive what explains it. Acknowledgements may.
+        if self.folder_unsynced || self.logbook.has_urgent_news() {
+            self.write_logbook()?;
+        }
         let start = self.segments.get(&number).map_or(0, |segment| segment.length);
         let result = self.write_frames(number, start, batches);
         match result {

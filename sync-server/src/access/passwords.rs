@@ -1,7 +1,7 @@
 //! Passwords: Argon2id, off the runtime's threads, and few at once.
 //!
-//! A hash costs 19 MiB and two passes (OWASP's least that counts as good): some 40 ms of a server's
-//! core, half a second of a small board's, and so much memory for each of at most [`AT_ONCE`].
+//! A hash costs 19 MiB and two passes (the least of OWASP's Password Storage Cheat Sheet): what a small
+//! server can spare, for each of at most [`AT_ONCE`].
 
 use std::time::Duration;
 

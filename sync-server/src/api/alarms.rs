@@ -5,12 +5,13 @@ use axum::body::Bytes;
 use axum::extract::Path;
 use axum::http::{HeaderMap, header};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::guard::Caller;
 use super::parameters::{Parameters, within};
 use super::problem::Problem;
 use super::words::{now, time};
+use crate::store::Note;
 use crate::store::alarms::{AlarmKey, AlarmQuery, AlarmRow, AlarmState, AlarmSummary};
 
 /// A note is a sentence, not a report.
@@ -81,7 +82,9 @@ pub(super) async fn acknowledge(
         let words = "the body must be JSON, with Content-Type: application/json: {\"note\": \"…\"}";
         return Err(Problem::BadRequest(words.into()));
     }
-    let Notice { note, by } = serde_json::from_slice(&body)
+    // An object, and not what else serde takes for one.
+    let Notice { note, by } = serde_json::from_slice::<Map<String, Value>>(&body)
+        .and_then(|object| serde_json::from_value(Value::Object(object)))
         .map_err(|error| Problem::BadRequest(format!("the body is not {{\"note\": \"…\"}}: {error}")))?;
     for (key, text, longest) in [("note", &note, LONGEST_NOTE), ("by", &by, LONGEST_NAME)] {
         if text.chars().count() > longest {
@@ -90,8 +93,11 @@ pub(super) async fn acknowledge(
     }
     let unknown = || Problem::NotFound(format!("no alarm has the id `{id}`; /api/v1/alarms tells them"));
     let key = AlarmKey(id.parse().map_err(|_| unknown())?);
-    let row =
-        caller.store.acknowledge_alarm(key, by.trim(), note.trim(), now()).await?.ok_or_else(unknown)?;
+    // Who is known by a log-in or a key need not say who it is.
+    let by = if caller.identity.name.is_empty() { by.trim() } else { &caller.identity.name };
+    let row = caller.store.acknowledge_alarm(key, by, note.trim(), now()).await?.ok_or_else(unknown)?;
+    let entry = Note::new("alarm acknowledged", row.alarm.words.clone()).from_to("", note.trim());
+    caller.visitor.gate.access().record(&caller.act(), entry).await?;
     caller.feed.ring(caller.store.alarm_summary().await?);
     Ok(Json(row.json()))
 }

@@ -64,6 +64,12 @@ fn document() -> Value {
 fn operation(route: &Route) -> Value {
     let told = told(&route.method, route.path);
     let mut parameters: Vec<Value> = placeholders(route.path).map(in_path).collect();
+    if route.method != Method::GET {
+        parameters.push(json!({
+            "name": "X-Forebay", "in": "header", "schema": shapes::one_of(&["1"]),
+            "description": "Needed with a change that comes without a key: a form of another site cannot send it.",
+        }));
+    }
     let mut operation = json!({ "operationId": operation_id(route) });
     let mut answers = Vec::new();
     if let Some(told) = told {

@@ -48,7 +48,7 @@ pub(super) fn routes() -> Vec<Route> {
         get("/quarantine", Right::Read, quarantine::quarantine),
         get("/server", Right::Read, server::server),
         get("/live", Right::Read, live::live),
-        get("/openapi.json", Needs::Nothing, openapi::openapi),
+        get("/openapi.json", Right::Read, openapi::openapi),
         post("/quarantine/replay", Right::Operate, quarantine::replay),
         post("/login", Needs::Nothing, session::login),
         post("/setup", Needs::Nothing, session::setup),

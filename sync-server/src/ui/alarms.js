@@ -85,7 +85,7 @@ export function alarmsView(main, signal) {
     kept.form = el("form", { class: "notice", submit: async (event) => {
       event.preventDefault();
       try {
-        const answer = await fetch(`/api/v1/alarms/${kept.alarm.id}/acknowledge`, { method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify({ note: note.value }) });
+        const answer = await fetch(`/api/v1/alarms/${kept.alarm.id}/acknowledge`, { method: "POST", headers: { "content-type": "application/json", "x-forebay": "1" }, body: JSON.stringify({ note: note.value }) });
         const told = await answer.json();
         if (!answer.ok) return say(problem, `▲ ${told.title}: ${told.detail}`);
         kept.alarm = told;

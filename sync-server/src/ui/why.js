@@ -20,7 +20,9 @@ export function whySilent(agent, agents, now = Date.now()) {
   const { backlog, clock: own } = agent;
   const full = backlog.limit_bytes && backlog.bytes / backlog.limit_bytes;
   if (backlog.readings) words.push(`${number(backlog.readings)} readings (${bytes(backlog.bytes)}) waited in it when it was last heard: its link was slow or broken before${full > 0.8 ? ", and its buffer is nearly full" : ""}.`);
-  const trouble = agent.devices.find((device) => !device.answers);
+  const stopped = agent.devices.length > 0 && agent.devices.every((device) => device.words === "the agent is stopping");
+  if (stopped) words.unshift("Its last word was that the agent is stopping: somebody stopped it, or the gateway was shut down.");
+  const trouble = stopped ? null : agent.devices.find((device) => !device.answers);
   if (trouble) words.push(`The last trouble it told of: ${trouble.device} on ${trouble.link}: ${trouble.words || "does not answer"}. That alone does not make it silent.`);
   if (own.offset_ms !== null && Math.abs(own.offset_ms) > 60e3) words.push(`Its clock was ${off(own.offset_ms)}. A wrong clock alone does not keep it from connecting.`);
   if (until !== null && until >= now) words.push(`Its certificate is good until ${agent.certificate_valid_until.slice(0, 10)}, so that is not the reason.`);

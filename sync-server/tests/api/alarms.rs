@@ -38,7 +38,7 @@ fn evaluator(house: &House, text: &str) -> Evaluator {
 
 async fn acknowledge(house: &House, id: &Json, kind: &str, body: &str) -> crate::house::Answer {
     let request = house.request(&format!("/api/v1/alarms/{id}/acknowledge"));
-    let request = request.method(Method::POST).header(header::CONTENT_TYPE, kind);
+    let request = request.method(Method::POST).header("x-forebay", "1").header(header::CONTENT_TYPE, kind);
     house.answer(request.body(Body::from(body.to_owned())).unwrap()).await
 }
 

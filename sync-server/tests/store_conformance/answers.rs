@@ -122,9 +122,10 @@ pub async fn buckets_are_aligned_and_weigh_only_what_was_measured(place: Arc<Pla
         mean,
         first,
         last,
+        numbers,
         quality,
     };
-    let none = (None, None, None);
+    let none = (None, None, None, 0);
     let expected = [
         bucket(NOW, 7, (4, 3), (Some(1.0), Some(6.0), Some(3.0)), inf, float(6.0), silent),
         bucket(NOW + minute, 1, (0, 0), none, None, None, silent),

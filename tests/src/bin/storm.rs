@@ -193,6 +193,11 @@ impl Options {
                 ),
             }
         }
+        // An agent with nothing to say is "up" until it looks: then nothing would be measured.
+        ensure!(
+            options.down >= options.every,
+            "--down must be as long as --every, so that each agent has something to bring"
+        );
         Ok(options)
     }
 }

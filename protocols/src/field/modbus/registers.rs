@@ -29,11 +29,7 @@ pub struct Format {
     scaling: Option<Scaling>,
     // There may be ten thousand of these, and few have one of the last two.
     /// `None` where numbers stay numbers.
-    #[expect(
-        clippy::box_collection,
-        reason = "few points have any, and a pointer is a third of an empty map"
-    )]
-    labels: Option<Box<BTreeMap<i64, Arc<str>>>>,
+    labels: Option<Arc<BTreeMap<i64, Arc<str>>>>,
     rollover: Option<Box<Rollover>>,
 }
 
@@ -54,7 +50,7 @@ impl Format {
             Register::Input | Register::Holding => point.raw,
         };
         let labels = point.labels.iter().map(|(number, word)| (*number, word.as_str().into()));
-        let labels = (!point.labels.is_empty()).then(|| Box::new(labels.collect()));
+        let labels = (!point.labels.is_empty()).then(|| Arc::new(labels.collect()));
         let scaling = Scaling::new(point.meta.scale, point.meta.offset);
         let rollover = if point.rollover { Rollover::of(raw).map(Box::new) } else { None };
         Self { raw, order, scaling, labels, rollover }
@@ -394,7 +390,7 @@ mod tests {
     #[test]
     fn numbers_with_words_are_these_words_and_others_are_their_digits_in_doubt() {
         let words = |raw| Format {
-            labels: Some(Box::new(BTreeMap::from([
+            labels: Some(Arc::new(BTreeMap::from([
                 (0, "off".into()),
                 (1, "on".into()),
                 (-2, "fault".into()),

@@ -201,12 +201,12 @@ impl Server {
             tokio::time::sleep(BETWEEN_OPENINGS).await;
         };
         let config = Config {
+            alarms: Default::default(),
             state_dir: state.to_owned(),
             store: store.clone(),
             sync: Sync { listen, address: Some(through.to_string()), ..Sync::default() },
             web: Web { listen, ..Web::default() },
             retention: Default::default(),
-            alarms: Default::default(),
             access: Default::default(),
             log: Log::default(),
         };
