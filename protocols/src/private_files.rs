@@ -83,12 +83,12 @@ pub fn sweep(folder: &dyn Folder, name: &str) -> io::Result<()> {
         names => names?,
     };
     let left_behind = names.iter().filter(|found| found.starts_with(&draft_prefix(name)));
-    let mut swept = false;
     for found in left_behind {
         folder.remove(found)?;
-        swept = true;
     }
-    if swept { folder.sync() } else { Ok(()) }
+    // In any case: what is there now may be what a replacement left whose own sync failed, and a power cut
+    // would bring back the one before, when others rely on the new one already.
+    folder.sync()
 }
 
 fn draft_prefix(name: &str) -> String {

@@ -208,7 +208,12 @@ impl Ingest {
 
     async fn leave(&self, peer: Peer, request: Request) -> Result<Response, Problem> {
         let member = self.judge(peer, shown(&request)).await?;
-        Ok(protobuf(StatusCode::OK, &self.registry().leave(&member).await?))
+        let answer = self.registry().leave(&member).await?;
+        // It has said so itself: nothing more is taken from now on.
+        if let Some(certificate) = peer.certificate {
+            self.standings.forget(&certificate);
+        }
+        Ok(protobuf(StatusCode::OK, &answer))
     }
 
     /// The member behind a connection, or why it is none. One whose certificate a restored database has

@@ -245,6 +245,8 @@ async fn a_gateway_leaves_and_keeps_what_it_has_not_sent() -> Result<()> {
         Ok(agent(&site, &["status"]).await?.words.contains("not joined"))
     })
     .await?;
+    let asked = device.asked();
+    until(&site, "more polls", async || Ok(device.asked() > asked + 10)).await?;
     collecting.terminate(PATIENCE).await?;
     let said = agent(&site, &["leave", "--yes", "--remove-buffer"]).await?;
     ensure!(said.code == 1 && said.words.contains("not with the server yet"), "{said:?}");
