@@ -112,11 +112,10 @@ pub async fn buckets_are_aligned_and_weigh_only_what_was_measured(place: Arc<Pla
         Query { points: keys.clone(), from: NOW + SECOND, to: NOW + 4 * minute, step: minute, most: 10 };
     let answer = store.query(&query).await.unwrap();
     let (inf, float) = (Some(Value::Float(f64::INFINITY)), |v| Some(Value::Float(v)));
-    let bucket = |time, count, (good, numbers), (min, max, mean), first, last, quality| Bucket {
+    let bucket = |time, count, good, (min, max, mean, numbers), first, last, quality| Bucket {
         time,
         count,
         good,
-        numbers,
         min,
         max,
         mean,
@@ -127,20 +126,20 @@ pub async fn buckets_are_aligned_and_weigh_only_what_was_measured(place: Arc<Pla
     };
     let none = (None, None, None, 0);
     let expected = [
-        bucket(NOW, 7, (4, 3), (Some(1.0), Some(6.0), Some(3.0)), inf, float(6.0), silent),
-        bucket(NOW + minute, 1, (0, 0), none, None, None, silent),
+        bucket(NOW, 7, 4, (Some(1.0), Some(6.0), Some(3.0), 3), inf, float(6.0), silent),
+        bucket(NOW + minute, 1, 0, none, None, None, silent),
         bucket(
             NOW + 3 * minute,
             1,
-            (1, 1),
-            (Some(-1.5), Some(-1.5), Some(-1.5)),
+            1,
+            (Some(-1.5), Some(-1.5), Some(-1.5), 1),
             float(-1.5),
             float(-1.5),
             Quality::Good,
         ),
     ];
     assert_eq!(answer[0], (keys[0], expected.into()));
-    let words = bucket(NOW, 2, (2, 0), none, word("off"), word("on"), Quality::Good);
+    let words = bucket(NOW, 2, 2, none, word("off"), word("on"), Quality::Good);
     assert_eq!(answer[1], (keys[1], vec![words]));
     let week = Query { points: vec![keys[0]], step: 7 * 86_400 * SECOND, ..query };
     let rows = store.query(&week).await.unwrap().remove(0).1;
