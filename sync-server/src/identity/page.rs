@@ -136,6 +136,23 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
+    async fn another_ca_means_another_certificate() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Arc::new(Authority::open(folder.path()).unwrap());
+        let own = Source::Own(authority.clone(), vec!["localhost".into()]);
+        let (page, first) = PageTls::open(own).unwrap();
+        let (sender, mut receiver) = watch::channel(first);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(page.keep_fresh(sender, stop.clone()));
+        tokio::time::sleep(LOOK_EVERY * 3).await;
+        assert!(!receiver.has_changed().unwrap(), "nothing has happened");
+        authority.rotate(None, 1_000).unwrap();
+        timeout(LOOK_EVERY * 3, receiver.changed()).await.unwrap().unwrap();
+        stop.cancel();
+        task.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn files_that_were_replaced_are_taken_and_broken_ones_are_not() {
         let folder = tempfile::tempdir().unwrap();
         let authority = Authority::open(folder.path()).unwrap();
