@@ -64,7 +64,7 @@ impl Renewal {
                     continue;
                 }
             }
-            let looked = stop.clone().run_until_cancelled_owned(self.look()).await;
+            let looked = stop.clone().run_until_cancelled_owned(Box::pin(self.look())).await;
             pause = match looked {
                 None => return,
                 Some(Ok(false)) => LOOK_EVERY / 2 + full_jitter(LOOK_EVERY / 2),
