@@ -242,7 +242,7 @@ fn live(dice: &mut Dice, tally: &mut Tally) -> Result<(), String> {
             tally.add(Broken::Other(format!("a renewal failed on a good disk: {words}")));
         }
         // On with what is there, or with what a power cut left.
-        if let Some(moment) = dice.pick(&moments).filter(|_| dice.seed() % 2 == 0) {
+        if let Some(moment) = dice.pick(&moments).filter(|_| dice.seed().is_multiple_of(2)) {
             disk = disk.wreck_at(moment, &mut |sides| dice.below(sides));
         }
     }
