@@ -33,6 +33,7 @@ use tracing::{info, warn};
 use crate::backoff::Backoff;
 use crate::batcher::{Batcher, Handover, while_opening};
 use crate::buffer::{Appender, Buffer, BufferError, Opening, Settings as BufferSettings};
+use crate::cli::join::Waiting;
 use crate::clock::{Clock, keeping};
 use crate::fittings::{self, Fitter};
 use crate::gaps::{self, Recorder, Tally};
@@ -153,7 +154,8 @@ async fn build(
     let feed = Feed::default();
     // The buffer was looked at: no other agent works in this folder.
     let door = live::Door::open(&state_dir);
-    let fitter = Arc::new(Fitter { site, gateway, state_dir, clock: clock.clone() });
+    let fitter =
+        Arc::new(Fitter { site, gateway, state_dir, clock: clock.clone(), ca_news: watch::Sender::new(0) });
 
     let mut supervisor = Supervisor::new(ending.clone());
     attend_learnt(&mut supervisor, &fitter, &links, ending.give_up.clone());
@@ -224,6 +226,7 @@ async fn build(
     };
     supervisor.batcher(batcher);
     attend_certificate(&mut supervisor, &fitter, uplink.proxy.clone(), ending.give_up.clone());
+    attend_application(&mut supervisor, &fitter, uplink.proxy.clone(), ending.give_up.clone());
     let uplink = {
         let (seen, clock, board) = (seen.clone(), clock.clone(), board.clone());
         let (finish, give_up) = (ending.finish_uplink.clone(), ending.give_up.clone());
@@ -332,6 +335,24 @@ fn attend_certificate(
     let renewal = fitter.renewal(proxy);
     supervisor.attendant("certificate", async move {
         renewal.run(stop).await;
+        Ok(())
+    });
+}
+
+fn attend_application(
+    supervisor: &mut Supervisor,
+    fitter: &Fitter,
+    proxy: Option<Proxy>,
+    stop: CancellationToken,
+) {
+    let waiting = Waiting {
+        state_dir: fitter.state_dir.clone(),
+        site: fitter.site.to_string(),
+        gateway: fitter.gateway.to_string(),
+        proxy,
+    };
+    supervisor.attendant("application", async move {
+        waiting.keep_asking(stop).await;
         Ok(())
     });
 }

@@ -1,7 +1,7 @@
 //! The gateway's command line. The only room that prints.
 //!
 //! Exit codes: 0 done; 1 it failed, and said why; 2 the command line was not understood;
-//! 10 to 16 why joining failed ([`join::JoinError::exit_code`]);
+//! 10 to 22 why joining failed ([`join::JoinError::exit_code`]);
 //! of `buffer`: 1 damaged parts were found, 2 the buffer cannot be read;
 //! of `read`: 1 some point could not be read, 2 there is no such point;
 //! of `status`: 1 something needs a look, 3 the agent does not run, 4 it cannot be told;
@@ -15,6 +15,7 @@ mod buffer;
 mod bundle;
 mod check;
 mod doctor;
+mod leave;
 mod opcua;
 mod paint;
 mod probe;
@@ -52,7 +53,7 @@ const BAD_CONFIG: u8 = 78;
 #[command(
     name = "forebay-agent",
     version,
-    after_help = "Exit codes: 0 done, 1 failed, 2 command line not understood, 10 to 16 joining failed, 78 configuration refused."
+    after_help = "Exit codes: 0 done, 1 failed, 2 command line not understood, 10 to 22 joining failed, 78 configuration refused."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -66,12 +67,11 @@ enum Command {
     /// Read the configuration and say everything that is wrong with it.
     Check(ConfigPath),
     /// Join a server with the string that `forebay-server token create` printed there.
-    Join {
-        /// The join string, in quotes.
-        string: String,
-        #[command(flatten)]
-        config: ConfigPath,
-    },
+    #[command(after_help = join::HELP)]
+    Join(join::Join),
+    /// Leave the server: it lets this gateway in no more, and the identity is removed here.
+    #[command(after_help = leave::HELP)]
+    Leave(leave::Leave),
     /// Renew this gateway's certificate now. A running agent does so by itself when two thirds of its time are over.
     Renew(ConfigPath),
     /// Look into the buffer. Changes nothing, needs no network, and an agent may run meanwhile.
@@ -165,9 +165,8 @@ pub fn run_cli(args: impl Iterator<Item = OsString>) -> ExitCode {
             check::overloads(&config).iter().for_each(|warning| complain(warning));
             say(&check::summary(&config))
         }),
-        Command::Join { string, config: ConfigPath { config } } => {
-            with_config(&config, |config| run::join(&config, &string))
-        }
+        Command::Join(join) => with_config(&join.config.config, |config| run::join(&config, &join)),
+        Command::Leave(leave) => with_config(&leave.config.config, |config| leave::run(&leave, &config)),
         Command::Renew(ConfigPath { config }) => with_config(&config, run::renew),
         Command::Buffer(command) => buffer::run(&command),
         Command::Probe(command) => probe::run(command),

@@ -15,6 +15,7 @@ use forebay_protocols::field::source::{Harvest, LinkFault, Source};
 use forebay_protocols::reading::{Point, Reading};
 use forebay_protocols::sync::batch::{Encoder, Head};
 use forebay_protocols::sync::tls::{self, Identity};
+use tokio::sync::watch;
 
 use crate::app::Reread;
 use crate::batcher::Encode;
@@ -56,6 +57,8 @@ pub struct Fitter {
     pub state_dir: PathBuf,
     /// The clock certificates are judged by.
     pub clock: Clock,
+    /// The generation of the CA that the server asks us to trust: from the uplink to the renewal.
+    pub ca_news: watch::Sender<u32>,
 }
 
 impl Fitter {
@@ -97,14 +100,16 @@ impl Fitter {
 
     /// What keeps this gateway's certificate fresh.
     pub fn renewal(&self, proxy: Option<Proxy>) -> Renewal {
-        let Self { site, gateway, state_dir, clock } = self;
+        let Self { site, gateway, state_dir, clock, ca_news } = self;
         let (folder, name) = (identity_folder(state_dir), format!("{site}/{gateway}"));
-        Renewal { folder, name, clock: clock.clone(), proxy, spread: RENEWAL_SPREAD }
+        let (clock, ca_news) = (clock.clone(), ca_news.subscribe());
+        Renewal { folder, name, clock, proxy, spread: RENEWAL_SPREAD, ca_news }
     }
 
     /// Reads the identity kept on this gateway, each time it is called.
     pub fn introduction(&self) -> Introduction {
         let (folder, clock) = (identity_folder(&self.state_dir), self.clock.clone());
+        let ca_news = self.ca_news.clone();
         Box::new(move || {
             let Some(identity) = Identity::load(&folder).map_err(|error| error.to_string())? else {
                 return Ok(None);
@@ -114,7 +119,8 @@ impl Fitter {
             let clock = Arc::new(clock.clone());
             let config = tls::gateway_config(&identity, clock).map_err(|error| error.to_string())?;
             let certificate = identity.chain.first().map_or(&[][..], |certificate| certificate.as_ref());
-            Peer::new(identity.server.clone(), &config, certificate).map(Some)
+            let peer = Peer::new(identity.server.clone(), &config, certificate)?;
+            Ok(Some(peer.under(identity.ca_generation, ca_news.clone())))
         })
     }
 }

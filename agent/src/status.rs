@@ -238,6 +238,8 @@ impl Board {
             })
         });
         wire::Report {
+            // Whoever sends it knows.
+            ca_generation: 0,
             version: version.into(),
             boot_counter: self.clock.boot_counter(),
             wall_us,

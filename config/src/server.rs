@@ -57,11 +57,18 @@ pub struct Sync {
     pub address: Option<String>,
     /// `max_request`: larger requests get 413. Default 4 MiB.
     pub max_request: ByteSize,
+    /// `approval`: does every join wait for an operator's word? Default no; a token may ask for it.
+    pub approval: bool,
 }
 
 impl Default for Sync {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([0, 0, 0, 0], 8443)), address: None, max_request: ByteSize::mib(4) }
+        Self {
+            listen: SocketAddr::from(([0, 0, 0, 0], 8443)),
+            address: None,
+            max_request: ByteSize::mib(4),
+            approval: false,
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use forebay_config::alarms::{Alarms, Priority, When};
 use forebay_config::load;
 
 fn alarms(text: &str) -> Alarms {
-    load::server_text("server.toml", text).unwrap_or_else(|e| panic!("{e}")).alarms
+    load::server_text("server.toml", text).expect("no mistakes").alarms
 }
 
 fn refused(text: &str) -> Vec<(usize, String)> {

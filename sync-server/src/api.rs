@@ -15,6 +15,7 @@
 //! | [`alarms`](#alarms) | what a person must know of until it is over; acknowledging it |
 //! | [`time-marks`](#time-marks) | readings whose times are not what the gateway believed |
 //! | [`quarantine`](#quarantine) | what is kept aside: batches that could not be stored, impossible times |
+//! | [`joining`](#joining) | gateways that wait for an operator's word |
 //! | [`server`](#server) | this server: version, what its store is and how large |
 //! | `openapi.json` | all of this as OpenAPI 3.1, for programs |
 //! | [`live`](#live) | server-sent events: newest values as they are committed |
@@ -149,6 +150,13 @@
 //! with their count, and the earliest and latest in microseconds since 1970. Both are stored after all
 //! with `forebay-server quarantine replay`.
 //!
+//! # joining
+//!
+//! No parameters. `{time, waiting: [...]}`, the oldest first. `number` is what `forebay-server agents approve`
+//! takes, `key` the beginning of the hash of its public key, as `forebay-agent join` shows it on the gateway;
+//! `approved` tells that an operator has said yes and it has not been back since, `replaces` that a gateway of
+//! this name has joined already. The same words for the command line.
+//!
 //! # server
 //!
 //! No parameters. `{time, version, store: {words, tier, gives, bytes}}`. `tier` is `sqlite`,
@@ -200,6 +208,7 @@ mod faults;
 mod fleet;
 mod gaps;
 mod guard;
+mod joining;
 mod keys;
 mod ledger;
 mod live;

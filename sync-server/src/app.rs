@@ -130,6 +130,7 @@ impl App {
             feed: feed.clone(),
             telemetry: telemetry.clone(),
             max_request: config.sync.max_request,
+            approval: config.sync.approval,
         });
         let exchange = Exchange::new(feed.clone(), store.neighbours());
         let keeper = Keeper::new(store.clone(), telemetry.clone());
@@ -141,8 +142,10 @@ impl App {
             .map_err(|why| anyhow!(why))?;
         webhooks.register().await.context("make the webhooks known to the store")?;
         let listener = Listener::new(sync, newest_tls, Limits::default(), telemetry.clone());
+        let doors = listener.doors();
         let health = Health { store: store.clone(), telemetry: telemetry.clone(), is_public: page.is_some() };
-        let api = Api { fleet: Roster::new(store.clone()), store, feed, gate, stop: stop.clone() };
+        let fleet = Roster::new(store.clone());
+        let api = Api { fleet, store: store.clone(), feed, gate, stop: stop.clone() };
         let metrics = api::guarded(health::metrics_router(telemetry.clone()), &api, api::METRICS);
         let router = health::router(health).merge(metrics).merge(api::router(api)).merge(ui::router());
         let router = headers::secure(router, config.web.certificate.is_some());
@@ -161,6 +164,7 @@ impl App {
             }
         }
         tasks.add("committer", commit);
+        tasks.add("revocation watch", doors.watch(store, stop.clone()));
         let fresh = identity::keep_fresh(authority, names, certificate.renew_from, tls, stop.clone());
         tasks.add("certificate renewal", fresh);
         tasks.add("live exchange", exchange.run(stop.clone()));

@@ -5,6 +5,10 @@
 
 mod agents;
 mod ask;
+mod backup;
+mod ca;
+mod columns;
+mod doctor;
 mod faults;
 mod keys;
 mod quarantine;
@@ -53,8 +57,18 @@ enum Command {
     /// Make join strings, which let gateways in.
     #[command(subcommand)]
     Token(token::Token),
-    /// List the gateways that have joined.
+    /// List the gateways that have joined; let in those that ask to; shut out others.
     Agents(agents::Agents),
+    /// The CA that gateways trust: show it, put a new one in its place.
+    #[command(subcommand)]
+    Ca(ca::Command),
+    /// Copy the database, as it is at one moment, and the CA into a folder, while the server runs.
+    Backup(backup::Backup),
+    /// Put a backup back. Gateways then send again what they brought since.
+    Restore(backup::Restore),
+    /// Try everything this server needs, and say what to do about what is wrong.
+    #[command(after_help = doctor::HELP)]
+    Doctor(doctor::Doctor),
     /// List what is wrong, and what to do about it.
     Faults(faults::Faults),
     /// Look at what is kept aside, and replay it.
@@ -101,6 +115,15 @@ pub fn run_cli(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Check => print("The configuration is good.\n"),
         Command::Token(token::Token::Create(create)) => block_on(create.run(config)),
         Command::Agents(agents) => block_on(agents.run(config)),
+        Command::Ca(ca) => block_on(ca.run(config)),
+        Command::Backup(backup) => backup.run(&config),
+        Command::Restore(restore) => restore.run(&config),
+        Command::Doctor(doctor) => {
+            return block_on(doctor.run(config)).unwrap_or_else(|error| {
+                eprint(&format!("forebay-server: {error:#}\n"));
+                ExitCode::FAILURE
+            });
+        }
         Command::Faults(faults) => block_on(faults.run(config)),
         Command::Quarantine(quarantine) => block_on(quarantine.run(config)),
         Command::User(user) => block_on(user.run(config)),

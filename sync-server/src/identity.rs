@@ -1,50 +1,59 @@
 //! The server's own CA: made on first start, kept in `state_dir/ca`, or taken from there if the
 //! operator put one in. It signs the server's certificate and those of gateways that join.
 //!
-//! - `ca.pem` (0600) holds key and certificate in one file, so that one is never without the
-//!   other; several instances share a CA by sharing this file. `ca.crt` is the public half.
+//! - `ca.pem` (0600) holds key and certificate (see `ca.rs`); several instances share a CA by sharing
+//!   this file, and take over a new one within seconds. `ca.crt` is the public half.
 //! - The server's own key and certificate are made at every start and never stored; the timer of
-//!   [`keep_fresh`] replaces them when a third of their life is left.
-//! - TLS sessions go on after a restart, and at another instance: `tickets`.
+//!   [`keep_fresh`] replaces them when a third of their life is left, and when the CA has changed.
+//! - TLS sessions go on after a restart, and at another instance: `tickets`. A new CA ends them.
+//! - A CA takes the place of another with both trusted for a while: the server shows a chain that leads
+//!   to either, and agents hear of the new generation with their next answer and renew.
 //! - Of a gateway's request only the key is taken. Name and dates are ours to say.
 
+mod ca;
 pub mod page;
+mod succession;
 mod tickets;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use forebay_config::units::Name;
 use forebay_protocols::boot_time::wall_micros;
 use forebay_protocols::private_files;
 use forebay_protocols::sync::tls;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SerialNumber,
+    CertificateParams, CertificateSigningRequestParams, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose,
+    PublicKeyData,
 };
-use rustls::ServerConfig;
-use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::server::NoServerSessionStorage;
+use rustls::{RootCertStore, ServerConfig};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
-use crate::store::Micros;
+use self::ca::{Ca, DAY, common_name, date};
+pub use self::succession::{Former, Handover};
+use crate::store::{Adopted, Micros};
 use tickets::Tickets;
 
-const DAY: i64 = 86_400;
-const CA_LIFE: i64 = 20 * 365 * DAY;
 const AGENT_LIFE: i64 = 365 * DAY;
 const SERVER_LIFE: i64 = 90 * DAY;
 
-/// The CA, ready to sign.
+/// The CA, ready to sign. Knows its file and takes over what is new in it.
 pub struct Authority {
-    certificate: CertificateDer<'static>,
-    issuer: Issuer<'static, KeyPair>,
-    tickets: Arc<Tickets>,
+    path: PathBuf,
+    loaded: RwLock<Loaded>,
+}
+
+struct Loaded {
+    ca: Arc<Ca>,
+    /// The text it was read from.
+    text: String,
 }
 
 /// A gateway's new certificate.
@@ -56,6 +65,10 @@ pub struct Signed {
     pub fingerprint: [u8; 32],
     /// When it runs out.
     pub valid_until: Micros,
+    /// While a CA takes the place of another: the new one's key signed by the former, and the former.
+    pub former: Option<(Bytes, Bytes)>,
+    /// Of what agents should trust.
+    pub generation: u32,
 }
 
 /// The server's side of TLS for the coming weeks.
@@ -72,6 +85,8 @@ struct Issued {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
     renew_from: i64,
+    /// Of the CA that signed it.
+    tickets: Arc<Tickets>,
 }
 
 /// Why the CA cannot be used.
@@ -143,55 +158,65 @@ impl Authority {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let write = |source| AuthorityError::File { doing: "write", path: path.clone(), source };
                 private_files::private_folder(&folder).map_err(write)?;
-                if private_files::create_once(&path, new_ca()?.as_bytes(), 0o600).map_err(write)? {
+                let new = Ca::generate().map_err(AuthorityError::Making)?.to_text();
+                if private_files::create_once(&path, new.as_bytes(), 0o600).map_err(write)? {
                     info!(path = %path.display(), "Made a new CA.");
                 }
                 std::fs::read_to_string(&path).map_err(write)?
             }
             Err(source) => return Err(AuthorityError::File { doing: "read", path, source }),
         };
-        let authority = Self::parse(&text).map_err(|why| AuthorityError::Damaged { path, why })?;
-        let path = folder.join("ca.crt");
-        let public = tls::pem_block("CERTIFICATE", &authority.certificate);
-        if std::fs::read(&path).ok().as_deref() != Some(public.as_bytes()) {
-            private_files::replace(&path, public.as_bytes(), 0o644)
-                .map_err(|source| AuthorityError::File { doing: "write", path, source })?;
-        }
-        Ok(authority)
+        let damaged = |why| AuthorityError::Damaged { path: path.clone(), why };
+        let ca = Arc::new(Ca::parse(&text).map_err(damaged)?);
+        write_public(&path, &ca)?;
+        Ok(Self { path, loaded: RwLock::new(Loaded { ca, text }) })
     }
 
-    fn parse(text: &str) -> Result<Self, String> {
-        let key = KeyPair::from_pem(text).map_err(|error| format!("key: {error}"))?;
-        let certificate = CertificateDer::from_pem_slice(text.as_bytes())
-            .map_err(|error| format!("certificate: {error}"))?
-            .into_owned();
-        let (_, parsed) = x509_parser::parse_x509_certificate(&certificate)
-            .map_err(|error| format!("certificate: {error}"))?;
-        if !parsed.is_ca() {
-            return Err("its certificate is not a CA's".into());
+    fn ca(&self) -> Arc<Ca> {
+        self.loaded.read().unwrap_or_else(PoisonError::into_inner).ca.clone()
+    }
+
+    /// Looks whether the file has changed, and takes over what is new. A file that cannot be used
+    /// changes nothing. True if there is another CA now.
+    pub fn refresh(&self) -> Result<bool, AuthorityError> {
+        let read = std::fs::read_to_string(&self.path);
+        let text =
+            read.map_err(|source| AuthorityError::File { doing: "read", path: self.path.clone(), source })?;
+        if self.loaded.read().unwrap_or_else(PoisonError::into_inner).text == text {
+            return Ok(false);
         }
-        if *parsed.public_key().subject_public_key.data != *key.public_key_raw() {
-            return Err("its key does not belong to its certificate".into());
-        }
-        let tickets = Arc::new(Tickets::new(key.serialized_der()));
-        let issuer = Issuer::from_ca_cert_der(&certificate, key).map_err(|error| error.to_string())?;
-        Ok(Self { certificate, issuer, tickets })
+        let damaged = |why| AuthorityError::Damaged { path: self.path.clone(), why };
+        let ca = Arc::new(Ca::parse(&text).map_err(damaged)?);
+        *self.loaded.write().unwrap_or_else(PoisonError::into_inner) = Loaded { ca, text };
+        Ok(true)
     }
 
     /// SHA-256 of the CA certificate: what join strings hold.
     pub fn pin(&self) -> [u8; 32] {
-        tls::fingerprint(&self.certificate)
+        tls::fingerprint(&self.ca().certificate)
+    }
+
+    /// Counts the changes of what agents should trust.
+    pub fn generation(&self) -> u32 {
+        self.ca().generation_at(now_seconds())
+    }
+
+    /// What agents should trust: another value, another certificate to show them. An operator may put a
+    /// CA in place whose file tells no generation.
+    fn trusted(&self) -> (u32, [u8; 32]) {
+        let ca = self.ca();
+        (ca.generation_at(now_seconds()), tls::fingerprint(&ca.certificate))
     }
 
     /// A key and certificate for the server under these names and addresses.
     pub fn server_certificate(&self, names: &[String]) -> Result<ServerCertificate, AuthorityError> {
-        let Issued { chain, key, renew_from } = self.issue(names)?;
+        let Issued { chain, key, renew_from, tickets } = self.issue(names)?;
         let tls =
             tls::server_config(chain, key).map_err(|error| AuthorityError::Making(error.to_string()))?;
         let mut tls = Arc::unwrap_or_clone(tls);
         // Agents remember their sessions, so that the server need not. A ticket is used once, and each
         // connection brings the next one.
-        tls.ticketer = self.tickets.clone();
+        tls.ticketer = tickets;
         tls.session_storage = Arc::new(NoServerSessionStorage {});
         tls.send_tls13_tickets = 1;
         Ok(ServerCertificate { tls: Arc::new(tls), renew_from })
@@ -206,18 +231,25 @@ impl Authority {
         let until = now.saturating_add(SERVER_LIFE);
         date(&mut params, tls::ALWAYS_VALID_FROM, until).map_err(AuthorityError::Making)?;
         let key = KeyPair::generate().map_err(making)?;
-        let own = params.signed_by(&key, &self.issuer).map_err(making)?;
-        let chain = vec![own.der().clone(), self.certificate.clone()];
+        let ca = self.ca();
+        let own = params.signed_by(&key, &ca.issuer).map_err(making)?;
+        let mut chain = vec![own.der().clone()];
+        chain.extend(ca.chain(now));
         let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-        Ok(Issued { chain, key, renew_from: until - SERVER_LIFE / 3 })
+        let tickets = ca.tickets.clone();
+        Ok(Issued { chain, key, renew_from: until - SERVER_LIFE / 3, tickets })
+    }
+
+    /// SHA-256 of the public key in a gateway's request, which is signed with that key.
+    pub fn key_of(request: &[u8]) -> Result<[u8; 32], SigningError> {
+        Ok(tls::fingerprint(parsed(request)?.public_key.der_bytes()))
     }
 
     /// Signs a gateway's request for one year. That the gateway holds the key is checked (the
     /// request is signed with it); whatever else the request asks for is not taken.
     pub fn sign_agent(&self, request: &[u8], site: &str, gateway: &str) -> Result<Signed, SigningError> {
-        let request = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request))
-            .map_err(|error| SigningError::Request(error.to_string()))?;
-        let now = now_seconds();
+        let request = parsed(request)?;
+        let (ca, now) = (self.ca(), now_seconds());
         let until = now.saturating_add(AGENT_LIFE);
         let mut params = CertificateParams::default();
         params.distinguished_name = common_name(&format!("{site}/{gateway}"));
@@ -225,14 +257,59 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         date(&mut params, now, until).map_err(SigningError::Ours)?;
         let own = params
-            .signed_by(&request.public_key, &self.issuer)
+            .signed_by(&request.public_key, &ca.issuer)
             .map_err(|error| SigningError::Ours(error.to_string()))?;
+        let bytes = |der: &CertificateDer<'_>| Bytes::copy_from_slice(der);
         Ok(Signed {
             fingerprint: tls::fingerprint(own.der()),
-            chain: [own.der(), &self.certificate].map(|der| Bytes::copy_from_slice(der)).to_vec(),
+            chain: vec![bytes(own.der()), bytes(&ca.certificate)],
             valid_until: until.saturating_mul(1_000_000),
+            former: ca.former_at(now).map(|former| (bytes(&former.cross), bytes(&former.certificate))),
+            generation: ca.generation_at(now),
         })
     }
+
+    /// Whose certificate this is, if this CA (or the former, while it is trusted) signed it. Says
+    /// nothing of its dates.
+    pub fn signed(&self, shown: &CertificateDer<'_>) -> Option<Adopted> {
+        let (_, parsed) = x509_parser::parse_x509_certificate(shown).ok()?;
+        let (from, until) = (parsed.validity().not_before, parsed.validity().not_after);
+        let name = parsed.subject().iter_common_name().next()?.as_str().ok()?;
+        let (site, gateway) = name.split_once('/')?;
+        let [site, gateway] = [Name::new(site).ok()?, Name::new(gateway).ok()?];
+        let ca = self.ca();
+        let mut roots = RootCertStore::empty();
+        roots.add(ca.certificate.clone()).ok()?;
+        if let Some(former) = ca.former_at(now_seconds()) {
+            roots.add(former.certificate.clone()).ok()?;
+        }
+        tls::signed_under(roots, shown, from.timestamp()).ok()?;
+        Some(Adopted {
+            site: site.to_string(),
+            gateway: gateway.to_string(),
+            certificate: tls::fingerprint(shown),
+            valid_until: until.timestamp().saturating_mul(1_000_000),
+        })
+    }
+}
+
+fn parsed(request: &[u8]) -> Result<CertificateSigningRequestParams, SigningError> {
+    CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(request))
+        .map_err(|error| SigningError::Request(error.to_string()))
+}
+
+/// Writes `ca.crt` beside `ca.pem`, if something else stands there.
+fn write_public(path: &Path, ca: &Ca) -> Result<(), AuthorityError> {
+    let path = path.with_extension("crt");
+    let public = tls::pem_block("CERTIFICATE", &ca.certificate);
+    if std::fs::read(&path).ok().as_deref() == Some(public.as_bytes()) {
+        return Ok(());
+    }
+    private_files::replace(&path, public.as_bytes(), 0o644).map_err(|source| AuthorityError::File {
+        doing: "write",
+        path,
+        source,
+    })
 }
 
 impl std::fmt::Debug for Authority {
@@ -258,8 +335,8 @@ pub fn names(address: &str, hostname: Option<&str>) -> Vec<String> {
     names
 }
 
-/// Replaces the listener's certificate before it runs out, until `stop`. Looks every few hours by
-/// the monotonic clock, because the wall clock may jump.
+/// Replaces the listener's certificate before it runs out and when the CA has changed, until `stop`.
+/// Looks by the monotonic clock, because the wall clock may jump.
 pub async fn keep_fresh(
     authority: Arc<Authority>,
     names: Vec<String>,
@@ -267,54 +344,31 @@ pub async fn keep_fresh(
     listener: watch::Sender<Arc<ServerConfig>>,
     stop: CancellationToken,
 ) {
-    const LOOK_EVERY: Duration = Duration::from_secs(6 * 3600);
+    const LOOK_EVERY: Duration = Duration::from_secs(3);
+    let mut trusted = authority.trusted();
+    let mut told = false;
     while tokio::time::timeout(LOOK_EVERY, stop.cancelled()).await.is_err() {
-        if now_seconds() < renew_from {
+        match authority.refresh() {
+            Ok(true) => info!(generation = authority.generation(), "Took over another CA."),
+            Ok(false) => told = false,
+            Err(error) if !std::mem::replace(&mut told, true) => {
+                warn!(%error, "The CA's file cannot be used now; going on with what was read from it.");
+            }
+            Err(_) => {}
+        }
+        if now_seconds() < renew_from && authority.trusted() == trusted {
             continue;
         }
+        let now_trusted = authority.trusted();
         match authority.server_certificate(&names) {
             Ok(fresh) => {
-                renew_from = fresh.renew_from;
+                (renew_from, trusted) = (fresh.renew_from, now_trusted);
                 listener.send_replace(fresh.tls);
                 info!("Renewed the server's certificate.");
             }
             Err(error) => error!(%error, "Could not renew the server's certificate; will try again."),
         }
     }
-}
-
-fn new_ca() -> Result<String, AuthorityError> {
-    let making = |error: rcgen::Error| AuthorityError::Making(error.to_string());
-    let key = KeyPair::generate().map_err(making)?;
-    let mut params = CertificateParams::default();
-    // The number tells the CAs of two servers apart in a list.
-    let number = getrandom::u32().map_err(|error| AuthorityError::Making(error.to_string()))?;
-    params.distinguished_name = common_name(&format!("Forebay CA {number:08x}"));
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    date(&mut params, tls::ALWAYS_VALID_FROM, now_seconds().saturating_add(CA_LIFE))
-        .map_err(AuthorityError::Making)?;
-    let certificate = params.self_signed(&key).map_err(making)?;
-    Ok(tls::pem_block("PRIVATE KEY", key.serialized_der())
-        + &tls::pem_block("CERTIFICATE", certificate.der()))
-}
-
-fn common_name(name: &str) -> DistinguishedName {
-    let mut distinguished = DistinguishedName::new();
-    distinguished.push(DnType::CommonName, name);
-    distinguished
-}
-
-/// Sets the dates (seconds since 1970) and a random serial number: rcgen's own is the key's hash,
-/// the same for every certificate of one key.
-fn date(params: &mut CertificateParams, from: i64, until: i64) -> Result<(), String> {
-    let at = |seconds: i64| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(seconds.max(0) as u64);
-    (params.not_before, params.not_after) = (at(from), at(until));
-    let mut serial = [0; 16];
-    getrandom::fill(&mut serial).map_err(|error| error.to_string())?;
-    serial[0] &= 0x7F; // serial numbers are positive (RFC 5280, 4.1.2.2)
-    params.serial_number = Some(SerialNumber::from_slice(&serial));
-    Ok(())
 }
 
 /// A server whose clock has not been set yet must not sign certificates that ended in 1971.
@@ -360,7 +414,7 @@ mod tests {
         Authority::open(state.path()).unwrap();
         let path = state.path().join("ca/ca.pem");
         let text = std::fs::read_to_string(&path).unwrap();
-        let other = new_ca().unwrap();
+        let other = Ca::generate().unwrap().to_text();
         let (key, _) = text.split_once("-----BEGIN CERT").unwrap();
         let (_, foreign) = other.split_once("-----BEGIN CERT").unwrap();
         for damage in [String::new(), text[..80].to_owned(), format!("{key}-----BEGIN CERT{foreign}")] {

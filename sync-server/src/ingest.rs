@@ -1,4 +1,4 @@
-//! What agents say to the server: `/v1/batches`, `/v1/join`, `/v1/renew` (wire.proto).
+//! What agents say to the server: `/v1/batches`, `/v1/join`, `/v1/renew`, `/v1/leave` (wire.proto).
 //!
 //! - A certificate is judged here, in words, and again within [`standing::FRESH`] of any change.
 //! - A request is answered after its batches are committed, never before. Whatever cannot be
@@ -34,7 +34,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::identity::Authority;
-use crate::listener::Peer;
+use crate::listener::{Peer, Shown};
 use crate::live::{Committed, Feed, Refusal};
 use crate::store::{Content, Receipt, Store};
 use crate::telemetry::Telemetry;
@@ -70,6 +70,7 @@ pub struct Ingest {
     standings: Standings,
     refused_to_join: Named,
     turns: Semaphore,
+    approval: bool,
 }
 
 /// What [`Ingest::new`] is made of.
@@ -88,17 +89,20 @@ pub struct Parts {
     pub telemetry: Arc<Telemetry>,
     /// Larger requests get 413.
     pub max_request: ByteSize,
+    /// Does every join wait for an operator?
+    pub approval: bool,
 }
 
 impl Ingest {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { store, authority, outage, committer, feed, telemetry, max_request } = parts;
+        let Parts { store, authority, outage, committer, feed, telemetry, max_request, approval } = parts;
         Arc::new(Self {
             standings: Standings::new(store.clone(), outage.clone()),
             refused_to_join: Named::default(),
             bodies: Bodies::new(max_request, BODIES_HELD),
             turns: Semaphore::new(TURNS * PARTS as usize),
+            approval,
             store,
             authority,
             outage,
@@ -109,7 +113,7 @@ impl Ingest {
     }
 
     async fn sync(&self, peer: Peer, request: Request) -> Result<Response, Problem> {
-        let member = self.standings.judge(peer).await?;
+        let member = self.judge(peer, shown(&request)).await?;
         let key = member.key;
         let answer = self.sync_of(member, request).await;
         if let Err(problem) = &answer {
@@ -128,7 +132,11 @@ impl Ingest {
             .map_err(|_| Problem::new(Kind::Busy, "too many requests are being stored; try again later"))?;
         let received = wall_micros();
         let mut asked = Requested::new(request, received)?;
-        let mut answer = SyncAnswer { max_request_bytes: self.bodies.most(), ..Default::default() };
+        let mut answer = SyncAnswer {
+            max_request_bytes: self.bodies.most(),
+            ca_generation: self.authority.generation(),
+            ..Default::default()
+        };
         // The first slice carries dictionary, gaps, report and greeting; it may be without batches.
         let mut first = true;
         while first || !asked.is_done() {
@@ -190,12 +198,38 @@ impl Ingest {
 
     async fn renew(&self, peer: Peer, request: Request) -> Result<Response, Problem> {
         // An expired certificate may renew itself: its holder has just proved to hold the key.
-        let member = self.standings.judge(peer).await?;
+        let member = self.judge(peer, shown(&request)).await?;
         let body = self.bodies.of_anybody(request).await?;
         let request: JoinRequest = decode(&body)?;
         let answer = self.registry().renew(&member, &request.csr).await?;
         self.telemetry.joins.increment(1);
         Ok(protobuf(StatusCode::OK, &answer))
+    }
+
+    async fn leave(&self, peer: Peer, request: Request) -> Result<Response, Problem> {
+        let member = self.judge(peer, shown(&request)).await?;
+        let answer = self.registry().leave(&member).await?;
+        // It has said so itself: nothing more is taken from now on.
+        if let Some(certificate) = peer.certificate {
+            self.standings.forget(&certificate);
+        }
+        Ok(protobuf(StatusCode::OK, &answer))
+    }
+
+    /// The member behind a connection, or why it is none. One whose certificate a restored database has
+    /// lost is found again.
+    async fn judge(&self, peer: Peer, shown: Option<Shown>) -> Result<Member, Problem> {
+        let judged = self.standings.judge(peer).await;
+        let (Err(Problem { kind: Kind::UnknownCertificate, .. }), Some(shown), Some(certificate)) =
+            (&judged, shown, peer.certificate)
+        else {
+            return judged;
+        };
+        if !self.registry().adopt(&shown).await? {
+            return judged;
+        }
+        self.standings.forget(&certificate);
+        self.standings.judge(peer).await
     }
 
     fn registry(&self) -> Registry<'_> {
@@ -204,6 +238,7 @@ impl Ingest {
             authority: &self.authority,
             outage: &self.outage,
             named: &self.refused_to_join,
+            approval: self.approval,
         }
     }
 
@@ -244,7 +279,21 @@ pub fn router(ingest: Arc<Ingest>) -> Router {
                 },
             ),
         )
+        .route(
+            "/v1/leave",
+            post(
+                async |State(ingest): State<Arc<Ingest>>,
+                       Extension(peer): Extension<Peer>,
+                       request: Request| {
+                    ingest.respond(ingest.leave(peer, request).await)
+                },
+            ),
+        )
         .with_state(ingest)
+}
+
+fn shown(request: &Request) -> Option<Shown> {
+    request.extensions().get().cloned()
 }
 
 /// The message in a body. Its byte fields are views of the body, not copies.

@@ -22,6 +22,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use rustls::ServerConfig;
+use rustls::pki_types::CertificateDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
@@ -32,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, error, warn};
 
+use crate::doors::{Doors, Entered};
 use crate::telemetry::Telemetry;
 
 /// The most that is read of a connection at once; heads of requests must fit.
@@ -45,6 +47,10 @@ pub struct Peer {
     /// SHA-256 of the client certificate it showed and proved to hold the key of.
     pub certificate: Option<[u8; 32]>,
 }
+
+/// The client certificate itself, among a request's extensions beside [`Peer`].
+#[derive(Clone, Debug)]
+pub struct Shown(pub CertificateDer<'static>);
 
 /// How long and how much.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +91,7 @@ pub struct Listener {
     tls: watch::Receiver<Arc<ServerConfig>>,
     limits: Limits,
     telemetry: Arc<Telemetry>,
+    doors: Doors,
 }
 
 impl Listener {
@@ -95,12 +102,17 @@ impl Listener {
         limits: Limits,
         telemetry: Arc<Telemetry>,
     ) -> Self {
-        Self { tcp, tls, limits, telemetry }
+        Self { tcp, tls, limits, telemetry, doors: Doors::default() }
+    }
+
+    /// The connections that are open, by the certificates shown on them.
+    pub fn doors(&self) -> Doors {
+        self.doors.clone()
     }
 
     /// Accepts and serves until `stop`, then drains. Owns every connection's task.
     pub async fn run(self, router: Router, stop: CancellationToken) {
-        let Self { tcp, tls, limits, telemetry } = self;
+        let Self { tcp, tls, limits, telemetry, doors } = self;
         let room = Arc::new(Semaphore::new(limits.connections));
         let graceful = GracefulShutdown::new();
         let mut tasks = JoinSet::new();
@@ -133,6 +145,7 @@ impl Listener {
                 telemetry: telemetry.clone(),
                 watcher: graceful.watcher(),
                 stop: stop.clone(),
+                doors: doors.clone(),
                 _permit: permit,
             };
             let acceptor = TlsAcceptor::from(tls.borrow().clone());
@@ -165,6 +178,7 @@ struct Connection {
     telemetry: Arc<Telemetry>,
     watcher: Watcher,
     stop: CancellationToken,
+    doors: Doors,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -183,7 +197,9 @@ impl Connection {
             () = self.stop.cancelled() => return,
         };
         let served = match shaken {
-            Ok(Ok(stream)) => Served::new(stream, self.address, self.limits, self.watcher, router),
+            Ok(Ok(stream)) => {
+                Served::new(stream, self.address, self.limits, self.watcher, &self.doors, router)
+            }
             Ok(Err(error)) => {
                 self.telemetry.handshakes_failed.increment(1);
                 debug!(peer = %self.address, %error, "A TLS handshake failed.");
@@ -204,6 +220,8 @@ struct Served {
     peer: Peer,
     /// Did a request come?
     asked: Arc<AtomicBool>,
+    /// With a certificate: until it is revoked.
+    entered: Option<Entered>,
     http: Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>>,
 }
 
@@ -213,11 +231,14 @@ impl Served {
         address: SocketAddr,
         limits: Limits,
         watcher: Watcher,
+        doors: &Doors,
         router: Router,
     ) -> Self {
         let (_, session) = stream.get_ref();
         let own = session.peer_certificates().and_then(|chain| chain.first());
         let peer = Peer { address, certificate: own.map(|der| tls::fingerprint(der)) };
+        let shown = own.map(|der| Shown(der.clone().into_owned()));
+        let entered = peer.certificate.map(|certificate| doors.enter(certificate));
         // The version is the one agreed on in the handshake: hyper's own detection waits for the first
         // bytes without a limit.
         let is_http2 = session.alpn_protocol() == Some(tls::ALPN[0]);
@@ -226,6 +247,9 @@ impl Served {
         let service = service_fn(move |mut request: Request<Incoming>| {
             heard.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(peer);
+            if let Some(shown) = shown.clone() {
+                request.extensions_mut().insert(shown);
+            }
             let router = router.clone();
             async move { Ok::<_, Infallible>(answer(router, request).await) }
         });
@@ -253,10 +277,22 @@ impl Served {
                 .max_buf_size(READ_BUFFER);
             Box::pin(watcher.watch(builder.serve_connection(io, service)))
         };
-        Self { peer, asked, http }
+        Self { peer, asked, entered, http }
     }
 
     async fn attend(mut self, limits: Limits) {
+        let address = self.peer.address;
+        match self.entered.take() {
+            None => self.talk(limits).await,
+            // What is cut off was not acknowledged, so it is not lost.
+            Some(entered) => tokio::select! {
+                () = self.talk(limits) => {}
+                () = entered.shut() => debug!(peer = %address, "Closed the connection of a revoked certificate."),
+            },
+        }
+    }
+
+    async fn talk(&mut self, limits: Limits) {
         let address = self.peer.address;
         let outcome = match timeout(limits.first_request, &mut self.http).await {
             Ok(outcome) => outcome,
@@ -269,7 +305,7 @@ impl Served {
                 Ok(outcome) => outcome,
                 Err(_) => return debug!(peer = %address, "A peer without a certificate stayed too long."),
             },
-            Err(_) => self.http.await,
+            Err(_) => (&mut self.http).await,
         };
         if let Err(error) = outcome {
             debug!(peer = %address, %error, "A connection ended with an error.");

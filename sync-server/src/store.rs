@@ -15,6 +15,7 @@ use forebay_protocols::sync::ranges::Ranges;
 use forebay_protocols::sync::wire;
 
 mod access;
+mod admission;
 pub mod alarms;
 mod buckets;
 mod neighbours;
@@ -32,6 +33,7 @@ pub use access::{
     Access, Act, AuditRow, Cell, Change, Hand, Hands, KeyKey, KeyRow, Note, Outcome, Row, Running,
     SessionRow, TenantKey, TenantRow, UserKey, UserRow, Work,
 };
+pub use admission::{Admission, Adopted, Application, ApplicationId, Applied, NewApplication, Word};
 pub use alarms::Alarms;
 pub use neighbours::{Heard, Neighbours, Newest};
 #[cfg(feature = "measure")]
@@ -54,9 +56,14 @@ pub async fn open(config: &forebay_config::server::Store) -> Result<Arc<dyn Stor
     }
 }
 
+/// The newest version of the tables in SQLite that this program knows.
+pub fn newest_sqlite_schema() -> i32 {
+    sqlite::newest_schema()
+}
+
 /// What the server needs of a database.
 #[async_trait]
-pub trait Store: Upkeep + Quarantine + Alarms {
+pub trait Store: Upkeep + Quarantine + Alarms + Admission {
     /// "SQLite 3.50 at /path", "TimescaleDB 2.19 (Apache edition) on PostgreSQL 17": for people.
     fn describe(&self) -> String;
 
@@ -140,19 +147,6 @@ pub trait Store: Upkeep + Quarantine + Alarms {
 
     /// Keeps a new join token.
     async fn add_token(&self, token: NewToken) -> Result<(), StoreError>;
-
-    /// Uses the token up by one if it is valid, in the same transaction that makes or finds the agent
-    /// and stores its certificate. An agent that was revoked is welcome again with this certificate;
-    /// its earlier ones stay revoked.
-    async fn join(
-        &self,
-        secret_hash: [u8; 32],
-        site: &str,
-        gateway: &str,
-        certificate: [u8; 32],
-        valid_until: Micros,
-        now: Micros,
-    ) -> Result<(TokenVerdict, Option<AgentKey>), StoreError>;
 
     /// A look without use: lets the server refuse before it signs.
     async fn token(&self, secret_hash: [u8; 32], now: Micros) -> Result<TokenVerdict, StoreError>;
@@ -546,6 +540,8 @@ pub struct NewToken {
     pub uses: u32,
     /// What it was made for.
     pub note: String,
+    /// Does each join with it wait for an operator?
+    pub approval: bool,
     /// When it was made.
     pub created: Micros,
 }

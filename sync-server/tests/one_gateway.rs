@@ -81,7 +81,7 @@ async fn join(string: &JoinString) -> Identity {
     let answer = wire::JoinAnswer::decode(body).unwrap();
     let mut chain: Vec<_> = answer.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
     let ca = chain.pop().unwrap();
-    Identity { server: string.address.clone(), ca, chain, key: key.into_der() }
+    Identity::new(string.address.clone(), ca, chain, key.into_der())
 }
 
 /// Ten readings of one point, a second apart, the newest of now.
@@ -141,7 +141,10 @@ async fn server(config: Server, store: Arc<dyn Store>) -> (App, JoinString) {
     let secret = TokenSecret::random().unwrap();
     let (created, secret_hash) = (wall_micros(), secret.hash());
     let expires = created + 60_000_000;
-    store.add_token(NewToken { secret_hash, expires, uses: 1, note: "".into(), created }).await.unwrap();
+    store
+        .add_token(NewToken { secret_hash, expires, uses: 1, note: "".into(), approval: false, created })
+        .await
+        .unwrap();
     let address = app.sync_address().unwrap().to_string();
     let string = JoinString { address, ca_pin: app.authority().pin(), secret };
     (app, string)

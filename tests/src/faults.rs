@@ -17,6 +17,7 @@ mod identity;
 pub mod network;
 mod plant;
 mod power;
+mod renewal;
 mod report;
 mod witness;
 
@@ -86,6 +87,13 @@ pub const FAMILIES: &[Family] = &[
         rounds: 2_000,
         in_all: true,
         run: identity::run,
+    },
+    Family {
+        name: "renewal",
+        about: "certificates renewed, the power cut at every file operation; CAs that change, operations that fail",
+        rounds: 7_000,
+        in_all: true,
+        run: renewal::run,
     },
     Family {
         name: "network",

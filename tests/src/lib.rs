@@ -6,6 +6,7 @@ pub mod browser;
 pub mod counting_meter;
 pub mod faults;
 pub mod fuzz;
+pub mod joining;
 pub mod lateness;
 pub mod load_device;
 pub mod machine;

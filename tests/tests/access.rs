@@ -74,6 +74,10 @@ async fn picture(browser: &mut Browser, name: &str) -> Result<()> {
     Ok(std::fs::write(std::path::Path::new(&folder).join(name), png)?)
 }
 
+/// What sticks out of a telephone's screen.
+const WIDE: &str = "[...document.querySelectorAll('body *')].filter(one => one.getBoundingClientRect().right > 360)\
+                    .map(one => `${one.tagName} ${one.className} ${one.innerText.slice(0, 40)}`).join('; ')";
+
 #[tokio::test]
 async fn a_person_sets_up_logs_in_makes_a_key_and_logs_out() -> Result<()> {
     let folder = tempfile::tempdir()?;
@@ -142,7 +146,8 @@ async fn a_person_sets_up_logs_in_makes_a_key_and_logs_out() -> Result<()> {
     picture(&mut browser, "settings-dark.png").await?;
     browser.resize(360, 800).await?;
     let width = browser.evaluate("document.documentElement.scrollWidth").await?;
-    ensure!(width.as_u64().is_some_and(|width| width <= 360), "{width} pixels wide on a telephone");
+    let wide = browser.evaluate(WIDE).await?;
+    ensure!(width.as_u64().is_some_and(|width| width <= 360), "{width} pixels wide on a telephone: {wide}");
     picture(&mut browser, "settings-small.png").await?;
     browser.resize(1280, 800).await?;
 

@@ -370,12 +370,14 @@ impl Server {
         let signed = self.authority.sign_agent(&key.request(gateway)?, site, gateway)?;
         let (fingerprint, until, expires) = (signed.fingerprint, signed.valid_until, created + 60 * SECOND);
         let note = String::new();
-        self.store.add_token(NewToken { secret_hash, expires, uses: 1, note, created }).await?;
+        self.store
+            .add_token(NewToken { secret_hash, expires, uses: 1, note, approval: false, created })
+            .await?;
         let (verdict, _) = self.store.join(secret_hash, site, gateway, fingerprint, until, created).await?;
         ensure!(verdict == TokenVerdict::Valid, "{verdict:?}");
         let mut chain: Vec<_> = signed.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
         let ca = chain.pop().context("the chain ends with the CA")?;
-        Ok(Identity { server: self.address.clone(), ca, chain, key: key.into_der() })
+        Ok(Identity::new(self.address.clone(), ca, chain, key.into_der()))
     }
 
     /// Time and value of every reading, quarantine included, by time, behind the server's back.

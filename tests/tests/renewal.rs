@@ -44,6 +44,7 @@ async fn a_certificate_near_its_end_or_behind_it_is_renewed_and_readings_go_on()
             clock: Clock::open(folder.path()),
             proxy: None,
             spread: Duration::ZERO,
+            ca_news: tokio::sync::watch::channel(0).1,
         };
         let task = tokio::spawn(renewal.run(stop.clone()));
         until(&site, "a new certificate", async || {

@@ -7,21 +7,27 @@
 
 mod call;
 mod checklist;
+mod waiting;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use forebay_config::agent::Proxy;
 use forebay_protocols::boot_time::wall_micros;
 use forebay_protocols::private_files;
 use forebay_protocols::sync::join::{JoinString, JoinStringError};
 use forebay_protocols::sync::problem::{Kind, Problem};
-use forebay_protocols::sync::tls::{FreshKey, Identity, IdentityError};
+use forebay_protocols::sync::tls::{self, Application, FreshKey, Identity, IdentityError};
 use forebay_protocols::sync::wire::JoinRequest;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
+use crate::backoff::wait;
 use crate::uplink::admission::{self, Refusal};
 
 pub use checklist::{Checklist, Mark, Step};
+pub use waiting::Waiting;
 
 /// Why a gateway could not join. Each has its own exit code.
 #[derive(Debug, thiserror::Error)]
@@ -69,9 +75,25 @@ pub enum JoinError {
         /// This gateway's time.
         now: String,
     },
+    /// Something answers there that does not speak TLS as a Forebay server does.
+    #[error("{server} is not a Forebay server's port for agents: {why}")]
+    NotForebay {
+        /// `host:port`.
+        server: String,
+        /// What came instead.
+        why: String,
+    },
     /// The token is unknown, too old or used.
     #[error("{}", .0.detail)]
     Token(Problem),
+    /// An operator must approve first. The key is kept, and the agent asks again by itself.
+    #[error(
+        "{0}. The agent that runs on this gateway asks again by itself; or run this command again, with --wait"
+    )]
+    Pending(String),
+    /// An operator said no.
+    #[error("{0}. If that was a mistake, ask for a new join string")]
+    Rejected(String),
     /// The server said no for another reason, or not yet.
     #[error("{server} refused: {why}")]
     Refused {
@@ -83,20 +105,36 @@ pub enum JoinError {
 }
 
 impl JoinError {
-    /// 10 join string, 11 state directory, 12 unreachable, 13 wrong server or name, 14 clock,
-    /// 15 token, 16 refused otherwise.
+    /// Stable: docs/join.md has the same table.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::BadString(_) => 10,
             Self::CannotKeep(_) => 11,
             Self::Unreachable { .. } => 12,
-            Self::WrongServer { .. } | Self::WrongName { .. } => 13,
+            Self::WrongServer { .. } => 13,
             Self::Clock { .. } => 14,
+            Self::Token(Problem { kind: Kind::ExpiredToken, .. }) => 17,
+            Self::Token(Problem { kind: Kind::UsedToken, .. }) => 18,
             Self::Token(_) => 15,
             Self::Refused { .. } => 16,
+            Self::Pending(_) => 19,
+            Self::Rejected(_) => 20,
+            Self::NotForebay { .. } => 21,
+            Self::WrongName { .. } => 22,
         }
     }
+
+    /// Will asking again with the same key lead nowhere?
+    fn is_final(&self) -> bool {
+        matches!(self, Self::Token(_) | Self::Rejected(_))
+    }
 }
+
+/// Shown behind its options.
+pub const HELP: &str = "Exit codes: 0 joined; 10 not a join string; 11 the state directory cannot keep an identity; \
+     12 server out of reach; 13 not the server of the join string (CA pin); 14 a clock is wrong; 15 token unknown; \
+     16 refused for another reason, or not yet; 17 token expired; 18 token used; 19 waits for an operator; \
+     20 rejected by an operator; 21 not a Forebay server; 22 the server's certificate bears another name.";
 
 /// Where an agent keeps who it is.
 pub fn identity_folder(state_dir: &Path) -> PathBuf {
@@ -116,15 +154,62 @@ pub struct Applicant<'a> {
     pub proxy: Option<&'a Proxy>,
 }
 
-/// Joins the server that made the join string `text`, prints the checklist on standard output and
-/// gives the exit code.
-pub async fn run(applicant: Applicant<'_>, text: &str) -> ExitCode {
-    let (checklist, outcome) = attempt(applicant, text).await;
-    // A reader that went away changes nothing about what was done.
-    let _ = std::io::Write::write_all(&mut std::io::stdout().lock(), checklist.to_string().as_bytes());
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => ExitCode::from(error.exit_code()),
+/// What the command line says.
+#[derive(Debug, clap::Args)]
+pub struct Join {
+    /// The join string, in quotes. Left out: the one that waits for an operator.
+    string: Option<String>,
+    /// Where an operator must approve: wait for the word, for an hour or as long as given (--wait=10m).
+    #[arg(
+        long,
+        value_name = "TIME",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "1h",
+        value_parser = super::span
+    )]
+    wait: Option<Duration>,
+    #[command(flatten)]
+    pub(super) config: super::ConfigPath,
+}
+
+/// How often an operator's word is looked for.
+const ASK_EVERY: Duration = Duration::from_secs(5);
+
+/// Joins the server that made the join string, prints the checklist on standard output and gives the
+/// exit code.
+pub async fn run(applicant: Applicant<'_>, join: &Join) -> ExitCode {
+    let folder = identity_folder(applicant.state_dir);
+    let kept = || Application::load(&folder).ok().flatten();
+    let text = match (&join.string, kept()) {
+        (Some(text), _) => text.clone(),
+        (None, Some(application)) => application.join.to_string(),
+        (None, None) => String::new(),
+    };
+    let (begun, never) = (Instant::now(), CancellationToken::new());
+    let mut told = false;
+    loop {
+        let (checklist, outcome) = attempt(applicant, &text).await;
+        let waits = join.wait.filter(|wait| begun.elapsed() + ASK_EVERY < *wait);
+        match outcome {
+            Err(JoinError::Pending(words)) if waits.is_some() => {
+                if !std::mem::replace(&mut told, true) {
+                    super::complain(&format!("{checklist}Waiting: {words}."));
+                }
+                // It is told to stop by nobody but its user, whose Ctrl-C ends it.
+                let _ = wait(ASK_EVERY, &never).await;
+                if kept().is_none() && matches!(Identity::load(&folder), Ok(Some(_))) {
+                    super::say("OK    let in            the agent that runs here has joined meanwhile");
+                    return ExitCode::SUCCESS;
+                }
+            }
+            outcome => {
+                // A reader that went away changes nothing about what was done.
+                let _ = super::print(&checklist.to_string());
+                return outcome
+                    .map_or_else(|error| ExitCode::from(error.exit_code()), |()| ExitCode::SUCCESS);
+            }
+        }
     }
 }
 
@@ -153,9 +238,22 @@ async fn steps(list: &mut Checklist, applicant: Applicant<'_>, text: &str) -> Re
     });
 
     list.begin("key");
-    let key = FreshKey::generate()?;
-    let csr = key.request(&format!("{site}/{gateway}"))?;
-    list.pass("made on this gateway; it stays here".into());
+    let name = format!("{site}/{gateway}");
+    // An operator's word is for one key: who waits for it asks with the same again.
+    let kept = Application::load(&folder).ok().flatten();
+    let kept = kept.filter(|kept| kept.join == join && kept.name == name);
+    let asked_before = kept.is_some();
+    let application = match kept {
+        Some(kept) => kept,
+        None => Application::new(name.clone(), join.clone(), FreshKey::generate()?),
+    };
+    let key = application.key()?;
+    let csr = key.request(&name)?;
+    let words = tls::key_words(&key.fingerprint());
+    list.pass(match asked_before {
+        true => format!("{words}, the one it asked with before; it stays here"),
+        false => format!("{words}, made on this gateway; it stays here"),
+    });
 
     list.begin("server reachable");
     let tcp = call::reach(&server, proxy).await?;
@@ -169,6 +267,8 @@ async fn steps(list: &mut Checklist, applicant: Applicant<'_>, text: &str) -> Re
     list.pass("it is the one that made the join string".into());
 
     list.begin("let in");
+    // Before the question: an answer that gets lost must not cost the token.
+    application.save(&folder)?;
     let request = JoinRequest {
         secret: join.secret.to_text(),
         site: site.into(),
@@ -176,23 +276,29 @@ async fn steps(list: &mut Checklist, applicant: Applicant<'_>, text: &str) -> Re
         csr: csr.into(),
         version: env!("CARGO_PKG_VERSION").into(),
     };
-    let answer = admission::ask(stream, &server, "/v1/join", request).await.map_err(|error| match error {
-        Refusal::Problem(problem)
-            if matches!(problem.kind, Kind::UnknownToken | Kind::ExpiredToken | Kind::UsedToken) =>
-        {
-            JoinError::Token(problem)
-        }
-        Refusal::Problem(problem) => JoinError::Refused { server: server.clone(), why: problem.to_string() },
-        Refusal::Words(why) => JoinError::Refused { server: server.clone(), why },
-    })?;
+    let refused = |why: String| JoinError::Refused { server: server.clone(), why };
+    let asked = admission::ask(stream, &server, "/v1/join", request).await;
+    let answer = asked.map_err(|refusal| match refusal {
+        Refusal::Problem(problem) => match problem.kind {
+            Kind::UnknownToken | Kind::ExpiredToken | Kind::UsedToken => JoinError::Token(problem),
+            Kind::PendingApproval => JoinError::Pending(problem.detail),
+            Kind::RejectedJoin => JoinError::Rejected(problem.detail),
+            _ => refused(problem.to_string()),
+        },
+        Refusal::Words(why) | Refusal::Unreachable(why) => refused(why),
+    });
+    if answer.as_ref().is_err_and(JoinError::is_final) {
+        Application::forget(&folder)?;
+    }
+    let answer = answer?;
     let behind = answer.server_time_us.saturating_sub(wall_micros());
     let agent = answer.agent.clone();
-    let identity = admission::certified(&server, join.ca_pin, answer, key)
-        .map_err(|why| JoinError::Refused { server: server.clone(), why })?;
+    let identity = admission::certified(&server, join.ca_pin, answer, key).map_err(refused)?;
     list.pass(format!("as {agent}"));
 
     list.begin("identity kept");
     identity.save(&folder)?;
+    Application::forget(&folder)?;
     list.pass(folder.display().to_string());
 
     list.begin("clock");

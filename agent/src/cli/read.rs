@@ -21,6 +21,7 @@ use clap::Args;
 use forebay_config::agent::Agent;
 use forebay_config::classes::Pattern;
 use forebay_config::field::{Link, Protocol};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -89,7 +90,8 @@ pub fn run(read: &Read, config: Agent) -> ExitCode {
     let clock = Clock::open(&config.state_dir);
     let Agent { site, gateway, state_dir, .. } = config;
     let stranger = is_of_another_user(&state_dir);
-    let fitter = Arc::new(Fitter { site, gateway, state_dir, clock: clock.clone() });
+    let fitter =
+        Arc::new(Fitter { site, gateway, state_dir, clock: clock.clone(), ca_news: watch::Sender::new(0) });
     let answers = runtime.block_on(all(fitter, links, Arc::new(wanted), *wait, stranger));
     // A name that is still being looked up is not waited for.
     runtime.shutdown_background();

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use forebay_config::agent::Agent;
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::watch;
 use tracing::error;
 
 use super::{FAILED, complain, join, say};
@@ -69,7 +70,7 @@ pub fn run(config: Agent, path: &Path) -> ExitCode {
 }
 
 /// Joins a server; see `join`.
-pub fn join(config: &Agent, string: &str) -> ExitCode {
+pub fn join(config: &Agent, join: &join::Join) -> ExitCode {
     match runtime() {
         Ok(runtime) => {
             let applicant = join::Applicant {
@@ -78,7 +79,7 @@ pub fn join(config: &Agent, string: &str) -> ExitCode {
                 gateway: config.gateway.as_str(),
                 proxy: config.uplink.proxy.as_ref(),
             };
-            runtime.block_on(join::run(applicant, string))
+            runtime.block_on(join::run(applicant, join))
         }
         Err(error) => {
             complain(&format!("cannot start: {error}"));
@@ -91,7 +92,8 @@ pub fn join(config: &Agent, string: &str) -> ExitCode {
 pub fn renew(config: Agent) -> ExitCode {
     let Agent { site, gateway, state_dir, uplink, .. } = config;
     let clock = Clock::open(&state_dir);
-    let renewal = Fitter { site, gateway, state_dir, clock }.renewal(uplink.proxy);
+    let renewal =
+        Fitter { site, gateway, state_dir, clock, ca_news: watch::Sender::new(0) }.renewal(uplink.proxy);
     let renewing = async {
         let identity =
             renewal.identity().await?.ok_or("this gateway has not joined; run `forebay-agent join`")?;

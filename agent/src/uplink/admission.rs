@@ -2,12 +2,13 @@
 //! answer. Every wait has an end.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use forebay_config::agent::Proxy;
 use forebay_protocols::sync::problem::Problem;
-use forebay_protocols::sync::tls::{self, FreshKey, Identity};
+use forebay_protocols::sync::tls::{self, FreshKey, GatewayClock, Identity};
 use forebay_protocols::sync::wire::{JoinAnswer, JoinRequest};
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
@@ -16,6 +17,7 @@ use prost::Message;
 use rustls_pki_types::CertificateDer;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::proxy;
@@ -35,6 +37,9 @@ pub enum Refusal {
     /// Something else came, or nothing.
     #[error("{0}")]
     Words(String),
+    /// There was nobody to ask.
+    #[error("{0}")]
+    Unreachable(String),
 }
 
 /// Opens a connection to `host:port`, through the proxy if there is one. The words of an error are for
@@ -103,19 +108,64 @@ fn answer(status: StatusCode, body: &[u8]) -> Result<JoinAnswer, Refusal> {
     ))
 }
 
+/// Posts the request to `path` of the server of `identity`, as that gateway.
+pub async fn ask_as(
+    identity: &Identity,
+    clock: Arc<dyn GatewayClock>,
+    proxy: Option<&Proxy>,
+    path: &str,
+    request: JoinRequest,
+) -> Result<JoinAnswer, Refusal> {
+    let server = identity.server.as_str();
+    let words = |words: String| Refusal::Unreachable(words);
+    let tcp = reach(server, proxy).await.map_err(|why| words(format!("cannot reach {server}: {why}")))?;
+    let config = tls::gateway_config(identity, clock).map_err(|error| Refusal::Words(error.to_string()))?;
+    let mut config = Arc::unwrap_or_clone(config);
+    config.alpn_protocols = vec![tls::ALPN[1].to_vec()];
+    let name = tls::server_name(server).map_err(Refusal::Words)?;
+    let stream = timeout(CONNECT_WITHIN, TlsConnector::from(Arc::new(config)).connect(name, tcp))
+        .await
+        .map_err(|_| words(format!("{server} accepts connections but does not speak TLS")))?
+        .map_err(|error| words(handshake_words(server, &error)))?;
+    ask(stream, server, path, request).await
+}
+
+/// What a failed handshake of a gateway that has joined means, for people.
+pub fn handshake_words(server: &str, error: &io::Error) -> String {
+    use rustls::{CertificateError, Error};
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => format!(
+            "{server} does not show a certificate of the CA that this gateway joined. Either it is another server or \
+             something stands in between; or its CA was changed and the overlap is over. Then make a join string \
+             there with `forebay-server token create`, and run `forebay-agent join`"
+        ),
+        _ => format!("{server} does not agree on TLS: {error}"),
+    }
+}
+
 /// The answer as an identity, checked: nothing is kept that would not work. Its CA must be the one
-/// with this fingerprint.
+/// with this fingerprint, or one whose key that one signed.
 pub fn certified(
     server: &str,
     ca_pin: [u8; 32],
     answer: JoinAnswer,
     key: FreshKey,
 ) -> Result<Identity, String> {
+    let JoinAnswer { chain, cross, former, ca_generation, .. } = answer;
     let mut chain: Vec<CertificateDer<'static>> =
-        answer.chain.into_iter().map(|der| CertificateDer::from(der.to_vec())).collect();
-    let ca = chain.pop().filter(|ca| tls::fingerprint(ca) == ca_pin);
-    let ca = ca.ok_or("its answer does not end with its CA certificate")?;
-    let identity = Identity { server: server.to_owned(), ca, chain, key: key.into_der() };
+        chain.into_iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+    let ca = chain.pop().ok_or("its answer holds no certificate")?;
+    let [cross, former] = [cross, former].map(|der| CertificateDer::from(der.to_vec()));
+    if tls::fingerprint(&ca) != ca_pin {
+        let own = chain.first().ok_or("its answer holds no certificate for us")?;
+        if tls::fingerprint(&former) != ca_pin {
+            return Err("its answer does not end with its CA certificate".into());
+        }
+        tls::prove_succession(&former, &cross, &ca, own).map_err(|error| error.to_string())?;
+    }
+    let mut identity = Identity::new(server.to_owned(), ca, chain, key.into_der());
+    identity.ca_generation = ca_generation;
+    identity.former_ca = Some(former).filter(|der| !der.is_empty());
     // rustls checks here that the certificate is one and belongs to our key.
     tls::client_config(&identity, tls::EARLIEST_TIME)
         .map_err(|error| format!("its answer holds no certificate for our key: {error}"))?;

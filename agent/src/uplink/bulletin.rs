@@ -46,7 +46,7 @@ impl Bulletin {
 fn face(report: &wire::Report) -> impl PartialEq + '_ {
     let wire::Report { version, boot_counter, synchronised, dropped, buffer_limit_bytes, devices, .. } =
         report;
-    (version, boot_counter, synchronised, dropped, buffer_limit_bytes, devices)
+    (version, boot_counter, synchronised, dropped, buffer_limit_bytes, devices, report.ca_generation)
 }
 
 /// The ledger.

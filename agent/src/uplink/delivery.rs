@@ -161,7 +161,8 @@ impl<'a, B: Backlog> Delivery<'a, B> {
             let is_greeting = plan == Plan::Greet;
             let mut parcel = pack(plan, &uplink.backlog, uplink.epoch, &uplink.clock).await?;
             let lane_begins_anew = parcel.backlog_over && self.state.backlog_ends();
-            let report = (uplink.reporter)();
+            let mut report = (uplink.reporter)();
+            report.ca_generation = self.peer.ca_generation;
             let is_finishing = self.finishing != Finishing::NotYet;
             let heartbeat = if leave.spent { SPARSE_HEARTBEAT } else { Duration::ZERO };
             let heartbeat = self.contact + heartbeat.max(uplink.settings.heartbeat);
@@ -273,6 +274,10 @@ impl<'a, B: Backlog> Delivery<'a, B> {
 
     async fn learn_time(&mut self, reply: &Reply, asked: BootTime) {
         let (Reply::Answer(answer) | Reply::Lacking(answer)) = reply else { return };
+        if self.peer.hears_of_ca(answer.ca_generation) {
+            // A new identity will be there soon.
+            self.look_at = self.look_at.min(Instant::now() + self.uplink.settings.look_for_identity);
+        }
         let clock = self.uplink.clock.clone();
         clock.learn(answer.server_time_us, asked, BootTime::now());
         let remembered = tokio::task::spawn_blocking(move || clock.remember()).await;

@@ -20,11 +20,13 @@ use prost::Message;
 use rustls::{ClientConfig, HandshakeKind};
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::debug;
 
+use super::admission::handshake_words;
 use super::body::Body;
 use super::meter::{Meter, Metered};
 use super::proxy;
@@ -47,6 +49,10 @@ pub struct Peer {
     pub tls: Arc<ClientConfig>,
     /// Differs from identity to identity, so that a new one is noticed.
     pub mark: u32,
+    /// Of the CA that we trust.
+    pub ca_generation: u32,
+    /// Who hears of a newer one.
+    pub ca_news: Option<watch::Sender<u32>>,
 }
 
 impl Peer {
@@ -56,7 +62,21 @@ impl Peer {
         let mut tls = tls.clone();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let mark = crc32c::crc32c_append(crc32c::crc32c(server.as_bytes()), certificate);
-        Ok(Self { server, name, tls: Arc::new(tls), mark })
+        Ok(Self { server, name, tls: Arc::new(tls), mark, ca_generation: 0, ca_news: None })
+    }
+
+    /// The same, whose CA is of this generation; `news` hears of a newer one.
+    pub fn under(self, ca_generation: u32, news: watch::Sender<u32>) -> Self {
+        Self { ca_generation, ca_news: Some(news), ..self }
+    }
+
+    /// The server asks to trust the CA of this generation. True if we do not yet.
+    pub fn hears_of_ca(&self, generation: u32) -> bool {
+        if let Some(news) = &self.ca_news {
+            // A lower one too: another server counts for itself.
+            news.send_if_modified(|known| std::mem::replace(known, generation) != generation);
+        }
+        generation > self.ca_generation
     }
 }
 
@@ -88,7 +108,7 @@ impl Line {
         let tls = TlsConnector::from(peer.tls.clone())
             .connect(peer.name.clone(), stream)
             .await
-            .map_err(|e| format!("{} does not agree on TLS: {e}", peer.server))?;
+            .map_err(|error| handshake_words(&peer.server, &error))?;
         let resumed = tls.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed);
         debug!(server = %peer.server, resumed, "Connected.");
         let (sender, connection) = http1::handshake(TokioIo::new(tls)).await.map_err(|e| words_of(&e))?;

@@ -42,7 +42,10 @@ pub fn tell(notice: &Notice) -> Option<String> {
         Notice::Unreachable(words) => format!("the server is out of reach: {words}"),
         Notice::Busy => "the server is busy".into(),
         Notice::Forbidden(Some(words)) => {
-            format!("the server refuses this gateway: {words}. `forebay-agent join` lets it in again")
+            format!(
+                "the server refuses this gateway: {words}. It goes on collecting. To let it in again, make a join \
+                 string on the server with `forebay-server token create`, and run `forebay-agent join` here"
+            )
         }
         Notice::Forbidden(None) => {
             "the server, or something before it, refuses this gateway. If its certificate was revoked, join again with `forebay-agent join`"

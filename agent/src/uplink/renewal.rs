@@ -1,6 +1,6 @@
-//! A new certificate before the old one runs out. The key is made here each time, and the old
-//! identity is replaced as a whole when the new one is durable: whenever the power goes off, the
-//! gateway has one that the server lets in. An identity that has run out renews itself all the same:
+//! A new certificate before the old one runs out, or when the server has a new CA. The key is made
+//! here each time, and the old identity is replaced as a whole when the new one is durable: whenever
+//! the power goes off, the gateway has one that the server lets in. An identity that has run out renews itself all the same:
 //! the handshake proves that its key is here.
 
 use std::path::PathBuf;
@@ -8,16 +8,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_config::agent::Proxy;
+use forebay_protocols::private_files::Place;
 use forebay_protocols::sync::tls::{self, FreshKey, GatewayClock, Identity};
 use forebay_protocols::sync::wire::JoinRequest;
 use rustls::time_provider::TimeProvider;
+use tokio::sync::watch;
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::admission::{self, CONNECT_WITHIN};
+use super::admission::{self, Refusal};
 use crate::backoff::{Backoff, Waited, full_jitter, wait};
 use crate::clock::Clock;
 
@@ -26,6 +26,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(3600);
 /// After a renewal. A gateway that wakes ten years ahead, far from its server's time, finds every
 /// certificate too old.
 const REST: Duration = Duration::from_secs(86_400);
+/// Agents that hear of a new CA, as one, ask for their certificates over so long.
+const NEWS_SPREAD: Duration = Duration::from_secs(20);
 /// Pauses after failures.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(6 * 3600));
 
@@ -42,15 +44,27 @@ pub struct Renewal {
     /// The first look comes a random part of this after the start, so that a fleet that was switched
     /// on together does not ask as one.
     pub spread: Duration,
+    /// Hears of the generation of the CA that the server asks us to trust.
+    pub ca_news: watch::Receiver<u32>,
 }
 
 impl Renewal {
     /// Looks now and then, until `stop`.
-    pub async fn run(self, stop: CancellationToken) {
+    pub async fn run(mut self, stop: CancellationToken) {
+        self.sweep().await;
         let mut backoff = Backoff::up_to(PAUSES.0, PAUSES.1);
         let mut pause = full_jitter(self.spread);
-        while wait(pause, &stop).await == Waited::Over {
-            let looked = stop.run_until_cancelled(self.look()).await;
+        let mut news = self.ca_news.clone();
+        loop {
+            tokio::select! {
+                waited = wait(pause, &stop) => if waited == Waited::Stopped { return },
+                // Where nobody tells any more the pause is what is left.
+                Ok(()) = news.changed() => {
+                    pause = full_jitter(self.spread.min(NEWS_SPREAD));
+                    continue;
+                }
+            }
+            let looked = stop.clone().run_until_cancelled_owned(Box::pin(self.look())).await;
             pause = match looked {
                 None => return,
                 Some(Ok(false)) => LOOK_EVERY / 2 + full_jitter(LOOK_EVERY / 2),
@@ -75,13 +89,27 @@ impl Renewal {
 
     /// Renews what is due. True if something was. A gateway that has not joined has nothing to renew,
     /// and an identity that cannot be read is the uplink's to tell of.
-    async fn look(&self) -> Result<bool, String> {
+    async fn look(&mut self) -> Result<bool, String> {
         let Ok(Some(identity)) = self.identity().await else { return Ok(false) };
         let now = self.clock.current_time().map_or(0, |now| now.as_secs().cast_signed());
-        if !identity.renewal_due(now) {
+        let told = *self.ca_news.borrow_and_update();
+        if !identity.renewal_due(now) && told <= identity.ca_generation {
             return Ok(false);
         }
-        self.renew(identity).await.map(|_| true)
+        let renewed = self.renew(identity).await?;
+        if renewed.ca_generation < told {
+            return Err("it is renewed, but the server that answered does not know the new CA yet".into());
+        }
+        Ok(true)
+    }
+
+    /// A draft that a power cut left behind holds a key.
+    async fn sweep(&self) {
+        let folder = self.folder.clone();
+        let swept = spawn_blocking(move || Identity::sweep(&Place::new(&folder))).await;
+        if let Ok(Err(error)) = swept {
+            debug!("Drafts of the identity could not be removed: {error}");
+        }
     }
 
     /// The identity as it is kept.
@@ -96,23 +124,14 @@ impl Renewal {
         let server = identity.server.as_str();
         let key = FreshKey::generate().map_err(|error| error.to_string())?;
         let csr = key.request(&self.name).map_err(|error| error.to_string())?;
-        let tcp = admission::reach(server, self.proxy.as_ref())
-            .await
-            .map_err(|why| format!("cannot reach {server}: {why}"))?;
-        let clock: Arc<dyn GatewayClock> = Arc::new(self.clock.clone());
-        let config = tls::gateway_config(&identity, clock).map_err(|error| error.to_string())?;
-        let mut config = Arc::unwrap_or_clone(config);
-        config.alpn_protocols = vec![tls::ALPN[1].to_vec()];
-        let name = tls::server_name(server)?;
-        let stream = timeout(CONNECT_WITHIN, TlsConnector::from(Arc::new(config)).connect(name, tcp))
-            .await
-            .map_err(|_| format!("{server} accepts connections but does not speak TLS"))?
-            .map_err(|error| format!("{server} does not agree on TLS: {error}"))?;
         let version = env!("CARGO_PKG_VERSION").into();
         let request = JoinRequest { csr: csr.into(), version, ..JoinRequest::default() };
-        let answer = admission::ask(stream, server, "/v1/renew", request)
-            .await
-            .map_err(|refusal| format!("{server} refused: {refusal}"))?;
+        let clock: Arc<dyn GatewayClock> = Arc::new(self.clock.clone());
+        let asked = admission::ask_as(&identity, clock, self.proxy.as_ref(), "/v1/renew", request).await;
+        let answer = asked.map_err(|refusal| match refusal {
+            Refusal::Unreachable(words) => words,
+            refusal => format!("{server} refused: {refusal}"),
+        })?;
         let renewed = admission::certified(server, tls::fingerprint(&identity.ca), answer, key)
             .map_err(|why| format!("{server}: {why}"))?;
         let (kept, folder) = (renewed.clone(), self.folder.clone());

@@ -11,7 +11,9 @@ use toml::de::DeTable;
 use super::field::{all, checked_name};
 use super::findings::{Book, Complaint};
 use super::table::{File, Table};
-use super::words::{byte_size, duration, host_port, integer, loopback, name, one_of, path, secret, socket};
+use super::words::{
+    boolean, byte_size, duration, host_port, integer, loopback, name, one_of, path, secret, socket,
+};
 use super::{link, processing};
 use crate::access::Access;
 use crate::agent::{Agent, Buffer, Log, LogFormat, LogLevel, Telemetry, Uplink, WhenFull};
@@ -278,6 +280,7 @@ fn sync(t: &Table<'_>) -> Sync {
         listen,
         address: t.optional("address", host_port(listen.port())),
         max_request: t.or("max_request", default.max_request, byte_size(ByteSize::kib(64))),
+        approval: t.or("approval", default.approval, boolean),
     };
     t.finish();
     found

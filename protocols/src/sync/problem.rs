@@ -30,6 +30,10 @@ pub enum Kind {
     ExpiredToken,
     /// The token has let in as many as it was made for.
     UsedToken,
+    /// An operator must approve the join: ask again later, with the same key.
+    PendingApproval,
+    /// An operator has said no to the join.
+    RejectedJoin,
     /// The request is larger than the server takes: split it.
     TooLarge,
     /// The body did not arrive in time.
@@ -45,7 +49,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 18] = [
         Self::BadRequest,
         Self::BadName,
         Self::BadCertificateRequest,
@@ -56,6 +60,8 @@ impl Kind {
         Self::UnknownToken,
         Self::ExpiredToken,
         Self::UsedToken,
+        Self::PendingApproval,
+        Self::RejectedJoin,
         Self::TooLarge,
         Self::TooSlow,
         Self::Busy,
@@ -93,6 +99,8 @@ impl Kind {
             Self::UnknownToken => ("unknown-token", 403, "Unknown join token"),
             Self::ExpiredToken => ("expired-token", 403, "Expired join token"),
             Self::UsedToken => ("used-token", 403, "Used join token"),
+            Self::PendingApproval => ("pending-approval", 403, "Waiting for approval"),
+            Self::RejectedJoin => ("rejected-join", 403, "Join rejected"),
             Self::TooLarge => ("too-large", 413, "The request is too large"),
             Self::TooSlow => ("too-slow", 408, "The request did not arrive in time"),
             Self::Busy => ("busy", 503, "The server has its hands full"),

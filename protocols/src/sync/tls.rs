@@ -1,14 +1,17 @@
 //! TLS set-up of both sides: one crypto provider, keys and certificate requests, the pinned CA,
 //! and the clock TLS judges certificates by.
 //!
-//! - TLS 1.3 only. An agent trusts one CA, its server's, and nothing the machine trusts.
+//! - TLS 1.3 only. An agent trusts one CA, its server's, and nothing the machine trusts; for a while two,
+//!   where the server changes it.
 //! - The server lets every client certificate through the handshake (possession of its key is
 //!   proven there) and judges afterwards, in words: a TLS alert tells nobody what to do.
 //! - A gateway without a battery wakes in 1970. Certificates are judged by the later of the
 //!   system's clock and a floor, and [`ALWAYS_VALID_FROM`] lies before any floor. One that wakes ten
 //!   years ahead judges what has expired by then by the floor alone.
 
+mod application;
 mod identity;
+mod succession;
 mod verifiers;
 
 use std::sync::Arc;
@@ -18,7 +21,9 @@ use rustls::time_provider::TimeProvider;
 use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
-pub use identity::{FreshKey, Identity, IdentityError, pem_block};
+pub use application::Application;
+pub use identity::{FreshKey, Identity, IdentityError, key_words, pem_block};
+pub use succession::{SuccessionError, prove_succession, signed_under};
 pub use verifiers::PinMismatch;
 
 /// No clock that shows less can be right: this code was not written yet (2026-11-01 UTC).
@@ -75,6 +80,9 @@ pub fn gateway_config(
 ) -> Result<Arc<ClientConfig>, rustls::Error> {
     let mut roots = RootCertStore::empty();
     roots.add(identity.ca.clone())?;
+    if let Some(former) = &identity.former_ca {
+        roots.add(former.clone())?;
+    }
     let verifier = Arc::new(verifiers::UnsureOfTime::new(roots, provider(), clock.clone())?);
     let mut config = ClientConfig::builder_with_details(provider(), clock)
         .with_protocol_versions(&[&TLS13])?

@@ -273,8 +273,14 @@ struct Gateway {
 impl Gateway {
     async fn joined(store: &dyn Store, number: u8) -> Self {
         let secret = [number + 1; 32];
-        let token =
-            NewToken { secret_hash: secret, expires: NOW + 1, uses: 1, note: String::new(), created: NOW };
+        let token = NewToken {
+            secret_hash: secret,
+            expires: NOW + 1,
+            uses: 1,
+            note: String::new(),
+            approval: false,
+            created: NOW,
+        };
         store.add_token(token).await.unwrap();
         let gate = format!("gate-{number}");
         let agent: AgentKey = store.join(secret, "hall", &gate, secret, NOW, NOW).await.unwrap().1.unwrap();

@@ -234,6 +234,7 @@ fn told(method: &Method, path: &str) -> Option<Told> {
             get::<time_marks::Wanted>("Readings whose times were corrected", shapes::time_marks())
         }
         ("GET", "/quarantine") => get::<quarantine::Wanted>("What is kept aside", shapes::quarantine()),
+        ("GET", "/joining") => get::<Nothing>("Gateways that wait for an operator's word", shapes::joining()),
         ("GET", "/server") => get::<Nothing>("This server and its store", shapes::server()),
         ("GET", "/live") => Told {
             answers: vec![("text/event-stream", text())],

@@ -14,8 +14,8 @@ use axum::routing::{self, MethodRouter};
 
 use super::guard::{Doors, Needs, guard};
 use super::{
-    alarms, audit, csv, faults, fleet, gaps, keys, ledger, live, openapi, points, quarantine, server,
-    session, silences, statistics, time_marks, users,
+    alarms, audit, csv, faults, fleet, gaps, joining, keys, ledger, live, openapi, points, quarantine,
+    server, session, silences, statistics, time_marks, users,
 };
 use crate::access::Right;
 
@@ -43,6 +43,7 @@ pub(super) fn routes() -> Vec<Route> {
         get("/faults", Right::Read, faults::faults),
         get("/alarms", Needs::MainTenant(Right::Read), alarms::alarms),
         post("/alarms/{id}/acknowledge", Needs::MainTenant(Right::Operate), alarms::acknowledge),
+        get("/joining", Right::Operate, joining::joining),
         get("/time-marks", Right::Read, time_marks::time_marks),
         get("/quarantine", Right::Read, quarantine::quarantine),
         get("/server", Right::Read, server::server),

@@ -35,6 +35,9 @@ pub(super) struct Create {
     /// A word to remember what it was for.
     #[arg(long, default_value = "")]
     note: String,
+    /// Whoever joins with it waits for `forebay-server agents approve`.
+    #[arg(long)]
+    approval: bool,
 }
 
 impl Create {
@@ -58,6 +61,7 @@ impl Create {
             expires: created.saturating_add(life),
             uses: self.uses,
             note: self.note,
+            approval: self.approval,
             created,
         };
         let tenant = super::tenants::find(&store.access(), &self.tenant).await?;
@@ -103,6 +107,7 @@ mod tests {
             uses: 1,
             tenant: "main".into(),
             note: "north gate".into(),
+            approval: false,
         };
         let join = create.make(&store, &authority, "plant:8443".into()).await.unwrap();
         let copied: JoinString = join.to_string().parse().unwrap();
@@ -116,8 +121,13 @@ mod tests {
     async fn an_address_no_gateway_can_reach_is_refused_with_the_setting_to_change() {
         let state = tempfile::tempdir().unwrap();
         let (store, authority) = (Memory::default(), Authority::open(state.path()).unwrap());
-        let create =
-            Create { expires: Duration::from_secs(60), uses: 1, tenant: "main".into(), note: String::new() };
+        let create = Create {
+            expires: Duration::from_secs(60),
+            uses: 1,
+            tenant: "main".into(),
+            note: String::new(),
+            approval: false,
+        };
         let refused = create.make(&store, &authority, "0.0.0.0:0".into()).await.unwrap_err();
         assert!(refused.to_string().contains("sync.address"), "{refused}");
     }

@@ -39,8 +39,12 @@ pub struct PageTls {
 
 #[derive(Debug, PartialEq, Eq)]
 enum State {
-    RenewFrom(i64),
-    Read { certificate: Vec<u8>, key: Vec<u8> },
+    /// From when on, and what was trusted when it was made.
+    RenewFrom(i64, (u32, [u8; 32])),
+    Read {
+        certificate: Vec<u8>,
+        key: Vec<u8>,
+    },
 }
 
 impl PageTls {
@@ -57,7 +61,10 @@ impl PageTls {
     pub async fn keep_fresh(mut self, listener: watch::Sender<Arc<ServerConfig>>, stop: CancellationToken) {
         let mut told = String::new();
         while timeout(LOOK_EVERY, stop.cancelled()).await.is_err() {
-            if matches!(self.state, State::RenewFrom(due) if now_seconds() < due) {
+            if let (State::RenewFrom(due, trusted), Source::Own(authority, _)) = (&self.state, &self.source)
+                && now_seconds() < *due
+                && authority.trusted() == *trusted
+            {
                 continue;
             }
             match make(&self.source) {
@@ -84,9 +91,10 @@ impl PageTls {
 fn make(source: &Source) -> Result<(Arc<ServerConfig>, State), AuthorityError> {
     match source {
         Source::Own(authority, names) => {
+            let trusted = authority.trusted();
             let issued = authority.issue(names)?;
             let config = config(issued.chain, issued.key).map_err(AuthorityError::Making)?;
-            Ok((config, State::RenewFrom(issued.renew_from)))
+            Ok((config, State::RenewFrom(issued.renew_from, trusted)))
         }
         Source::Files(Certificate { certificate, key }) => {
             let state = State::Read { certificate: read(certificate)?, key: read(key)? };
@@ -126,6 +134,23 @@ fn config(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn another_ca_means_another_certificate() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Arc::new(Authority::open(folder.path()).unwrap());
+        let own = Source::Own(authority.clone(), vec!["localhost".into()]);
+        let (page, first) = PageTls::open(own).unwrap();
+        let (sender, mut receiver) = watch::channel(first);
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(page.keep_fresh(sender, stop.clone()));
+        tokio::time::sleep(LOOK_EVERY * 3).await;
+        assert!(!receiver.has_changed().unwrap(), "nothing has happened");
+        authority.rotate(None, 1_000).unwrap();
+        timeout(LOOK_EVERY * 3, receiver.changed()).await.unwrap().unwrap();
+        stop.cancel();
+        task.await.unwrap();
+    }
 
     #[tokio::test(start_paused = true)]
     async fn files_that_were_replaced_are_taken_and_broken_ones_are_not() {

@@ -177,6 +177,25 @@ mod tests {
     }
 
     #[test]
+    fn a_ca_that_takes_over_ends_sessions_and_no_connection_fails() {
+        let state = tempfile::tempdir().unwrap();
+        let authority = Authority::open(state.path()).unwrap();
+        let server = || authority.server_certificate(&["localhost".into()]).unwrap().tls;
+        let client = tls::pinned_client_config(authority.pin(), tls::EARLIEST_TIME).unwrap();
+        assert_eq!(shake(&client, server()), Some(HandshakeKind::Full));
+        assert_eq!(shake(&client, server()), Some(HandshakeKind::Resumed));
+        let before = server();
+        authority.rotate(None, 1_000).unwrap();
+        let ticket = before.ticketer.encrypt(b"session").unwrap();
+        assert_eq!(server().ticketer.decrypt(&ticket), None, "the former key opens nothing here");
+        let ticket = server().ticketer.encrypt(b"session").unwrap();
+        assert_eq!(before.ticketer.decrypt(&ticket), None, "whoever has the former key reads nothing");
+        // It knows the former CA only, and is led from there.
+        assert_eq!(shake(&client, server()), Some(HandshakeKind::Full));
+        assert_eq!(shake(&client, server()), Some(HandshakeKind::Resumed));
+    }
+
+    #[test]
     fn what_was_altered_or_is_no_ticket_is_not_opened() {
         let tickets = Tickets::with_clock(b"key", at::<0>);
         let ticket = tickets.encrypt(b"session").unwrap();

@@ -1,5 +1,5 @@
-//! Letting a gateway in: a token and a certificate request for a certificate; later a certificate
-//! for a newer one.
+//! Letting a gateway in: a token and a certificate request for a certificate, at once or when an
+//! operator has said yes; later a certificate for a newer one; in the end leave to go.
 
 use std::time::Duration;
 
@@ -16,19 +16,21 @@ use super::named::Named;
 use super::outage::Outage;
 use super::standing::Member;
 use crate::identity::{Authority, Signed, SigningError};
-use crate::listener::Peer;
-use crate::store::{Store, StoreError, TokenVerdict};
+use crate::listener::{Peer, Shown};
+use crate::store::{ApplicationId, Applied, NewApplication, Store, StoreError, TokenVerdict};
 
 /// How long the store may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// What both ways to a certificate need.
+/// What all ways to a certificate need.
 pub(super) struct Registry<'a> {
     pub(super) store: &'a dyn Store,
     pub(super) authority: &'a Authority,
     pub(super) outage: &'a Outage,
     /// Whom the log has named as refused.
     pub(super) named: &'a Named,
+    /// `sync.approval`: every join waits for an operator.
+    pub(super) approval: bool,
 }
 
 impl Registry<'_> {
@@ -47,19 +49,67 @@ impl Registry<'_> {
             })
         };
         // What is no secret at all hashes to something nobody was given.
-        let hash = TokenSecret::from_text(&secret).map_or([0; 32], |secret| secret.hash());
+        let secret_hash = TokenSecret::from_text(&secret).map_or([0; 32], |secret| secret.hash());
         let now = wall_micros();
-        // A look before signing: whoever has no token makes us do no work.
-        admit(self.ask(self.store.token(hash, now)).await?)?;
+        // A look before the work: whoever has no token makes us do none.
+        if self.ask(self.store.token(secret_hash, now)).await? == TokenVerdict::Unknown {
+            admit(TokenVerdict::Unknown)?;
+        }
+        let key_hash = Authority::key_of(&csr).map_err(refused)?;
+        let application = NewApplication {
+            secret_hash,
+            key_hash,
+            site: site.clone(),
+            gateway: gateway.clone(),
+            peer: peer.address.ip().to_string(),
+            version: version.clone(),
+            approval: self.approval,
+            now,
+        };
+        let id = match self.ask(self.store.apply(application)).await? {
+            Applied::Approved(id) => id,
+            Applied::Refused(verdict) => {
+                admit(verdict)?;
+                return Err(Problem::new(Kind::Internal, "a good token was refused; this is a bug"));
+            }
+            Applied::Pending { id, is_new } => return Err(pending(&site, &gateway, &key_hash, id, is_new)),
+            Applied::Rejected(words) => {
+                let why = if words.is_empty() { String::new() } else { format!(": {words}") };
+                let detail = format!("an operator of the server rejected {site}/{gateway}{why}");
+                return Err(Problem::new(Kind::RejectedJoin, detail));
+            }
+        };
         let signed = sign(self.authority, &csr, &site, &gateway)?;
-        // The token is used up in the transaction that makes the agent: of two gateways racing for
-        // its last use one is refused here.
-        let joining = self.store.join(hash, &site, &gateway, signed.fingerprint, signed.valid_until, now);
-        let (verdict, agent) = self.ask(joining).await?;
-        admit(verdict)?;
-        let number = agent.map(|key| key.0);
-        info!(site, gateway, version, number, peer = %peer.address, "A gateway joined.");
+        let admitting = self.store.admit(id, signed.fingerprint, signed.valid_until, now);
+        let Some(agent) = self.ask(admitting).await? else {
+            return Err(Problem::new(Kind::Busy, "an operator is deciding on this gateway now; ask again"));
+        };
+        info!(site, gateway, version, number = agent.0, peer = %peer.address, "A gateway joined.");
         Ok(answer(signed, format!("{site}/{gateway}")))
+    }
+
+    /// A member wants to be one no more.
+    pub(super) async fn leave(&self, member: &Member) -> Result<JoinAnswer, Problem> {
+        self.ask(self.store.leave(member.key, wall_micros())).await?;
+        info!(agent = %member, "A gateway left; what it stored stays.");
+        let (agent, server_time_us) = (member.to_string(), wall_micros());
+        Ok(JoinAnswer { agent, server_time_us, ..JoinAnswer::default() })
+    }
+
+    /// A certificate that our CA signed and the store has never heard of: takes it in. False if it is
+    /// not ours, or of an agent that was revoked.
+    pub(super) async fn adopt(&self, shown: &Shown) -> Result<bool, Problem> {
+        let Some(adopted) = self.authority.signed(&shown.0) else { return Ok(false) };
+        let name = format!("{}/{}", adopted.site, adopted.gateway);
+        let key = self.ask(self.store.adopt(adopted, wall_micros())).await?;
+        if key.is_some() {
+            warn!(
+                agent = name,
+                "A certificate of our CA was not in the database, which was restored from a backup, it \
+                 seems. Its gateway is known again."
+            );
+        }
+        Ok(key.is_some())
     }
 
     /// A member asks for a newer certificate.
@@ -79,17 +129,38 @@ impl Registry<'_> {
 }
 
 fn sign(authority: &Authority, csr: &[u8], site: &str, gateway: &str) -> Result<Signed, Problem> {
-    authority.sign_agent(csr, site, gateway).map_err(|error| match error {
+    authority.sign_agent(csr, site, gateway).map_err(refused)
+}
+
+fn refused(error: SigningError) -> Problem {
+    match error {
         SigningError::Request(why) => Problem::new(Kind::BadCertificateRequest, why),
         SigningError::Ours(why) => {
             error!(why, "Cannot sign certificates.");
             Problem::new(Kind::Internal, "the server cannot sign certificates now; its log has the reason")
         }
-    })
+    }
 }
 
 fn answer(signed: Signed, agent: String) -> JoinAnswer {
-    JoinAnswer { chain: signed.chain, agent, server_time_us: wall_micros() }
+    let Signed { chain, former, generation, .. } = signed;
+    let (cross, former) = former.unwrap_or_default();
+    JoinAnswer { chain, agent, server_time_us: wall_micros(), cross, former, ca_generation: generation }
+}
+
+fn pending(site: &str, gateway: &str, key: &[u8; 32], id: ApplicationId, is_new: bool) -> Problem {
+    let ApplicationId(number) = id;
+    let key = tls::key_words(key);
+    if is_new {
+        info!(site, gateway, number, key, "A gateway asks to join and waits for an operator.");
+    }
+    Problem::new(
+        Kind::PendingApproval,
+        format!(
+            "{site}/{gateway} (key {key}) waits for an operator: `forebay-server agents approve {number}` on the \
+             server lets it in"
+        ),
+    )
 }
 
 fn admit(verdict: TokenVerdict) -> Result<(), Problem> {

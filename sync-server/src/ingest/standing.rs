@@ -107,6 +107,11 @@ impl Standings {
         }
     }
 
+    /// What was known of a certificate is known no more.
+    pub(super) fn forget(&self, certificate: &[u8; 32]) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(certificate);
+    }
+
     fn remembered(&self, certificate: &[u8; 32]) -> Option<Result<Member, Problem>> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = known.get(certificate).filter(|entry| entry.asked.elapsed() < FRESH)?;

@@ -16,13 +16,14 @@ use tokio::sync::{mpsc, oneshot};
 use super::plan::Failure;
 use super::scope::{self, Scope};
 use super::{
-    Access, AgentKey, AgentRow, AsideId, AsideRow, Bucket, Delivery, Facts, Fault, FaultKind, FaultRow,
-    Grain, Horizons, LedgerRow, Micros, NewToken, OddPoint, PointKey, PointRow, Progress, Quarantine, Query,
-    Receipt, Removal, Removed, Replayed, Standing, Store, StoreError, TenantKey, Tier, TimeMark, Timed,
-    TokenVerdict, Upkeep,
+    Access, Admission, Adopted, AgentKey, AgentRow, Application, ApplicationId, Applied, AsideId, AsideRow,
+    Bucket, Delivery, Facts, Fault, FaultKind, FaultRow, Grain, Horizons, LedgerRow, Micros, NewApplication,
+    NewToken, OddPoint, PointKey, PointRow, Progress, Quarantine, Query, Receipt, Removal, Removed, Replayed,
+    Standing, Store, StoreError, TenantKey, Tier, TimeMark, Timed, TokenVerdict, Upkeep, Word,
 };
 
 mod access;
+mod admission;
 mod alarms;
 mod books;
 mod committed;
@@ -94,6 +95,8 @@ impl Sqlite {
         Scope::new(agent, self.tenant)
     }
 }
+
+pub use schema::newest as newest_schema;
 
 /// A connection with the settings that hold for each.
 fn connect(path: &Path) -> Result<Connection, StoreError> {
@@ -277,20 +280,6 @@ impl Store for Sqlite {
         self.desks.writer.ask(move |on| identity::add_token(on, &token)).await
     }
 
-    async fn join(
-        &self,
-        secret_hash: [u8; 32],
-        site: &str,
-        gateway: &str,
-        certificate: [u8; 32],
-        valid_until: Micros,
-        now: Micros,
-    ) -> Result<(TokenVerdict, Option<AgentKey>), StoreError> {
-        let (site, gateway) = (site.to_string(), gateway.to_string());
-        let joining = identity::Joining { secret_hash, site, gateway, certificate, valid_until, now };
-        self.desks.writer.ask(move |on| identity::join(on, &joining)).await
-    }
-
     async fn token(&self, secret_hash: [u8; 32], now: Micros) -> Result<TokenVerdict, StoreError> {
         self.desks.readers.ask(move |on| identity::token(on, secret_hash, now)).await
     }
@@ -309,7 +298,51 @@ impl Store for Sqlite {
     }
 
     async fn revoke(&self, agent: AgentKey) -> Result<(), StoreError> {
-        self.desks.writer.ask(move |on| identity::revoke(on, agent)).await
+        self.desks.writer.ask(move |on| admission::revoke(on, agent, None)).await
+    }
+}
+
+#[async_trait]
+impl Admission for Sqlite {
+    async fn apply(&self, application: NewApplication) -> Result<Applied, StoreError> {
+        self.desks.writer.ask(move |on| admission::apply(on, &application)).await
+    }
+
+    async fn applications(&self) -> Result<Vec<Application>, StoreError> {
+        let scope = self.scope(None);
+        self.desks.readers.ask(move |on| admission::applications(on, scope)).await
+    }
+
+    async fn decide(&self, id: ApplicationId, word: Word, now: Micros) -> Result<bool, StoreError> {
+        let scope = self.scope(None);
+        self.desks.writer.ask(move |on| admission::decide(on, scope, id, &word, now)).await
+    }
+
+    async fn admit(
+        &self,
+        id: ApplicationId,
+        certificate: [u8; 32],
+        valid_until: Micros,
+        now: Micros,
+    ) -> Result<Option<AgentKey>, StoreError> {
+        self.desks.writer.ask(move |on| admission::admit(on, id, certificate, valid_until, now)).await
+    }
+
+    async fn leave(&self, agent: AgentKey, now: Micros) -> Result<(), StoreError> {
+        self.desks.writer.ask(move |on| admission::revoke(on, agent, Some(now))).await
+    }
+
+    async fn departures(&self) -> Result<Vec<(AgentKey, Micros)>, StoreError> {
+        let scope = self.scope(None);
+        self.desks.readers.ask(move |on| admission::departures(on, scope)).await
+    }
+
+    async fn revoked_lately(&self) -> Result<Vec<[u8; 32]>, StoreError> {
+        self.desks.readers.ask(|on| admission::revoked_lately(on)).await
+    }
+
+    async fn adopt(&self, adopted: Adopted, now: Micros) -> Result<Option<AgentKey>, StoreError> {
+        self.desks.writer.ask(move |on| admission::adopt(on, &adopted, now)).await
     }
 }
 

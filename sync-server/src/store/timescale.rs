@@ -17,13 +17,14 @@ use tracing::debug;
 use super::plan::Failure;
 use super::scope::{self, Scope};
 use super::{
-    Access, AgentKey, AgentRow, AsideId, AsideRow, Bucket, Delivery, Facts, Fault, FaultKind, FaultRow,
-    Grain, Horizons, LedgerRow, Micros, NewToken, OddPoint, PointKey, PointRow, Progress, Quarantine, Query,
-    Receipt, Removal, Removed, Replayed, Standing, Store, StoreError, TenantKey, Tier, TimeMark, Timed,
-    TokenVerdict, Upkeep,
+    Access, Admission, Adopted, AgentKey, AgentRow, Application, ApplicationId, Applied, AsideId, AsideRow,
+    Bucket, Delivery, Facts, Fault, FaultKind, FaultRow, Grain, Horizons, LedgerRow, Micros, NewApplication,
+    NewToken, OddPoint, PointKey, PointRow, Progress, Quarantine, Query, Receipt, Removal, Removed, Replayed,
+    Standing, Store, StoreError, TenantKey, Tier, TimeMark, Timed, TokenVerdict, Upkeep, Word,
 };
 
 mod access;
+mod admission;
 mod alarms;
 mod books;
 mod copy;
@@ -235,19 +236,6 @@ impl Store for Timescale {
         limited(async { identity::add_token(&self.client().await?, token).await }).await
     }
 
-    async fn join(
-        &self,
-        secret_hash: [u8; 32],
-        site: &str,
-        gateway: &str,
-        certificate: [u8; 32],
-        valid_until: Micros,
-        now: Micros,
-    ) -> Result<(TokenVerdict, Option<AgentKey>), StoreError> {
-        let joining = identity::Joining { secret_hash, site, gateway, certificate, valid_until, now };
-        limited(async { identity::join(&mut self.client().await?, joining).await }).await
-    }
-
     async fn token(&self, secret_hash: [u8; 32], now: Micros) -> Result<TokenVerdict, StoreError> {
         limited(async { identity::token(&self.client().await?, secret_hash, now).await }).await
     }
@@ -266,7 +254,52 @@ impl Store for Timescale {
     }
 
     async fn revoke(&self, agent: AgentKey) -> Result<(), StoreError> {
-        limited(async { identity::revoke(&mut self.client().await?, agent).await }).await
+        limited(async { admission::revoke(&mut self.client().await?, agent, None).await }).await
+    }
+}
+
+#[async_trait]
+impl Admission for Timescale {
+    async fn apply(&self, application: NewApplication) -> Result<Applied, StoreError> {
+        limited(async { admission::apply(&mut self.client().await?, &application).await }).await
+    }
+
+    async fn applications(&self) -> Result<Vec<Application>, StoreError> {
+        limited(async { admission::applications(&self.client().await?, self.scope(None)).await }).await
+    }
+
+    async fn decide(&self, id: ApplicationId, word: Word, now: Micros) -> Result<bool, StoreError> {
+        limited(async { admission::decide(&self.client().await?, self.scope(None), id, &word, now).await })
+            .await
+    }
+
+    async fn admit(
+        &self,
+        id: ApplicationId,
+        certificate: [u8; 32],
+        valid_until: Micros,
+        now: Micros,
+    ) -> Result<Option<AgentKey>, StoreError> {
+        limited(async {
+            admission::admit(&mut self.client().await?, id, certificate, valid_until, now).await
+        })
+        .await
+    }
+
+    async fn leave(&self, agent: AgentKey, now: Micros) -> Result<(), StoreError> {
+        limited(async { admission::revoke(&mut self.client().await?, agent, Some(now)).await }).await
+    }
+
+    async fn departures(&self) -> Result<Vec<(AgentKey, Micros)>, StoreError> {
+        limited(async { admission::departures(&self.client().await?, self.scope(None)).await }).await
+    }
+
+    async fn revoked_lately(&self) -> Result<Vec<[u8; 32]>, StoreError> {
+        limited(async { admission::revoked_lately(&self.client().await?).await }).await
+    }
+
+    async fn adopt(&self, adopted: Adopted, now: Micros) -> Result<Option<AgentKey>, StoreError> {
+        limited(async { admission::adopt(&mut self.client().await?, &adopted, now).await }).await
     }
 }
 

@@ -1,18 +1,19 @@
-// The page: the fleet, one agent with its live values, the explorer, alarms, settings. Routes are hashes: #/,
-// #/agent/SITE/GATEWAY, #/explore?points=…, #/alarms, #/settings, #/login. Everything is built with DOM calls, so that no name from a device can become
-// markup. A view lives until its signal is aborted, and takes its timers and its feed with it.
+// The page: the fleet, one agent with its live values, the explorer, alarms, adding a gateway, settings. Routes are
+// hashes: #/, #/agent/SITE/GATEWAY, #/explore?points=…, #/alarms, #/join, #/settings, #/login. Everything is built with
+// DOM calls, so that no name from a device can become markup. A view lives until its signal is aborted, and takes its timers and its feed with it.
 import { accessView, know } from "/ui/access.js";
 import { agentView } from "/ui/agent.js";
 import { alarmCount, alarmsView } from "/ui/alarms.js";
 import { el, get } from "/ui/dom.js";
 import { exploreView } from "/ui/explore.js";
 import { fleetView } from "/ui/fleet.js";
+import { joiningView } from "/ui/joining.js";
 import { status } from "/ui/status.js";
 
 const main = document.getElementById("main");
 const where = document.getElementById("where");
 const places = document.getElementById("places");
-const PLACES = ["explore", "alarms"];
+const PLACES = ["explore", "alarms", "join"];
 let view = new AbortController();
 
 function route() {
@@ -39,6 +40,7 @@ function show(place, site, gateway, asked) {
     return [name, el("span", { class: "quiet" }, `› ${name}`)];
   }
   if (place === "explore") { exploreView(main, asked, view.signal); return ["Explore"]; }
+  if (place === "join") { joiningView(main, view.signal); return ["Add a gateway"]; }
   if (place === "alarms") { alarmsView(main, view.signal); return ["Alarms"]; }
   fleetView(main, view.signal);
   return ["Fleet"];

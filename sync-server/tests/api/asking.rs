@@ -296,7 +296,7 @@ async fn every_refusal_is_a_problem_that_names_the_way_out() {
     let house = House::build().await;
     let cases = [
         ("/nonsense", 404, "`/api/v1/nonsense` is no path of this API"),
-        ("/fleet/hall", 404, "there are alarms, audit, faults, fleet, gaps, keys"),
+        ("/fleet/hall", 404, "there are alarms, audit, faults, fleet, gaps, joining, keys"),
         ("", 404, "points, quarantine, query"),
         ("/fleet?colour=blue", 400, "colour"),
         ("/points?agent=hall/nobody", 404, "no agent is named `hall/nobody`; names are site/gateway"),

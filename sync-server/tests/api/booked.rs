@@ -78,6 +78,47 @@ pub fn closed_report(acknowledged: u64) -> Report {
 }
 
 #[async_trait]
+impl Admission for Booked {
+    async fn apply(&self, application: NewApplication) -> Result<Applied, StoreError> {
+        self.real.apply(application).await
+    }
+
+    async fn applications(&self) -> Result<Vec<Application>, StoreError> {
+        self.real.applications().await
+    }
+
+    async fn decide(&self, id: ApplicationId, word: Word, now: Micros) -> Result<bool, StoreError> {
+        self.real.decide(id, word, now).await
+    }
+
+    async fn admit(
+        &self,
+        id: ApplicationId,
+        certificate: [u8; 32],
+        valid_until: Micros,
+        now: Micros,
+    ) -> Result<Option<AgentKey>, StoreError> {
+        self.real.admit(id, certificate, valid_until, now).await
+    }
+
+    async fn leave(&self, agent: AgentKey, now: Micros) -> Result<(), StoreError> {
+        self.real.leave(agent, now).await
+    }
+
+    async fn departures(&self) -> Result<Vec<(AgentKey, Micros)>, StoreError> {
+        self.real.departures().await
+    }
+
+    async fn revoked_lately(&self) -> Result<Vec<[u8; 32]>, StoreError> {
+        self.real.revoked_lately().await
+    }
+
+    async fn adopt(&self, adopted: Adopted, now: Micros) -> Result<Option<AgentKey>, StoreError> {
+        self.real.adopt(adopted, now).await
+    }
+}
+
+#[async_trait]
 impl Quarantine for Booked {
     async fn batches_aside(&self, most: usize) -> Result<Vec<AsideRow>, StoreError> {
         self.real.batches_aside(most).await
@@ -260,18 +301,6 @@ impl Store for Booked {
 
     async fn add_token(&self, token: NewToken) -> Result<(), StoreError> {
         self.real.add_token(token).await
-    }
-
-    async fn join(
-        &self,
-        secret_hash: [u8; 32],
-        site: &str,
-        gateway: &str,
-        certificate: [u8; 32],
-        valid_until: Micros,
-        now: Micros,
-    ) -> Result<(TokenVerdict, Option<AgentKey>), StoreError> {
-        self.real.join(secret_hash, site, gateway, certificate, valid_until, now).await
     }
 
     async fn token(&self, secret_hash: [u8; 32], now: Micros) -> Result<TokenVerdict, StoreError> {

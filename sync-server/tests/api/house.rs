@@ -146,7 +146,14 @@ impl House {
         let mut hash = [0; 32];
         getrandom::fill(&mut hash).unwrap();
         let expires = self.now + 1_000 * SECOND;
-        let token = NewToken { secret_hash: hash, expires, uses: 1, note: "test".into(), created: self.now };
+        let token = NewToken {
+            secret_hash: hash,
+            expires,
+            uses: 1,
+            note: "test".into(),
+            approval: false,
+            created: self.now,
+        };
         self.store.add_token(token).await.unwrap();
         let joined = self.store.join(hash, "hall", gateway, hash, expires, self.now).await.unwrap();
         joined.1.unwrap()

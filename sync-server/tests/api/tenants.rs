@@ -38,7 +38,14 @@ async fn settle(house: &House, tenant: TenantKey, word: &str, secret: u8) -> Ten
     let (key, _) = key(house, tenant, &[Right::Read], 60 + i64::from(secret)).await;
     let hash = [secret; 32];
     let expires = house.now + 1_000 * SECOND;
-    let token = NewToken { secret_hash: hash, expires, uses: 1, note: String::new(), created: house.now };
+    let token = NewToken {
+        secret_hash: hash,
+        expires,
+        uses: 1,
+        note: String::new(),
+        approval: false,
+        created: house.now,
+    };
     house.store.add_token(token).await.unwrap();
     house.gate.access().give_token(hash, tenant).await.unwrap();
     let gateway = format!("gate-{word}");

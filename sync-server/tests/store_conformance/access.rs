@@ -31,7 +31,14 @@ async fn second_tenant(access: &Access) -> TenantKey {
 /// An agent of this tenant, with a point, readings, a gap, a batch set aside and a reading in quarantine.
 async fn full_agent(store: &Arc<dyn Store>, tenant: TenantKey, secret: u8) -> (AgentKey, PointKey) {
     let hash = [secret; 32];
-    let token = NewToken { secret_hash: hash, expires: NOW + SECOND, uses: 1, note: "".into(), created: NOW };
+    let token = NewToken {
+        secret_hash: hash,
+        expires: NOW + SECOND,
+        uses: 1,
+        note: "".into(),
+        approval: false,
+        created: NOW,
+    };
     store.add_token(token).await.unwrap();
     store.access().give_token(hash, tenant).await.unwrap();
     // Both tenants call theirs the same.

@@ -46,7 +46,7 @@ pub async fn an_alarm_is_raised_once_whoever_looks_and_cleared_once(place: Arc<P
         (EventKind::Raised, AlarmState::Active, NOW, 1)
     );
     let (standing, _) = stores[1].standing_alarms().await.unwrap();
-    assert_eq!(standing, [row.clone()], "as it was raised");
+    assert_eq!(standing, std::slice::from_ref(row), "as it was raised");
     assert_eq!(standing[0].alarm, alarm("north", 2, &["a", "b"]));
     let clear = |n: usize| {
         let (store, alarm) = (stores[n % 2].clone(), row.key);

@@ -182,7 +182,14 @@ pub async fn connect(url: &str) -> tokio_postgres::Client {
 pub async fn agent(store: &Arc<dyn Store>, gateway: &str) -> AgentKey {
     let mut secret_hash = [0; 32];
     getrandom::fill(&mut secret_hash).unwrap();
-    let token = NewToken { secret_hash, expires: NOW + SECOND, uses: 1, note: "test".into(), created: NOW };
+    let token = NewToken {
+        secret_hash,
+        expires: NOW + SECOND,
+        uses: 1,
+        note: "test".into(),
+        approval: false,
+        created: NOW,
+    };
     store.add_token(token).await.unwrap();
     let (_, agent) =
         store.join(secret_hash, "hall", gateway, secret_hash, NOW + 1_000 * SECOND, NOW).await.unwrap();

@@ -27,7 +27,7 @@ fn identity(server: &str) -> Identity {
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate = params.self_signed(&key).unwrap().der().clone();
     let key = rustls_pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-    Identity { server: server.into(), ca: certificate.clone(), chain: vec![certificate], key }
+    Identity::new(server.into(), certificate.clone(), vec![certificate], key)
 }
 
 fn found<'f>(findings: &'f [Finding], what: &str) -> &'f Finding {

@@ -34,7 +34,10 @@ pub(super) async fn shake_hands(
     match timeout(CONNECT_WITHIN, TlsConnector::from(config).connect(name, tcp)).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(error)) => Err(judge(&error, join)),
-        Err(_) => Err(unreachable("it accepts connections but does not speak TLS".into())),
+        Err(_) => {
+            let why = "it accepts connections and says nothing".into();
+            Err(JoinError::NotForebay { server: server(), why })
+        }
     }
 }
 
@@ -43,11 +46,12 @@ fn judge(error: &io::Error, join: &JoinString) -> JoinError {
     let server = join.address.clone();
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let Some(rustls::Error::InvalidCertificate(fault)) = inner else {
-        let why = match inner {
-            Some(error) => format!("it does not agree on TLS: {error}; is this the port for agents?"),
-            None => words(error),
+        return match inner {
+            Some(error) => {
+                JoinError::NotForebay { server, why: format!("it does not agree on TLS ({error})") }
+            }
+            None => JoinError::Unreachable { server, why: words(error) },
         };
-        return JoinError::Unreachable { server, why };
     };
     match fault {
         CertificateError::Other(other) if other.0.is::<PinMismatch>() => JoinError::WrongServer { server },

@@ -113,6 +113,7 @@ async fn serve(
                         chain: vec![ca.sign(&request.csr, says), Bytes::copy_from_slice(&ca.der)],
                         agent: format!("{}/{}", request.site, request.gateway),
                         server_time_us: wall_micros(),
+                        ..JoinAnswer::default()
                     };
                     (200, answer.encode_to_vec())
                 }
@@ -277,7 +278,7 @@ async fn a_server_with_another_ca_is_refused_before_the_secret_is_shown() {
 async fn a_certificate_for_another_name_names_the_setting() {
     let server = Server::with(Says::Yes, "plant.example", (2025, 2100)).await;
     let (error, code, _) = refused(&server.string).await;
-    assert_eq!(code, 13);
+    assert_eq!(code, 22);
     assert!(error.to_string().contains("sync.address"), "{error}");
 }
 
@@ -292,10 +293,10 @@ async fn a_certificate_of_another_time_points_at_the_clock() {
 
 #[tokio::test]
 async fn a_refused_token_is_told_in_the_servers_words() {
-    for kind in [Kind::UnknownToken, Kind::ExpiredToken, Kind::UsedToken] {
+    for (kind, expected) in [(Kind::UnknownToken, 15), (Kind::ExpiredToken, 17), (Kind::UsedToken, 18)] {
         let server = Server::start(Says::No(kind)).await;
         let (error, code, step) = refused(&server.string).await;
-        assert_eq!((code, step, error.to_string().as_str()), (15, "let in", "so it is"));
+        assert_eq!((code, step, error.to_string().as_str()), (expected, "let in", "so it is"));
     }
 }
 

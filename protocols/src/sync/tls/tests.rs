@@ -42,12 +42,8 @@ impl Plant {
     fn identity(&self) -> Identity {
         let key = KeyPair::generate().unwrap();
         let own = CertificateParams::default().signed_by(&key, &self.issuer).unwrap();
-        Identity {
-            server: "127.0.0.1:8443".into(),
-            ca: self.ca.clone(),
-            chain: vec![own.der().clone()],
-            key: PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
-        }
+        let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        Identity::new("127.0.0.1:8443".into(), self.ca.clone(), vec![own.der().clone()], key)
     }
 }
 

@@ -252,6 +252,22 @@ pub(in super::super) fn quarantine() -> Value {
     object(&[("time", moment()), ("batches", list(batch)), ("readings", list(point))])
 }
 
+pub(in super::super) fn joining() -> Value {
+    let waiting = object(&[
+        ("number", integer()),
+        ("agent", text()),
+        ("key", text()),
+        ("from", text()),
+        ("version", text()),
+        ("asked", moment()),
+        ("last_asked", moment()),
+        ("approved", boolean()),
+        ("replaces", boolean()),
+        ("note", text()),
+    ]);
+    object(&[("time", moment()), ("waiting", list(waiting))])
+}
+
 pub(in super::super) fn server() -> Value {
     let store =
         object(&[("words", text()), ("tier", text()), ("gives", text()), ("bytes", or_null(count()))]);

@@ -30,6 +30,7 @@ struct Inner {
     standing_queries: u64,
     agents: BTreeMap<i64, Agent>,
     tokens: HashMap<[u8; 32], NewToken>,
+    applications: Vec<(NewApplication, Option<Word>)>,
     epochs: HashMap<(AgentKey, Epoch), Books>,
 }
 
@@ -211,6 +212,86 @@ impl Hand for Nobody {
 }
 
 #[async_trait]
+impl Admission for Memory {
+    async fn apply(&self, application: NewApplication) -> Result<Applied, StoreError> {
+        let mut inner = self.ask()?;
+        let (hash, key) = (application.secret_hash, application.key_hash);
+        let known =
+            inner.applications.iter().position(|(of, _)| of.secret_hash == hash && of.key_hash == key);
+        if let Some(number) = known {
+            let id = ApplicationId(number as i64);
+            return Ok(inner.applications[number].1.clone().map_or(
+                Applied::Pending { id, is_new: false },
+                |word| match word {
+                    Word::Yes => Applied::Approved(id),
+                    Word::No(words) => Applied::Rejected(words),
+                },
+            ));
+        }
+        let verdict = inner.verdict(hash, application.now);
+        if verdict != TokenVerdict::Valid {
+            return Ok(Applied::Refused(verdict));
+        }
+        let mut waits = application.approval;
+        if let Some(token) = inner.tokens.get_mut(&hash) {
+            token.uses -= 1;
+            waits |= token.approval;
+        }
+        let id = ApplicationId(inner.applications.len() as i64);
+        inner.applications.push((application, (!waits).then_some(Word::Yes)));
+        Ok(if waits { Applied::Pending { id, is_new: true } } else { Applied::Approved(id) })
+    }
+
+    async fn applications(&self) -> Result<Vec<Application>, StoreError> {
+        Ok(vec![])
+    }
+
+    async fn decide(&self, id: ApplicationId, word: Word, _: Micros) -> Result<bool, StoreError> {
+        let mut inner = self.ask()?;
+        let found = inner.applications.get_mut(id.0 as usize);
+        Ok(found.map(|application| application.1 = Some(word)).is_some())
+    }
+
+    async fn admit(
+        &self,
+        id: ApplicationId,
+        certificate: [u8; 32],
+        valid_until: Micros,
+        _: Micros,
+    ) -> Result<Option<AgentKey>, StoreError> {
+        let mut inner = self.ask()?;
+        let Some((application, Some(Word::Yes))) = inner.applications.get(id.0 as usize).cloned() else {
+            return Ok(None);
+        };
+        Ok(Some(inner.enrol(&application.site, &application.gateway, certificate, valid_until)))
+    }
+
+    async fn leave(&self, agent: AgentKey, _: Micros) -> Result<(), StoreError> {
+        self.revoke(agent).await
+    }
+
+    async fn departures(&self) -> Result<Vec<(AgentKey, Micros)>, StoreError> {
+        Ok(vec![])
+    }
+
+    async fn revoked_lately(&self) -> Result<Vec<[u8; 32]>, StoreError> {
+        let inner = self.ask()?;
+        let revoked = inner.agents.values().filter(|agent| agent.revoked);
+        Ok(revoked.map(|agent| agent.certificate.0).collect())
+    }
+
+    async fn adopt(&self, adopted: Adopted, _: Micros) -> Result<Option<AgentKey>, StoreError> {
+        let Adopted { site, gateway, certificate, valid_until } = adopted;
+        let mut inner = self.ask()?;
+        let is_this = |agent: &Agent| agent.site == site && agent.gateway == gateway && agent.revoked;
+        if inner.agents.values().any(is_this) {
+            return Ok(None);
+        }
+        Ok(Some(inner.enrol(&site, &gateway, certificate, valid_until)))
+    }
+}
+
+#[async_trait]
 impl Quarantine for Memory {
     async fn batches_aside(&self, _: usize) -> Result<Vec<AsideRow>, StoreError> {
         Ok(vec![])
@@ -360,26 +441,6 @@ impl Store for Memory {
     async fn add_token(&self, token: NewToken) -> Result<(), StoreError> {
         self.ask()?.tokens.insert(token.secret_hash, token);
         Ok(())
-    }
-
-    async fn join(
-        &self,
-        secret_hash: [u8; 32],
-        site: &str,
-        gateway: &str,
-        certificate: [u8; 32],
-        valid_until: Micros,
-        now: Micros,
-    ) -> Result<(TokenVerdict, Option<AgentKey>), StoreError> {
-        let mut inner = self.ask()?;
-        let verdict = inner.verdict(secret_hash, now);
-        if verdict != TokenVerdict::Valid {
-            return Ok((verdict, None));
-        }
-        if let Some(token) = inner.tokens.get_mut(&secret_hash) {
-            token.uses -= 1;
-        }
-        Ok((verdict, Some(inner.enrol(site, gateway, certificate, valid_until))))
     }
 
     async fn token(&self, secret_hash: [u8; 32], now: Micros) -> Result<TokenVerdict, StoreError> {

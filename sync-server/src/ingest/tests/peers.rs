@@ -68,6 +68,7 @@ impl Plant {
             feed: feed.clone(),
             telemetry: telemetry.clone(),
             max_request: ByteSize::kib(64),
+            approval: false,
         });
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();
@@ -92,7 +93,7 @@ impl Plant {
         let secret = TokenSecret::random().unwrap();
         let (created, secret_hash) = (wall_micros(), secret.hash());
         let expires = created + life.as_micros() as i64;
-        let token = NewToken { secret_hash, expires, uses, note: String::new(), created };
+        let token = NewToken { secret_hash, expires, uses, note: String::new(), approval: false, created };
         self.store.add_token(token).await.unwrap();
         secret
     }
@@ -112,7 +113,7 @@ impl Plant {
         let ca = std::fs::read(self._state.path().join("ca/ca.crt")).unwrap();
         let ca = <CertificateDer<'_> as rustls::pki_types::pem::PemObject>::from_pem_slice(&ca).unwrap();
         let chain = vec![CertificateDer::from(signed.chain[0].to_vec())];
-        Identity { server: self.address.to_string(), ca: ca.into_owned(), chain, key: key.into_der() }
+        Identity::new(self.address.to_string(), ca.into_owned(), chain, key.into_der())
     }
 }
 
@@ -166,7 +167,7 @@ impl Gateway {
     fn with(address: SocketAddr, answer: JoinAnswer, key: FreshKey) -> Self {
         let mut chain: Vec<_> = answer.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
         let ca = chain.pop().unwrap();
-        Self { identity: Identity { server: address.to_string(), ca, chain, key: key.into_der() }, address }
+        Self { identity: Identity::new(address.to_string(), ca, chain, key.into_der()), address }
     }
 
     fn caller(&self) -> Caller {

@@ -36,3 +36,8 @@ pub fn prepare(path: &Path) -> Result<(), StoreError> {
     let _ = std::fs::remove_file(&beside);
     Ok(())
 }
+
+/// The newest version this program knows.
+pub fn newest() -> i32 {
+    migrations::runner().get_migrations().iter().map(refinery::Migration::version).max().unwrap_or(0)
+}

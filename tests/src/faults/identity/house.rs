@@ -94,7 +94,14 @@ impl House {
         house.open(servers).await?;
         let now = wall_micros();
         let secret_hash = [1; 32];
-        let token = NewToken { secret_hash, expires: now + DAY, uses: 1, note: String::new(), created: now };
+        let token = NewToken {
+            secret_hash,
+            expires: now + DAY,
+            uses: 1,
+            note: String::new(),
+            approval: false,
+            created: now,
+        };
         house.servers[0].store.add_token(token).await?;
         let joined = house.servers[0].store.join(secret_hash, "t", "gateway", CERTIFICATE, now + DAY, now);
         ensure!(joined.await?.1.is_some(), "the gateway may not join");
@@ -261,6 +268,7 @@ impl Server {
             feed: Feed::new(),
             telemetry,
             max_request: ByteSize::mib(1),
+            approval: false,
         });
         Ok(Self { router: ingest::router(ingest), store, commit: tokio::spawn(commit) })
     }

@@ -86,8 +86,14 @@ impl House {
         let signed = self.authority.sign_agent(&key.request(gateway)?, site, gateway)?;
         let secret = TokenSecret::random()?;
         let (created, secret_hash) = (wall_micros(), secret.hash());
-        let token =
-            NewToken { secret_hash, expires: created + 60_000_000, uses: 1, note: String::new(), created };
+        let token = NewToken {
+            secret_hash,
+            expires: created + 60_000_000,
+            uses: 1,
+            note: String::new(),
+            approval: false,
+            created,
+        };
         server.store.add_token(token).await?;
         let joining =
             server.store.join(secret_hash, site, gateway, signed.fingerprint, signed.valid_until, created);
@@ -95,7 +101,7 @@ impl House {
         ensure!(verdict == TokenVerdict::Valid, "{site}/{gateway} may not join: {verdict:?}");
         let mut chain: Vec<_> = signed.chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
         let ca = chain.pop().context("the chain ends with the CA")?;
-        Ok(Identity { server: self.road.address().to_string(), ca, chain, key: key.into_der() })
+        Ok(Identity::new(self.road.address().to_string(), ca, chain, key.into_der()))
     }
 
     /// Faults begin.
