@@ -179,7 +179,7 @@ impl Plant {
                 self.produced += batches.iter().map(|batch| u64::from(batch.count)).sum::<u64>();
                 self.again.clear();
                 self.witness.note(asked, changes(), What::Append(batches));
-                self.witness.note(asked, changes(), What::Durable);
+                self.witness.note(asked, changes(), What::Told);
                 Ok(many)
             }
             Err(error) => {

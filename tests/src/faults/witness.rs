@@ -67,6 +67,8 @@ pub enum What {
     Define(PointId, Arc<Point>),
     /// A gap was recorded under this device's name.
     Gap(String),
+    /// Everything before is durable, but for acknowledgements, which may wait.
+    Told,
     /// Everything before is durable.
     Durable,
 }
@@ -251,18 +253,23 @@ impl Witness {
         self.events.iter().take(last).map(|event| event.what.clone()).collect()
     }
 
-    /// How many of the events are durable for certain.
+    /// How many of the events are durable for certain, acknowledgements among them excepted.
     fn last_durable(&self, change: u64) -> usize {
-        let durable = |event: &Event| event.confirmed <= change && matches!(event.what, What::Durable);
-        self.events.iter().rposition(durable).unwrap_or(0)
+        self.last_of(change, |what| matches!(what, What::Told | What::Durable))
+    }
+
+    fn last_of(&self, change: u64, is: impl Fn(&What) -> bool) -> usize {
+        let found = |event: &Event| event.confirmed <= change && is(&event.what);
+        self.events.iter().rposition(found).unwrap_or(0)
     }
 
     fn expected(&self, change: u64) -> Expected {
         let mut expected =
             Expected { confirmed: self.then.clone(), highest: self.highest, ..Expected::default() };
         let durable = self.last_durable(change);
+        let forgotten_until = self.last_of(change, |what| matches!(what, What::Durable));
         for (number, event) in self.events.iter().enumerate().filter(|(_, event)| event.asked <= change) {
-            let forgotten = match &event.what {
+            let (forgotten, until) = match &event.what {
                 What::Append(batches) => {
                     for batch in batches {
                         if event.confirmed <= change && event.confirmed < NOW {
@@ -278,15 +285,15 @@ impl Witness {
                 }
                 What::Acknowledge(sequences) => {
                     expected.acknowledged.extend(sequences);
-                    sequences
+                    (sequences, forgotten_until)
                 }
                 What::Drop(sequences) => {
                     expected.dropped.extend(sequences);
-                    sequences
+                    (sequences, durable)
                 }
-                What::Define(..) | What::Gap(_) | What::Durable => continue,
+                What::Define(..) | What::Gap(_) | What::Told | What::Durable => continue,
             };
-            if number < durable {
+            if number < until {
                 expected.gone.extend(forgotten);
             }
         }
