@@ -180,16 +180,17 @@ fn the_boot_before_is_summed_up_and_an_offset_that_was_learnt_stays_known() {
     store.learn_offset(77_000_001);
     // Batches are sent by it from now on: what lies behind must not depend on the next tick.
     let (store, _) = reopen(&disk.after_power_cut(0), 2);
+    let known = store.boots()[0];
     let expected = BootKnown {
         counter: 1,
         id: [1; 8],
-        last_us: 1_004_000,
-        believed_offset_us: OFFSET_US,
+        believed_offset_us: 77_000_000,
         synchronised: true,
         learnt_offset_us: Some(77_000_000),
-        first_offset_us: store.boots()[0].first_offset_us,
+        ..known
     };
-    assert_eq!(store.boots()[0], expected);
+    assert_eq!(known, expected);
+    assert!(known.last_us > 1_004_000, "it lived until it learnt: {known:?}");
     assert_eq!((store.boots()[1].counter, store.boots()[1].id), (2, [2; 8]));
 }
 

@@ -405,7 +405,7 @@ mod tests {
             // The other way is printed too, and is good.
             let (before, folders) = toml.split_once("# Or whole folders").unwrap();
             let (before, _) = before.split_once("[link.probed.device").unwrap();
-            let (_, folders) = folders.split_once('\n').unwrap();
+            let folders = &folders[folders.find("# [[").unwrap()..];
             let folders: String =
                 folders.lines().map(|line| line.trim_start_matches("# ").to_owned() + "\n").collect();
             let agent = load::agent_text("folders.toml", &format!("{before}{folders}")).unwrap();
