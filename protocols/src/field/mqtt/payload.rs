@@ -272,7 +272,8 @@ mod tests {
         fn every_finite_number_survives_json(number in any::<f64>().prop_filter("finite", |n| n.is_finite())) {
             let json: Json = serde_json::from_str(&serde_json::to_string(&number).unwrap()).unwrap();
             let Ok(Value::Float(read)) = of_json(DataType::Float, json) else { panic!("{number} is a number") };
-            prop_assert!((read - number).abs() <= number.abs() * 1e-15);
+            // The parser may be off by a unit in the last place, which subnormal numbers have few of.
+            prop_assert!((read - number).abs() <= (number.abs() * 1e-15).max(f64::from_bits(4)));
         }
     }
 }
