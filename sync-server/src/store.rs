@@ -42,6 +42,7 @@ pub use quarantine::{AsideId, AsideRow, OddPoint, Quarantine, Replayed, read_bat
 pub use rollups::{Grain, Horizons, Source};
 pub(crate) use sieve::within_reason;
 pub use upkeep::{Facts, Progress, Removal, Removed, Tier, Upkeep};
+pub(crate) use words::rfc3339;
 
 /// Opens the configured store, makes or migrates its schema, and leaves it ready.
 ///

@@ -1,12 +1,10 @@
 //! `/alarms`: what a person must know of until it is over, and taking notice of it.
 
 use axum::Json;
-use axum::body::Bytes;
-use axum::extract::Path;
-use axum::http::{HeaderMap, header};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
+use super::body::{Body, Number};
 use super::guard::Caller;
 use super::parameters::{Parameters, within};
 use super::problem::Problem;
@@ -65,37 +63,26 @@ fn states(text: &str) -> Result<Vec<AlarmState>, Problem> {
 /// What is said with an acknowledgement.
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Notice {
+pub(super) struct Notice {
     note: String,
     by: String,
 }
 
 pub(super) async fn acknowledge(
     caller: Caller,
-    Path(id): Path<String>,
-    asked: HeaderMap,
-    body: Bytes,
+    Number(id): Number,
+    Body(Notice { note, by }): Body<Notice>,
 ) -> Result<Json<Value>, Problem> {
-    // A form on another site can send a text, and no JSON without being asked for it.
-    let kind = asked.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    if kind.split(';').next().map(str::trim) != Some("application/json") {
-        let words = "the body must be JSON, with Content-Type: application/json: {\"note\": \"…\"}";
-        return Err(Problem::BadRequest(words.into()));
-    }
-    // An object, and not what else serde takes for one.
-    let Notice { note, by } = serde_json::from_slice::<Map<String, Value>>(&body)
-        .and_then(|object| serde_json::from_value(Value::Object(object)))
-        .map_err(|error| Problem::BadRequest(format!("the body is not {{\"note\": \"…\"}}: {error}")))?;
     for (key, text, longest) in [("note", &note, LONGEST_NOTE), ("by", &by, LONGEST_NAME)] {
         if text.chars().count() > longest {
             return Err(Problem::BadRequest(format!("{key}: longer than {longest} characters")));
         }
     }
     let unknown = || Problem::NotFound(format!("no alarm has the id `{id}`; /api/v1/alarms tells them"));
-    let key = AlarmKey(id.parse().map_err(|_| unknown())?);
     // Who is known by a log-in or a key need not say who it is.
     let by = if caller.identity.name.is_empty() { by.trim() } else { &caller.identity.name };
-    let row = caller.store.acknowledge_alarm(key, by, note.trim(), now()).await?.ok_or_else(unknown)?;
+    let row =
+        caller.store.acknowledge_alarm(AlarmKey(id), by, note.trim(), now()).await?.ok_or_else(unknown)?;
     let entry = Note::new("alarm acknowledged", row.alarm.words.clone()).from_to("", note.trim());
     caller.visitor.gate.access().record(&caller.act(), entry).await?;
     caller.feed.ring(caller.store.alarm_summary().await?);

@@ -5,18 +5,22 @@ use axum::extract::{FromRequest, Path, Request};
 use axum::extract::{FromRequestParts, rejection::JsonRejection};
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 use super::problem::Problem;
 
-/// A request's body, or a problem in our own words.
+/// A request's body, which is an object and nothing else that serde takes for one, or a problem in our
+/// own words.
 pub(super) struct Body<T>(pub T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        match Json::from_request(request, state).await {
-            Ok(Json(body)) => Ok(Self(body)),
+        match Json::<Map<String, Value>>::from_request(request, state).await {
+            Ok(Json(object)) => serde_json::from_value(Value::Object(object))
+                .map(Self)
+                .map_err(|error| Problem::BadRequest(format!("the body: {error}"))),
             Err(JsonRejection::MissingJsonContentType(_)) => {
                 Err(Problem::BadRequest("the body is JSON, with `Content-Type: application/json`".into()))
             }

@@ -17,7 +17,7 @@ use super::problem::Problem;
 use super::query::{self, Found, Wanted, floor, ids};
 use super::statistics::{count, gathered};
 use super::words::{now, quality_class};
-use crate::store::{Bucket, Micros, PointRow, Query, StoreError};
+use crate::store::{Bucket, Micros, PointRow, Query, StoreError, rfc3339};
 
 /// Readings in one file.
 const MOST: u64 = 1_000_000;
@@ -155,7 +155,7 @@ fn path(point: &PointRow) -> String {
 }
 
 fn time(at: Micros) -> String {
-    jiff::Timestamp::from_microsecond(at).map_or_else(|_| String::new(), |at| at.to_string())
+    rfc3339(at).unwrap_or_default()
 }
 
 fn value(value: Option<&Value>) -> String {

@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::faults::fault;
 use super::guard::Caller;
 use super::ledger::dropped_by;
-use super::parameters::{Parameters, within};
+use super::parameters::{Nothing, Parameters, within};
 use super::problem::Problem;
 use super::roster::Muster;
 use super::words::{agent_name, no_such_agent, now, time};
@@ -112,7 +112,7 @@ pub(super) async fn fleet(
 /// `/sites`: the same counts, site by site.
 pub(super) async fn sites(
     caller: Caller,
-    Parameters(super::server::Nothing {}): Parameters<super::server::Nothing>,
+    Parameters(Nothing {}): Parameters<Nothing>,
 ) -> Result<Json<Value>, Problem> {
     let (muster, now) = (caller.fleet.muster().await?, now());
     let of_site = muster.agents.chunk_by(|a, b| a.site == b.site);

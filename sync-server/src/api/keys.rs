@@ -7,9 +7,9 @@ use serde_json::{Value, json};
 
 use super::body::{Body, Number};
 use super::guard::Caller;
-use super::parameters::Parameters;
+use super::parameters::{Nothing, Parameters};
 use super::problem::Problem;
-use super::users::{Nothing, done};
+use super::users::done;
 use super::words::{now, time};
 use crate::access::{KEY_PREFIX, Right, random};
 use crate::store::{Change, KeyKey, KeyRow, StoreError};

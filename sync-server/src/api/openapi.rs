@@ -2,6 +2,7 @@
 //! that their handlers read, and the shapes of their answers.
 
 mod fields;
+mod schema;
 mod shapes;
 
 use axum::Json;
@@ -9,11 +10,10 @@ use axum::http::Method;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 
-use self::shapes::{integer, text};
+use self::schema::{integer, one_of, text};
 use super::guard::Needs;
-use super::parameters::Parameters;
+use super::parameters::{Nothing, Parameters};
 use super::routes::{Route, routes};
-use super::server::Nothing;
 use super::{PLACE, alarms, audit, faults, fleet, gaps, keys, ledger, live, points, quarantine, query};
 use super::{session, silences, statistics, time_marks, users};
 
@@ -66,7 +66,7 @@ fn operation(route: &Route) -> Value {
     let mut parameters: Vec<Value> = placeholders(route.path).map(in_path).collect();
     if route.method != Method::GET {
         parameters.push(json!({
-            "name": "X-Forebay", "in": "header", "schema": shapes::one_of(&["1"]),
+            "name": "X-Forebay", "in": "header", "schema": one_of(&["1"]),
             "description": "Needed with a change that comes without a key: a form of another site cannot send it.",
         }));
     }
@@ -150,10 +150,9 @@ fn parameter(path: &str, name: &str) -> Option<(&'static str, Value)> {
             text(),
         )),
         (_, "search") => Some(("A part of `site/gateway`, in any case.", text())),
-        ("/fleet", "state") => Some((
-            "A state, or `faulty`.",
-            shapes::one_of(&["online", "silent", "never seen", "revoked", "faulty"]),
-        )),
+        ("/fleet", "state") => {
+            Some(("A state, or `faulty`.", one_of(&["online", "silent", "never seen", "revoked", "faulty"])))
+        }
         (_, "state") => Some(("Of `active`, `acknowledged`, `cleared`, separated by commas.", text())),
         (_, "sort") => Some(("What to order by; `-` in front turns it round.", text())),
         (_, "fields") => Some(("Keys of an agent to tell, separated by commas; default all.", text())),
@@ -180,9 +179,7 @@ fn parameter(path: &str, name: &str) -> Option<(&'static str, Value)> {
             Some(("`next` of the page before.", json!({ "type": "integer", "format": "int64" })))
         }
         (_, "offset") => Some(("How many to pass over.", integer())),
-        (_, "events") => {
-            Some(("`readings` or `alarms`; default both.", shapes::one_of(&["readings", "alarms"])))
-        }
+        (_, "events") => Some(("`readings` or `alarms`; default both.", one_of(&["readings", "alarms"]))),
         _ => None,
     }
 }

@@ -1,19 +1,13 @@
 //! `/server`: what runs here, and on what.
 
 use axum::Json;
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::guard::Caller;
-use super::parameters::Parameters;
+use super::parameters::{Nothing, Parameters};
 use super::problem::Problem;
 use super::words::{now, time};
 use crate::store::TenantKey;
-
-/// No parameters, and none are overlooked.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Nothing {}
 
 pub(super) async fn server(
     caller: Caller,

@@ -7,15 +7,11 @@ use serde_json::{Value, json};
 
 use super::body::{Body, Number};
 use super::guard::Caller;
-use super::parameters::Parameters;
+use super::parameters::{Nothing, Parameters};
 use super::problem::Problem;
 use super::words::time;
 use crate::access::{Refusal, Role, judge_name, judge_password};
 use crate::store::{Change, Outcome, UserKey, UserRow};
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Nothing {}
 
 pub(super) async fn list(
     caller: Caller,

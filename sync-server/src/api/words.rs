@@ -9,7 +9,7 @@ use serde_json::{Value as Json, json};
 
 use super::problem::Problem;
 use super::roster::Muster;
-use crate::store::{AgentKey, AgentRow, Micros};
+use crate::store::{AgentKey, AgentRow, Micros, rfc3339};
 
 /// A number, boolean or text; `null` where there is none. JSON has no NaN and no infinities:
 /// they are the strings "NaN", "inf" and "-inf".
@@ -35,7 +35,7 @@ pub(super) fn quality_class(quality: Quality) -> &'static str {
 
 /// Microseconds since 1970 as RFC 3339 in UTC; `null` for what no calendar holds.
 pub(super) fn time(at: Micros) -> Json {
-    jiff::Timestamp::from_microsecond(at).map_or(Json::Null, |t| json!(t.to_string()))
+    json!(rfc3339(at))
 }
 
 /// Microseconds as the milliseconds that browsers count, fraction kept.

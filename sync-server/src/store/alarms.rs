@@ -230,7 +230,7 @@ pub fn priority_word(priority: i16) -> &'static str {
 }
 
 fn time(at: Micros) -> Value {
-    jiff::Timestamp::from_microsecond(at).map_or(Value::Null, |t| json!(t.to_string()))
+    json!(super::rfc3339(at))
 }
 
 /// Members as they stand in a column.

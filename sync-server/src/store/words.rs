@@ -3,7 +3,12 @@
 
 use forebay_protocols::reading::{DataType, PointKind};
 
-use super::FaultKind;
+use super::{FaultKind, Micros};
+
+/// A time as people and programs write it (RFC 3339, in UTC); nothing for what no calendar holds.
+pub fn rfc3339(at: Micros) -> Option<String> {
+    jiff::Timestamp::from_microsecond(at).ok().map(|at| at.to_string())
+}
 
 /// The kind of a word of [`PointKind::word`].
 pub fn kind(word: &str) -> PointKind {

@@ -1,5 +1,6 @@
 // Alarms: what stands, who took notice, what is over. A row is written again only where it has changed, so
 // that a form somebody writes in stays.
+import { send } from "/ui/access.js";
 import { again, el, fill, get, head, say } from "/ui/dom.js";
 import { status } from "/ui/status.js";
 import { clock, count, prose, span } from "/ui/words.js";
@@ -85,14 +86,11 @@ export function alarmsView(main, signal) {
     kept.form = el("form", { class: "notice", submit: async (event) => {
       event.preventDefault();
       try {
-        const answer = await fetch(`/api/v1/alarms/${kept.alarm.id}/acknowledge`, { method: "POST", headers: { "content-type": "application/json", "x-forebay": "1" }, body: JSON.stringify({ note: note.value }) });
-        const told = await answer.json();
-        if (!answer.ok) return say(problem, `▲ ${told.title}: ${told.detail}`);
-        kept.alarm = told;
+        kept.alarm = await send("POST", `/api/v1/alarms/${kept.alarm.id}/acknowledge`, { note: note.value });
         close();
         document.dispatchEvent(new Event("alarms"));
         await load();
-      } catch { say(problem, "▲ The server does not answer. Try again."); }
+      } catch (error) { say(problem, error.status ? `▲ ${error.message}` : "▲ The server does not answer. Try again."); }
     }, keydown: (event) => { if (event.key === "Escape") close(); } }, note, el("span", {}, el("button", { type: "submit" }, "Acknowledge"), " ", el("button", { type: "button", click: close }, "Cancel")), problem);
     act.replaceChildren(kept.form);
     note.focus();

@@ -3,11 +3,13 @@
 
 use serde_json::{Map, Value, json};
 
-pub(in super::super) fn problem() -> Value {
+use super::schema::{boolean, count, integer, list, moment, number, object, one_of, or_null, parts, text};
+
+pub(super) fn problem() -> Value {
     object(&[("type", text()), ("title", text()), ("status", integer()), ("detail", text())])
 }
 
-pub(in super::super) fn fleet() -> Value {
+pub(super) fn fleet() -> Value {
     let agents = list(parts(&[
         ("agent", text()),
         ("site", text()),
@@ -65,7 +67,7 @@ pub(in super::super) fn fleet() -> Value {
 const SUMMARY: [&str; 8] =
     ["agents", "online", "silent", "never_seen", "revoked", "faulty", "stored", "backlog_readings"];
 
-pub(in super::super) fn sites() -> Value {
+pub(super) fn sites() -> Value {
     let mut fields = vec![("site", text())];
     fields.extend(SUMMARY.map(|key| (key, count())));
     object(&[("time", moment()), ("sites", list(object(&fields)))])
@@ -79,7 +81,7 @@ fn dropped_by() -> Value {
     object(&["full", "corrupt", "thinned", "other"].map(|key| (key, count())))
 }
 
-pub(in super::super) fn points() -> Value {
+pub(super) fn points() -> Value {
     let latest = object(&[("time", moment()), ("value", value()), ("quality", quality()), ("words", text())]);
     let point = object(&[
         ("id", integer()),
@@ -96,7 +98,7 @@ pub(in super::super) fn points() -> Value {
     object(&[("points", list(point)), ("next", or_null(integer()))])
 }
 
-pub(in super::super) fn query() -> Value {
+pub(super) fn query() -> Value {
     let row = json!({ "type": "array", "minItems": 8, "maxItems": 8 });
     object(&[
         ("from", moment()),
@@ -107,7 +109,7 @@ pub(in super::super) fn query() -> Value {
     ])
 }
 
-pub(in super::super) fn statistics() -> Value {
+pub(super) fn statistics() -> Value {
     let series = object(&[
         ("id", integer()),
         ("count", count()),
@@ -122,7 +124,7 @@ pub(in super::super) fn statistics() -> Value {
     object(&[("from", moment()), ("to", moment()), ("series", list(series))])
 }
 
-pub(in super::super) fn gaps() -> Value {
+pub(super) fn gaps() -> Value {
     let gap = object(&[
         ("agent", or_null(text())),
         ("point", or_null(integer())),
@@ -135,11 +137,11 @@ pub(in super::super) fn gaps() -> Value {
     object(&[("gaps", list(gap)), ("more", boolean())])
 }
 
-pub(in super::super) fn silences() -> Value {
+pub(super) fn silences() -> Value {
     object(&[("silences", list(object(&[("from", moment()), ("to", moment())]))), ("more", boolean())])
 }
 
-pub(in super::super) fn ledger() -> Value {
+pub(super) fn ledger() -> Value {
     let buffer = object(&[
         ("agent", or_null(text())),
         ("epoch", text()),
@@ -168,7 +170,7 @@ pub(in super::super) fn ledger() -> Value {
     object(&[("time", moment()), ("fleet", object(&sums)), ("buffers", list(buffer))])
 }
 
-pub(in super::super) fn faults() -> Value {
+pub(super) fn faults() -> Value {
     object(&[("time", moment()), ("faults", list(fault()))])
 }
 
@@ -185,7 +187,7 @@ fn fault() -> Value {
     ])
 }
 
-pub(in super::super) fn alarms() -> Value {
+pub(super) fn alarms() -> Value {
     object(&[
         ("time", moment()),
         ("active", count()),
@@ -195,7 +197,7 @@ pub(in super::super) fn alarms() -> Value {
     ])
 }
 
-pub(in super::super) fn alarm() -> Value {
+pub(super) fn alarm() -> Value {
     let member = object(&[("name", text()), ("since", moment()), ("words", text())]);
     let notice = object(&[("time", moment()), ("by", text()), ("note", text())]);
     object(&[
@@ -216,7 +218,7 @@ pub(in super::super) fn alarm() -> Value {
     ])
 }
 
-pub(in super::super) fn time_marks() -> Value {
+pub(super) fn time_marks() -> Value {
     let mark = object(&[
         ("agent", or_null(text())),
         ("boot", count()),
@@ -229,7 +231,7 @@ pub(in super::super) fn time_marks() -> Value {
     object(&[("marks", list(mark)), ("more", boolean())])
 }
 
-pub(in super::super) fn quarantine() -> Value {
+pub(super) fn quarantine() -> Value {
     let batch = object(&[
         ("id", text()),
         ("agent", or_null(text())),
@@ -252,7 +254,7 @@ pub(in super::super) fn quarantine() -> Value {
     object(&[("time", moment()), ("batches", list(batch)), ("readings", list(point))])
 }
 
-pub(in super::super) fn joining() -> Value {
+pub(super) fn joining() -> Value {
     let waiting = object(&[
         ("number", integer()),
         ("agent", text()),
@@ -268,13 +270,13 @@ pub(in super::super) fn joining() -> Value {
     object(&[("time", moment()), ("waiting", list(waiting))])
 }
 
-pub(in super::super) fn server() -> Value {
+pub(super) fn server() -> Value {
     let store =
         object(&[("words", text()), ("tier", text()), ("gives", text()), ("bytes", or_null(count()))]);
     object(&[("time", moment()), ("version", text()), ("store", store)])
 }
 
-pub(in super::super) fn notice() -> Value {
+pub(super) fn notice() -> Value {
     parts(&[
         ("note", json!({ "type": "string", "maxLength": 1_000 })),
         ("by", json!({ "type": "string", "maxLength": 100 })),
@@ -282,7 +284,7 @@ pub(in super::super) fn notice() -> Value {
 }
 
 /// A body of these keys. Which of them may be left out is told by the words of a refusal.
-pub(in super::super) fn body(keys: &[&str]) -> Value {
+pub(super) fn body(keys: &[&str]) -> Value {
     let field = |key: &&str| {
         let schema = match *key {
             "rights" => list(one_of(&["read", "metrics", "operate", "manage"])),
@@ -297,15 +299,15 @@ pub(in super::super) fn body(keys: &[&str]) -> Value {
     json!({ "type": "object", "properties": properties, "additionalProperties": false })
 }
 
-pub(in super::super) fn replayed() -> Value {
+pub(super) fn replayed() -> Value {
     object(&[("stored", count()), ("odd", count())])
 }
 
-pub(in super::super) fn welcome() -> Value {
+pub(super) fn welcome() -> Value {
     object(&[("name", text()), ("role", role())])
 }
 
-pub(in super::super) fn me() -> Value {
+pub(super) fn me() -> Value {
     object(&[
         ("kind", one_of(&["open", "user", "key"])),
         ("name", or_null(text())),
@@ -315,7 +317,7 @@ pub(in super::super) fn me() -> Value {
     ])
 }
 
-pub(in super::super) fn users() -> Value {
+pub(super) fn users() -> Value {
     let user = object(&[
         ("id", integer()),
         ("name", text()),
@@ -326,11 +328,11 @@ pub(in super::super) fn users() -> Value {
     object(&[("users", list(user))])
 }
 
-pub(in super::super) fn new_user() -> Value {
+pub(super) fn new_user() -> Value {
     object(&[("id", integer()), ("name", text()), ("role", role())])
 }
 
-pub(in super::super) fn keys() -> Value {
+pub(super) fn keys() -> Value {
     let key = object(&[
         ("id", integer()),
         ("name", text()),
@@ -345,11 +347,11 @@ pub(in super::super) fn keys() -> Value {
     object(&[("keys", list(key))])
 }
 
-pub(in super::super) fn new_key() -> Value {
+pub(super) fn new_key() -> Value {
     object(&[("id", integer()), ("name", text()), ("key", text()), ("expires", moment())])
 }
 
-pub(in super::super) fn audit() -> Value {
+pub(super) fn audit() -> Value {
     let entry = object(&[
         ("id", integer()),
         ("time", moment()),
@@ -365,57 +367,6 @@ pub(in super::super) fn audit() -> Value {
 
 fn role() -> Value {
     one_of(&["viewer", "operator", "admin"])
-}
-
-/// All of these keys and no other.
-pub(in super::super) fn object(fields: &[(&str, Value)]) -> Value {
-    let mut object = parts(fields);
-    object["required"] = fields.iter().map(|(key, _)| *key).collect();
-    object
-}
-
-/// Any of these keys and no other.
-fn parts(fields: &[(&str, Value)]) -> Value {
-    let properties: Map<String, Value> =
-        fields.iter().map(|(key, schema)| ((*key).to_owned(), schema.clone())).collect();
-    json!({ "type": "object", "properties": properties, "additionalProperties": false })
-}
-
-pub(in super::super) fn list(of: Value) -> Value {
-    json!({ "type": "array", "items": of })
-}
-
-pub(in super::super) fn or_null(schema: Value) -> Value {
-    json!({ "anyOf": [schema, { "type": "null" }] })
-}
-
-pub(in super::super) fn one_of(words: &[&str]) -> Value {
-    json!({ "type": "string", "enum": words })
-}
-
-pub(in super::super) fn text() -> Value {
-    json!({ "type": "string" })
-}
-
-pub(in super::super) fn number() -> Value {
-    json!({ "type": "number" })
-}
-
-pub(in super::super) fn integer() -> Value {
-    json!({ "type": "integer" })
-}
-
-pub(in super::super) fn count() -> Value {
-    json!({ "type": "integer", "minimum": 0 })
-}
-
-pub(in super::super) fn boolean() -> Value {
-    json!({ "type": "boolean" })
-}
-
-/// RFC 3339 in UTC; `null` where there is none.
-pub(in super::super) fn moment() -> Value {
-    json!({ "type": ["string", "null"], "format": "date-time" })
 }
 
 fn quality() -> Value {

@@ -3,7 +3,7 @@
 use super::hand::{Cell, Hand};
 use super::rows::{Act, Change, KeyKey, Note, Outcome, TenantKey, UserKey};
 use crate::access::{Right, Role};
-use crate::store::{Micros, StoreError};
+use crate::store::{Micros, StoreError, rfc3339};
 
 /// Texts of the audit are short.
 const LONGEST: usize = 500;
@@ -168,8 +168,8 @@ async fn add_key(hand: &mut dyn Hand, act: &Act, key: NewKey) -> Did {
     ];
     match number(hand, sql, &with).await? {
         Some(made) => {
-            let until = jiff::Timestamp::from_microsecond(key.expires).map(|t| t.to_string());
-            let became = format!("{rights}, until {}", until.unwrap_or_default());
+            let until = rfc3339(key.expires).unwrap_or_default();
+            let became = format!("{rights}, until {until}");
             done(made, Note::new("key made", key.name).from_to("", became))
         }
         None => no(Outcome::NameTaken),
