@@ -112,7 +112,7 @@ impl Evaluator {
         let mut every = interval(EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // While no rule names values nobody listens, and publishing costs nothing.
-        let mut values = self.judges_values().then(|| self.feed.subscribe(None));
+        let mut values = self.judges_values().then(|| self.feed.listen());
         loop {
             // Dropping any of these loses nothing: a look that is cut short did nothing or all of it.
             let is_whole = tokio::select! {

@@ -48,6 +48,8 @@ pub struct Feed(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     all: Channel,
+    /// What this server commits, for its own ears.
+    own: Channel,
     /// One for each agent that somebody looks at.
     one: Mutex<HashMap<AgentKey, Channel>>,
     /// Told when somebody begins to look.
@@ -80,6 +82,7 @@ impl Feed {
     pub fn new() -> Self {
         Self(Arc::new(Inner {
             all: Channel::new(DEPTH),
+            own: Channel::new(DEPTH),
             one: Mutex::default(),
             begun: Notify::new(),
             elsewhere: Elsewhere::default(),
@@ -96,7 +99,7 @@ impl Feed {
     /// Is anybody looking at this agent, here or at another server? While nobody is, publishing costs
     /// nothing.
     pub fn wants(&self, agent: AgentKey) -> bool {
-        self.looked_at(agent) || self.0.elsewhere.wants(agent)
+        self.0.own.receiver_count() > 0 || self.looked_at(agent) || self.0.elsewhere.wants(agent)
     }
 
     /// Shows a batch to all subscribers. Call it after the commit, never before.
@@ -107,7 +110,15 @@ impl Feed {
         {
             self.0.elsewhere.committed(committed.agent, earliest);
         }
+        let committed = Arc::new(committed);
+        // An error means that nobody listens.
+        let _ = self.0.own.send(committed.clone());
         self.show(committed);
+    }
+
+    /// What this server commits from now on, of all agents. No other server tells it anything for that.
+    pub fn listen(&self) -> Subscription {
+        self.0.own.subscribe()
     }
 
     /// Everything committed from now on, of one agent or of all.
@@ -125,8 +136,7 @@ impl Feed {
     }
 
     /// Shows a batch here, and tells nobody elsewhere.
-    fn show(&self, committed: Committed) {
-        let committed = Arc::new(committed);
+    fn show(&self, committed: Arc<Committed>) {
         // An error means that nobody is looking.
         if let Some(channel) = self.one().get(&committed.agent) {
             let _ = channel.send(committed.clone());
@@ -197,6 +207,18 @@ mod tests {
         assert_eq!(one.try_recv().map(|committed| committed.agent).ok(), Some(AgentKey(1)));
         assert!(one.try_recv().is_err());
         assert_eq!((all.try_recv().is_ok(), all.try_recv().is_ok()), (true, true));
+    }
+
+    #[test]
+    fn who_listens_to_its_own_server_hears_all_of_it_and_asks_nothing_of_others() {
+        let feed = Feed::new();
+        let mut own = feed.listen();
+        assert!(feed.wants(AgentKey(1)));
+        assert_eq!(feed.looks(), Looks::Nowhere);
+        feed.publish(committed(1));
+        feed.show(Arc::new(committed(2)));
+        assert_eq!(own.try_recv().map(|committed| committed.agent).ok(), Some(AgentKey(1)));
+        assert!(own.try_recv().is_err(), "what another server committed is that one's to judge");
     }
 
     #[test]

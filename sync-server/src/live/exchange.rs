@@ -171,7 +171,7 @@ impl Exchange {
             }
             for newest in neighbours.newest(&due).await? {
                 let (agent, points, readings) = (newest.agent, newest.points, Arc::new(newest.readings));
-                self.feed.show(Committed { agent, points, readings, backlog: false });
+                self.feed.show(Arc::new(Committed { agent, points, readings, backlog: false }));
             }
             sleep(PACE).await;
         }
