@@ -345,15 +345,16 @@ impl Gate {
     /// # Errors
     /// When the database does not answer.
     pub async fn is_of(&self, agent: AgentKey, tenant: TenantKey) -> Result<bool, StoreError> {
-        let known = self.tenants.lock().unwrap_or_else(PoisonError::into_inner).get(&agent).copied();
-        let owner = match known {
-            Some(owner) => Some(owner),
-            None => self.access.tenant_of(agent).await?,
-        };
-        if let Some(owner) = owner {
-            self.tenants.lock().unwrap_or_else(PoisonError::into_inner).insert(agent, owner);
+        let tenants = || self.tenants.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = tenants().get(&agent).copied();
+        if let Some(owner) = known {
+            return Ok(owner == tenant);
         }
-        Ok(owner == Some(tenant))
+        let found = self.access.tenant_of(agent).await?;
+        if let Some(owner) = found {
+            tenants().insert(agent, owner);
+        }
+        Ok(found == Some(tenant))
     }
 }
 
