@@ -17,8 +17,8 @@ use crate::buffer::segments::{Segment, Tally, file_name};
 use crate::buffer::store::{Rules, Store};
 
 impl Store {
-    /// What the catalogue has noted of a segment.
-    pub(super) fn noted_of(&mut self, segment: &Segment) -> Tally {
+    /// What the catalogue has noted of those batches of a segment that are wanted and not done with.
+    pub(super) fn noted_of(&mut self, segment: &Segment, wanted: impl Fn(u64) -> bool) -> Tally {
         let mut noted = Tally::default();
         let mut at = segment.first;
         loop {
@@ -26,7 +26,7 @@ impl Store {
             let Some((last, _)) = places.last() else { return noted };
             at = last.saturating_add(1);
             for (_, place) in places.iter().filter(|(sequence, place)| {
-                place.segment == segment.number && !segment.forgotten.contains(*sequence)
+                place.segment == segment.number && wanted(*sequence) && !segment.forgotten.contains(*sequence)
             }) {
                 noted +=
                     Tally { batches: 1, readings: u64::from(place.count), bytes: u64::from(place.length) };

@@ -152,7 +152,12 @@ impl Store {
             let batches = wanted.filter(|sequence| !segment.forgotten.contains(*sequence)).count() as u64;
             let readings = match between.batches == batches {
                 true => between.readings,
-                false => between.readings.saturating_sub(done_with.readings),
+                // How much of what was done with lay between nobody knows. It was no less than the rest, nor
+                // than the catalogue has noted.
+                false => {
+                    let noted = self.noted_of(&segment, |sequence| missing.contains(sequence)).readings;
+                    between.readings.saturating_sub(done_with.readings).max(noted.min(between.readings))
+                }
             };
             segment.total = alive;
             for tally in [gone, done_with, Tally { batches, readings, bytes: 0 }] {
@@ -188,7 +193,7 @@ impl Store {
         if !sealed {
             // Its neighbours say how much was in it; of the newest only the catalogue may know.
             let next = later.values().next().map(|(next, _)| next);
-            let noted = self.noted_of(&segment);
+            let noted = self.noted_of(&segment, |_| true);
             let upto = next.map_or(self.appended, |next| next.appended_before);
             segment.last = next.map_or(self.reserved, |next| next.first.saturating_sub(1));
             segment.total = Tally {

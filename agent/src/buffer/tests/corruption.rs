@@ -108,6 +108,23 @@ fn a_cut_tail_costs_the_batches_in_it() {
 }
 
 #[test]
+fn what_was_done_with_behind_a_cut_is_not_taken_off_what_is_damaged_before_it() {
+    let damaged = Damaged::made(|mut store| {
+        store.acknowledge(&[56..=56, 59..=59]);
+        store.tick();
+    });
+    let growing = damaged.file(&file_name(3));
+    let length = fs::metadata(&growing).unwrap().len();
+    for from_the_end in [6, 5] {
+        damaged.flip(&file_name(3), length - from_the_end * 20_076 + 5); // the heads of 55 and 56
+    }
+    fs::OpenOptions::new().write(true).open(&growing).unwrap().set_len(length - 2 * 20_076).unwrap();
+    let (_, opening) = damaged.open();
+    assert_eq!(opening.counts.appended, readings(1..=60), "{opening:?}");
+    assert_eq!(opening.counts.dropped, readings([55, 60]), "{opening:?}");
+}
+
+#[test]
 fn a_disk_that_lost_the_newest_batch_in_silence_does_not_make_us_give_its_sequence_twice() {
     let damaged = Damaged::killed();
     let file = fs::OpenOptions::new().write(true).open(damaged.file(&file_name(3))).unwrap();
