@@ -1,10 +1,12 @@
-//! A simulated OPC UA server: sixty signals of twelve machines that move each second.
+//! A simulated OPC UA server: sixty signals of twelve machines, and a robot's array and structure, that move each
+//! second.
 //!
 //! Speaks without security and with each policy that the standard did not give up, signed or
 //! encrypted too; lets in anybody or the user `demo` with the password `demo`. What real servers do to a client can be asked of it: another
 //! place for its namespace after a restart, a host name that nobody can resolve, few sessions.
 
 pub mod link;
+mod robot;
 mod signals;
 
 use std::fmt::Write as _;
@@ -25,6 +27,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 
+use self::robot::Robot;
 use self::signals::{MACHINES, Signal};
 
 /// The namespace of the plant's nodes.
@@ -148,7 +151,7 @@ impl OpcUaPlant {
                 );
             }
         }
-        toml
+        toml + &Robot::device_toml(name, NAMESPACE)
     }
 
     /// Adds a node `s=name` to the plant's namespace while it runs, as engineers do.
@@ -253,6 +256,7 @@ struct Plant {
     nodes: Arc<SimpleNodeManager>,
     namespace: u16,
     signals: Vec<(NodeId, Signal)>,
+    robot: Robot,
 }
 
 impl Plant {
@@ -262,27 +266,28 @@ impl Plant {
             .node_managers()
             .get_by_name::<SimpleNodeManager>(NAMESPACE)
             .context("find the plant's nodes")?;
-        let mut plant = Self { handle, nodes, namespace, signals: Vec::new() };
-        let space = plant.nodes.address_space().clone();
+        let space = nodes.address_space().clone();
         let mut space = space.write();
         let seconds = seconds();
+        let mut signals = Vec::new();
         for machine in MACHINES {
             let folder = NodeId::new(namespace, format!("{prefix}{}", machine.name));
             let browse_name = QualifiedName::new(namespace, machine.name);
             space.add_folder(&folder, browse_name, machine.name, &NodeId::objects_folder_id());
             for (name, signal, _) in machine.signals {
                 let node = NodeId::new(namespace, format!("{prefix}{}.{name}", machine.name));
-                let seed = plant.signals.len() as u64;
+                let seed = signals.len() as u64;
                 VariableBuilder::new(&node, QualifiedName::new(namespace, *name), *name)
                     .data_type(signal.data_type())
                     .value(signal.at(seconds, seed))
                     .organized_by(&folder)
                     .insert(&mut *space);
-                plant.signals.push((node, *signal));
+                signals.push((node, *signal));
             }
         }
+        let robot = Robot::add(&mut space, namespace, prefix, seconds);
         drop(space);
-        Ok(plant)
+        Ok(Self { handle, nodes, namespace, signals, robot })
     }
 
     async fn run(self, tick: Duration, shutdown: CancellationToken) {
@@ -297,11 +302,11 @@ impl Plant {
             let values: Vec<_> = {
                 let space = self.nodes.address_space().read();
                 let signals = self.signals.iter().enumerate();
-                let there = signals.filter(|(_, (node, _))| space.node_exists(node));
-                there
-                    .map(|(seed, (node, signal))| {
-                        (node, None, DataValue::new_now(signal.at(seconds, seed as u64)))
-                    })
+                let signals = signals.map(|(seed, (node, signal))| (node, signal.at(seconds, seed as u64)));
+                signals
+                    .chain(self.robot.at(seconds))
+                    .filter(|(node, _)| space.node_exists(node))
+                    .map(|(node, value)| (node, None, DataValue::new_now(value)))
                     .collect()
             };
             match self.nodes.set_values(self.handle.subscriptions(), values.into_iter()) {

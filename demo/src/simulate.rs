@@ -46,7 +46,8 @@ enum What {
         #[command(flatten)]
         common: Common,
     },
-    /// An OPC UA server with sixty moving signals; user `demo`, password `demo`, or anybody.
+    /// An OPC UA server with sixty moving signals, a robot's array and its structure; user `demo`, password
+    /// `demo`, or anybody.
     Opcua {
         #[command(flatten)]
         common: Common,

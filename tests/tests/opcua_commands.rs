@@ -48,12 +48,14 @@ async fn what_probe_prints_of_a_server_is_a_configuration_that_check_accepts() -
         "    Flow.Temp = ",
         "[link.probed.device.Press.points]",
         "\"Flow.Temp\" = { node = \"nsu=urn:forebay:demo:plant;s=Boiler.Flow.Temp\" }",
+        "Joints = { node = \"nsu=urn:forebay:demo:plant;s=Robot.Joints\", elements = \"0:5\" }",
+        "s=Robot.Tool\", field = \"CartesianCoordinates.X\" }",
         "Guard = { node = \"nsu=urn:forebay:demo:plant;s=Press.Guard\", type = \"boolean\" }",
     ] {
         assert!(words.contains(expected), "{expected} is missing:\n{words}");
     }
     let checked = accepted(&words, folder.path())?;
-    assert!(checked.contains("60 points"), "{checked}");
+    assert!(checked.contains("13 devices, 72 points"), "{checked}");
 
     // With a user, encrypted, by path, and with a limit.
     let (out, words, told) = agent(&[

@@ -208,21 +208,16 @@ async fn after_a_restart_with_other_namespace_numbers_readings_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_plants_own_configuration_names_sixty_nodes_that_exist() {
+async fn the_plants_own_configuration_reads_every_signal_and_every_part_of_the_robot() {
     let plant = plant(|_| {}).await;
-    let toml = plant.link_toml("hall");
+    let toml = format!("[agent]\nsite = \"demo\"\ngateway = \"hall\"\n{}", plant.link_toml("hall"));
     assert!(toml.contains(&format!("endpoint = \"{}\"", plant.endpoint())));
-    let nodes: Vec<&str> =
-        toml.lines().filter_map(|line| line.split("node = \"").nth(1)?.split('"').next()).collect();
-    assert_eq!(nodes.len(), 60);
-    let link = link(&plant.endpoint(), |o| {
-        o.devices[0].points = nodes
-            .iter()
-            .enumerate()
-            .map(|(index, node)| point(&format!("p{index}"), node, DataType::Text))
-            .collect();
-    });
-    let mut source = source(&keys("client"), &link);
+    let agent = forebay_config::load::agent_text("hall.toml", &toml).unwrap();
+    let mut source = source(&keys("client"), &agent.links[0]);
+    let points = source.points();
+    assert_eq!(points.len(), 60 + 6 + 4);
+    let joints = points.iter().filter(|point| point.name.starts_with("Joints[")).count();
+    assert_eq!(joints, 6, "{points:?}");
     source.connect().await.unwrap();
     gather(&mut source, is_good).await;
     source.close().await;
