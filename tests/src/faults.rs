@@ -19,6 +19,7 @@ mod plant;
 mod power;
 mod renewal;
 mod report;
+mod shelf;
 mod witness;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

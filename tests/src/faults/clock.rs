@@ -13,7 +13,6 @@
 
 mod gateway;
 mod judge;
-mod shelf;
 
 use self::gateway::{Contact, DAY, Gateway, HOUR, SECOND, YEAR};
 use super::{Broken, Dice, Order, Tally};

@@ -268,7 +268,7 @@ impl World {
                 wall_offset_us: 1_795_219_200_000_000,
                 synchronised: true,
             };
-            let mut store = gateway.desk.store();
+            let mut store = gateway.shelf.store();
             let sequence = store.next_sequence();
             let batch = self.encoder.encode(&Head { epoch, sequence, boot }, &mut readings);
             if let Err(error) = store.append(std::slice::from_ref(&batch)) {

@@ -19,8 +19,8 @@ use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 use super::super::plant::{point, rules};
+use super::super::shelf::Shelf;
 use super::super::{Broken, Dice, Tally, words_of};
-use super::shelf::Shelf;
 
 pub const SECOND: i64 = 1_000_000;
 pub const HOUR: i64 = 3_600 * SECOND;

@@ -3,16 +3,15 @@
 //! `delivery` and `flight` do it, but without sockets and without waiting.
 
 use std::collections::BTreeMap;
-use std::future::{Future, ready};
 use std::ops::RangeInclusive;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 use forebay_agent::buffer::simulated::Simulated;
 use forebay_agent::buffer::store::{Rules, Store};
-use forebay_agent::buffer::{BufferError, Opening, Revived, Status, Stored};
+use forebay_agent::buffer::{Opening, Revived, Status};
 use forebay_agent::clock::Clock;
 use forebay_agent::uplink::budget::Leave;
 use forebay_agent::uplink::lost::lost;
@@ -27,6 +26,7 @@ use forebay_protocols::sync::wire::{self, gap::Reason};
 use prost::Message;
 
 use super::super::plant::open;
+use super::super::shelf::Shelf;
 use super::super::{Broken, Dice};
 
 /// Nothing limits the uplink.
@@ -51,7 +51,7 @@ pub struct Folder {
 /// A gateway that runs.
 pub struct Gateway {
     pub folder: Folder,
-    pub desk: Desk,
+    pub shelf: Shelf,
     pub opening: Opening,
     pub points: Vec<(PointId, Arc<Point>)>,
     state: State,
@@ -116,7 +116,7 @@ impl Gateway {
         let limit = if dice.once_in(2) { 64 << 10 } else { dice.within(300, 3_000) as usize };
         Ok(Self {
             points: store.dictionary(PointId(0)),
-            desk: Desk(Arc::new(Mutex::new(store))),
+            shelf: Shelf::new(store),
             state: State::new(limit, dice.within(1, 4) as usize, order),
             clock: Clock::open(Path::new("/nowhere")),
             lines: Vec::new(),
@@ -130,10 +130,8 @@ impl Gateway {
 
     /// The folder as it lies after an orderly stop, and the requests that nobody waits for any more.
     pub fn stop(self) -> (Folder, Vec<Flight>) {
-        let Self { folder, desk, flights, .. } = self;
-        if let Some(store) = Arc::into_inner(desk.0) {
-            store.into_inner().unwrap_or_else(PoisonError::into_inner).close();
-        }
+        let Self { folder, shelf, flights, .. } = self;
+        shelf.into_store().close();
         (folder, flights)
     }
 
@@ -143,17 +141,17 @@ impl Gateway {
     }
 
     pub fn store(&self) -> MutexGuard<'_, Store> {
-        self.desk.store()
+        self.shelf.store()
     }
 
     /// Plans a request and lets it depart, as `delivery` does. False if there is nothing to send.
     pub async fn depart(&mut self, heartbeat: bool, servers: usize, dice: &mut Dice) -> bool {
         loop {
-            let status = self.desk.status();
+            let status = self.shelf.status();
             let plan = self.state.plan(status.newest.map_or(0, |newest| newest.0), FREE);
             let is_greeting = plan == Plan::Greet;
             // A buffer in memory never stops.
-            let Ok(mut parcel) = pack(plan, &self.desk, self.folder.epoch, &self.clock).await else {
+            let Ok(mut parcel) = pack(plan, &self.shelf, self.folder.epoch, &self.clock).await else {
                 return false;
             };
             let lane_begins_anew = parcel.backlog_over && self.state.backlog_ends();
@@ -266,52 +264,5 @@ impl Gateway {
     /// The number the server keeps this buffer apart under.
     pub fn fork(&self) -> u32 {
         self.state.fork()
-    }
-}
-
-/// The reading side of a store, without a thread of its own.
-#[derive(Clone)]
-pub struct Desk(Arc<Mutex<Store>>);
-
-impl Desk {
-    pub fn store(&self) -> MutexGuard<'_, Store> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-type Answer<T> = Result<T, BufferError>;
-
-impl Backlog for Desk {
-    fn oldest(&self, from: Sequence, max: usize) -> impl Future<Output = Answer<Vec<Stored>>> + Send {
-        ready(Ok(self.store().oldest(from, max)))
-    }
-    fn acknowledge(&self, ranges: Vec<RangeInclusive<u64>>) -> impl Future<Output = Answer<()>> + Send {
-        self.store().acknowledge(&ranges);
-        ready(Ok(()))
-    }
-    fn dictionary(&self, after: PointId) -> impl Future<Output = Answer<Vec<(PointId, Arc<Point>)>>> + Send {
-        ready(Ok(self.store().dictionary_to_tell(after)))
-    }
-    fn gaps(&self, after: u64, most: usize) -> impl Future<Output = Answer<Vec<wire::Gap>>> + Send {
-        ready(Ok(self.store().gaps_to_tell(after, most)))
-    }
-    fn openings(&self) -> impl Future<Output = Answer<Vec<wire::Opening>>> + Send {
-        ready(Ok(self.store().openings()))
-    }
-    fn greeted(&self, opening: [u8; 8]) -> impl Future<Output = Answer<()>> + Send {
-        self.store().greeted(opening);
-        ready(Ok(()))
-    }
-    fn acknowledged(&self) -> impl Future<Output = Answer<Ranges>> + Send {
-        ready(Ok(self.store().acknowledged().clone()))
-    }
-    fn revive(&self, ranges: Vec<RangeInclusive<u64>>) -> impl Future<Output = Answer<Revived>> + Send {
-        ready(Ok(self.store().revive(&ranges)))
-    }
-    fn status(&self) -> Status {
-        self.store().status()
-    }
-    fn appended(&self) -> impl Future<Output = ()> + Send {
-        ready(())
     }
 }

@@ -43,10 +43,10 @@ impl Backlog for Shelf {
         ready(Ok(()))
     }
     fn dictionary(&self, after: PointId) -> impl Future<Output = Answer<Vec<(PointId, Arc<Point>)>>> + Send {
-        ready(Ok(self.store().dictionary(after)))
+        ready(Ok(self.store().dictionary_to_tell(after)))
     }
     fn gaps(&self, after: u64, most: usize) -> impl Future<Output = Answer<Vec<wire::Gap>>> + Send {
-        ready(Ok(self.store().gaps(after, most)))
+        ready(Ok(self.store().gaps_to_tell(after, most)))
     }
     fn openings(&self) -> impl Future<Output = Answer<Vec<wire::Opening>>> + Send {
         ready(Ok(self.store().openings()))
