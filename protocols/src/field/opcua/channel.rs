@@ -24,9 +24,10 @@ use opcua::core::{RequestMessage, ResponseMessage};
 use opcua::crypto::{CertificateStore, SecurityPolicy};
 use opcua::sync::RwLock;
 use opcua::types::{
-    ByteString, ByteStringBody, Context, ContextOwned, DateTime, DecodingOptions, DepthGauge, DynEncodable,
-    EndpointDescription, Error, GeneratedTypeLoader, NamespaceMap, NodeId, ObjectId, RequestHeader,
-    StatusCode, TypeLoader, TypeLoaderCollection, TypeLoaderPriority,
+    ByteString, ByteStringBody, Context, ContextOwned, DataChangeNotification, DateTime, DecodingOptions,
+    DepthGauge, DynEncodable, EndpointDescription, Error, NamespaceMap, NodeId, ObjectId, RequestHeader,
+    StatusChangeNotification, StatusCode, StructureDefinition, TypeLoader, TypeLoaderCollection,
+    binary_decode_to_enc,
 };
 use rustix::net::sockopt;
 use tokio::io::{ReadHalf, WriteHalf, split};
@@ -268,15 +269,14 @@ pub(super) fn limits() -> DecodingOptions {
 
 /// What decoding needs to know.
 pub(super) fn context() -> ContextOwned {
-    // In the order in which they are asked.
     let mut loaders = TypeLoaderCollection::new_empty();
     loaders.add_type_loader(Bodies);
-    loaders.add_type_loader(GeneratedTypeLoader);
     ContextOwned::new(NamespaceMap::new(), loaders, limits())
 }
 
 /// Leaves structures as bytes, but for those that the services themselves need: one that cannot be decoded
-/// would end the connection. Room is made as bytes come, not as they are announced.
+/// would end the connection. Room is made as bytes come, not as they are announced. The library's own loader
+/// knows some 500 types of the standard, and would be a sixth of the program.
 struct Bodies;
 
 impl TypeLoader for Bodies {
@@ -284,16 +284,17 @@ impl TypeLoader for Bodies {
         &self,
         node_id: &NodeId,
         stream: &mut dyn Read,
-        _context: &Context<'_>,
+        context: &Context<'_>,
         length: Option<usize>,
     ) -> Option<Result<Box<dyn DynEncodable>, Error>> {
-        let own = [
-            ObjectId::DataChangeNotification_Encoding_DefaultBinary,
-            ObjectId::StatusChangeNotification_Encoding_DefaultBinary,
-            ObjectId::StructureDefinition_Encoding_DefaultBinary,
-        ];
-        if own.iter().any(|own| node_id == own) {
-            return None;
+        if *node_id == ObjectId::DataChangeNotification_Encoding_DefaultBinary {
+            return Some(binary_decode_to_enc::<DataChangeNotification>(stream, context));
+        }
+        if *node_id == ObjectId::StatusChangeNotification_Encoding_DefaultBinary {
+            return Some(binary_decode_to_enc::<StatusChangeNotification>(stream, context));
+        }
+        if *node_id == ObjectId::StructureDefinition_Encoding_DefaultBinary {
+            return Some(binary_decode_to_enc::<StructureDefinition>(stream, context));
         }
         let length = length?;
         if length > MAX_TEXT {
@@ -307,11 +308,6 @@ impl TypeLoader for Bodies {
             Ok(_) => Some(Err(Error::decoding("a structure that ends too early"))),
             Err(why) => Some(Err(why.into())),
         }
-    }
-
-    /// Before the library's own.
-    fn priority(&self) -> TypeLoaderPriority {
-        TypeLoaderPriority::Core
     }
 }
 
