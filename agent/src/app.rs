@@ -154,8 +154,7 @@ async fn build(
     let feed = Feed::default();
     // The buffer was looked at: no other agent works in this folder.
     let door = live::Door::open(&state_dir);
-    let fitter =
-        Arc::new(Fitter { site, gateway, state_dir, clock: clock.clone(), ca_news: watch::Sender::new(0) });
+    let fitter = Arc::new(Fitter::new(site, gateway, state_dir, clock.clone()));
 
     let mut supervisor = Supervisor::new(ending.clone());
     attend_learnt(&mut supervisor, &fitter, &links, ending.give_up.clone());
@@ -193,6 +192,7 @@ async fn build(
     let recorder = Recorder { links: roster.clone(), clock: clock.clone(), tally };
     let batcher = {
         let (clock, recorder, progress) = (clock.clone(), recorder.clone(), progress.clone());
+        let server_reads = fitter.server_reads.clone();
         let (hurry, give_up) = (ending.stop_links.clone(), ending.give_up.clone());
         let backoff = Backoff::new(DISK_PAUSES.0, DISK_PAUSES.1).context("pauses of the batcher")?;
         async move {
@@ -209,7 +209,7 @@ async fn build(
             books.open(counts);
             let batcher = Batcher {
                 flash: appender,
-                encode: fittings::encoder(),
+                encode: fittings::encoder(server_reads),
                 epoch,
                 clock,
                 window,

@@ -24,7 +24,7 @@ use crate::clock::Clock;
 use crate::learnt::Keeper;
 use crate::link::{Desk, Link};
 use crate::uplink::Introduction;
-use crate::uplink::line::Peer;
+use crate::uplink::line::{Peer, ServerReads};
 use crate::uplink::renewal::Renewal;
 
 /// A fleet that is switched on together looks at its certificates over so long.
@@ -41,10 +41,10 @@ pub fn rereads(path: &Path) -> Reread {
     Arc::new(move || forebay_config::load::agent(&path))
 }
 
-/// The batch codec.
-pub fn encoder() -> impl Encode {
+/// The batch codec, in a format that the server reads.
+pub fn encoder(server_reads: ServerReads) -> impl Encode {
     let mut encoder = Encoder::new();
-    move |head: &Head, readings: &mut [Reading]| encoder.encode(head, readings)
+    move |head: &Head, readings: &mut [Reading]| encoder.up_to(server_reads.up_to()).encode(head, readings)
 }
 
 /// What drivers and uplink need to know of the gateway.
@@ -59,9 +59,17 @@ pub struct Fitter {
     pub clock: Clock,
     /// The generation of the CA that the server asks us to trust: from the uplink to the renewal.
     pub ca_news: watch::Sender<u32>,
+    /// What batches the server reads: from the uplink to the codec.
+    pub server_reads: ServerReads,
 }
 
 impl Fitter {
+    /// For this gateway. Nothing is known of its server yet.
+    pub fn new(site: Name, gateway: Name, state_dir: PathBuf, clock: Clock) -> Self {
+        let (ca_news, server_reads) = (watch::Sender::new(0), ServerReads::default());
+        Self { site, gateway, state_dir, clock, ca_news, server_reads }
+    }
+
     /// Makes the driver of `link` and runs it. An error is a configuration that cannot work.
     pub async fn run_link(&self, link: &Arc<field::Link>, desk: Desk) -> Result<(), String> {
         // Nobody waits at the end for a driver that is still being made.
@@ -100,7 +108,7 @@ impl Fitter {
 
     /// What keeps this gateway's certificate fresh.
     pub fn renewal(&self, proxy: Option<Proxy>) -> Renewal {
-        let Self { site, gateway, state_dir, clock, ca_news } = self;
+        let Self { site, gateway, state_dir, clock, ca_news, server_reads: _ } = self;
         let (folder, name) = (identity_folder(state_dir), format!("{site}/{gateway}"));
         let (clock, ca_news) = (clock.clone(), ca_news.subscribe());
         Renewal { folder, name, clock, proxy, spread: RENEWAL_SPREAD, ca_news }
@@ -109,7 +117,7 @@ impl Fitter {
     /// Reads the identity kept on this gateway, each time it is called.
     pub fn introduction(&self) -> Introduction {
         let (folder, clock) = (identity_folder(&self.state_dir), self.clock.clone());
-        let ca_news = self.ca_news.clone();
+        let (ca_news, server_reads) = (self.ca_news.clone(), self.server_reads.clone());
         Box::new(move || {
             let Some(identity) = Identity::load(&folder).map_err(|error| error.to_string())? else {
                 return Ok(None);
@@ -120,7 +128,7 @@ impl Fitter {
             let config = tls::gateway_config(&identity, clock).map_err(|error| error.to_string())?;
             let certificate = identity.chain.first().map_or(&[][..], |certificate| certificate.as_ref());
             let peer = Peer::new(identity.server.clone(), &config, certificate)?;
-            Ok(Some(peer.under(identity.ca_generation, ca_news.clone())))
+            Ok(Some(peer.under(identity.ca_generation, ca_news.clone()).telling(server_reads.clone())))
         })
     }
 }

@@ -25,6 +25,7 @@ use axum::{Router, response::Response};
 use bytes::Bytes;
 use forebay_config::units::ByteSize;
 use forebay_protocols::boot_time::wall_micros;
+use forebay_protocols::sync::batch::NEWEST_FORMAT;
 use forebay_protocols::sync::problem::{Kind, Problem};
 use forebay_protocols::sync::wire::sync_answer::{Outcome, Verdict};
 use forebay_protocols::sync::wire::{JoinRequest, SyncAnswer, SyncRequest};
@@ -126,6 +127,8 @@ impl Ingest {
         let member = member.valid_at(wall_micros())?;
         let body = self.bodies.of_member(request).await?;
         let request: SyncRequest = decode(&body)?;
+        let respond: fn(StatusCode, &SyncAnswer) -> Response =
+            if request.untyped { answers::untyped } else { protobuf };
         let parts = if body.len() <= SMALL { 1 } else { PARTS };
         let _turn = timeout(TURN_WITHIN, self.turns.acquire_many(parts))
             .await
@@ -148,18 +151,19 @@ impl Ingest {
             if let Some((ranges, is_whole)) = &receipt.committed {
                 answer.committed = ranges.iter().flat_map(|(first, last)| [first, last]).collect();
                 answer.committed_is_whole = *is_whole;
+                answer.batch_format = NEWEST_FORMAT;
             }
             if (receipt.dictionary_missing || receipt.greet) && first {
                 slice.arrived().for_each(|_| self.telemetry.verdict(Verdict::Retry));
                 answer.server_time_us = wall_micros();
-                return Ok(protobuf(StatusCode::CONFLICT, &answer));
+                return Ok(respond(StatusCode::CONFLICT, &answer));
             }
             self.show(&member, &slice, &receipt);
             answer.outcomes.extend(self.outcomes(slice, &receipt));
             first = false;
         }
         answer.server_time_us = wall_micros();
-        Ok(protobuf(StatusCode::OK, &answer))
+        Ok(respond(StatusCode::OK, &answer))
     }
 
     /// One outcome per batch of the slice, in the order they came.

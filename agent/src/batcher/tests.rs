@@ -11,6 +11,7 @@ use tokio::sync::Semaphore;
 use super::*;
 use crate::buffer::{Counts, Status};
 use crate::fittings;
+use crate::uplink::line::ServerReads;
 
 /// A disk that can be told to refuse and to wait.
 #[derive(Clone)]
@@ -351,7 +352,7 @@ async fn what_the_codec_leaves_becomes_the_next_batch_of_the_same_append() {
 #[tokio::test]
 async fn a_harvest_above_the_codecs_limit_arrives_whole_in_several_batches() {
     let count = MAX_READINGS as i64 + 4_465;
-    let bench = bench_of(AGES, vec![], fittings::encoder(), 16);
+    let bench = bench_of(AGES, vec![], fittings::encoder(ServerReads::default()), 16);
     let (books, disk) = (bench.books.clone(), bench.disk.clone());
     bench.hand(handover(0, &["flow"], &(0..count).map(|value| (0, value)).collect::<Vec<_>>())).await;
     drop(bench.handovers);

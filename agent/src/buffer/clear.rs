@@ -197,7 +197,7 @@ impl<'a> Sieve<'a> {
         if staying.len() == before {
             return Fate::Stays;
         }
-        let encoded = self.encoder.encode(&decoded.head, &mut staying);
+        let encoded = self.encoder.up_to(decoded.format).encode(&decoded.head, &mut staying);
         let whole = encoded.count as usize == staying.len();
         if whole { Fate::Shrinks(encoded) } else { Fate::Stays }
     }

@@ -76,7 +76,7 @@ struct Halver<'a> {
 }
 
 impl Halver<'_> {
-    /// The batch with every second reading; it stays if it is not one, or nothing can be left out.
+    /// The batch with every second reading, of no newer format; it stays if it is not one, or nothing can be left out.
     fn halve(&mut self, batch: &[u8]) -> Fate {
         let Ok(decoded) = self.decoder.decode(batch) else { return Fate::Stays };
         let before = decoded.readings.len();
@@ -84,7 +84,7 @@ impl Halver<'_> {
         if readings.len() == before {
             return Fate::Stays;
         }
-        let encoded = self.encoder.encode(&decoded.head, &mut readings);
+        let encoded = self.encoder.up_to(decoded.format).encode(&decoded.head, &mut readings);
         let whole = encoded.count as usize == readings.len() && encoded.bytes.len() < batch.len();
         if whole { Fate::Shrinks(encoded) } else { Fate::Stays }
     }

@@ -21,7 +21,6 @@ use clap::Args;
 use forebay_config::agent::Agent;
 use forebay_config::classes::Pattern;
 use forebay_config::field::{Link, Protocol};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
@@ -90,8 +89,7 @@ pub fn run(read: &Read, config: Agent) -> ExitCode {
     let clock = Clock::open(&config.state_dir);
     let Agent { site, gateway, state_dir, .. } = config;
     let stranger = is_of_another_user(&state_dir);
-    let fitter =
-        Arc::new(Fitter { site, gateway, state_dir, clock: clock.clone(), ca_news: watch::Sender::new(0) });
+    let fitter = Arc::new(Fitter::new(site, gateway, state_dir, clock.clone()));
     let answers = runtime.block_on(all(fitter, links, Arc::new(wanted), *wait, stranger));
     // A name that is still being looked up is not waited for.
     runtime.shutdown_background();

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use forebay_config::agent::Agent;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::watch;
 use tracing::error;
 
 use super::{FAILED, complain, join, say};
@@ -92,8 +91,7 @@ pub fn join(config: &Agent, join: &join::Join) -> ExitCode {
 pub fn renew(config: Agent) -> ExitCode {
     let Agent { site, gateway, state_dir, uplink, .. } = config;
     let clock = Clock::open(&state_dir);
-    let renewal =
-        Fitter { site, gateway, state_dir, clock, ca_news: watch::Sender::new(0) }.renewal(uplink.proxy);
+    let renewal = Fitter::new(site, gateway, state_dir, clock).renewal(uplink.proxy);
     let renewing = async {
         let identity =
             renewal.identity().await?.ok_or("this gateway has not joined; run `forebay-agent join`")?;

@@ -20,6 +20,7 @@ use crate::gaps::Silences;
 use crate::ledger::Books;
 use crate::link::{Desk, Link, LinkStatus};
 use crate::systemd::Progress;
+use crate::uplink::line::ServerReads;
 
 const AGES: Duration = Duration::from_secs(3600);
 
@@ -108,7 +109,7 @@ async fn a_broker_hears_that_its_message_is_durable_before_our_goodbye() {
     };
     let batcher = Batcher {
         flash: appender,
-        encode: fittings::encoder(),
+        encode: fittings::encoder(ServerReads::default()),
         epoch: opening.epoch,
         clock: Clock::open(dir.path()),
         window: AGES,

@@ -214,6 +214,7 @@ impl<'a, B: Backlog> Delivery<'a, B> {
         let super::parcel::Parcel { mut request, sent, backlog_over: _ } = parcel;
         let openings = uplink.backlog.openings().await?;
         request.opening = present(&openings);
+        request.untyped = true;
         let report = request.report.clone();
         let ticket = self.state.departs(sent);
         let outgoing = Outgoing { ticket, body: Body::of(request), openings, report };
@@ -246,6 +247,7 @@ impl<'a, B: Backlog> Delivery<'a, B> {
             }
             if let Some(acknowledged) = greeted {
                 missing = lost(&acknowledged, answer);
+                self.peer.server_reads.learn(answer.batch_format);
                 self.has_greeted(opening).await?;
             }
         }

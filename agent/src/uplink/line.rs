@@ -4,6 +4,7 @@
 //! There is one request at a time on it, so HTTP/2 would add nothing but a second way to fail; where
 //! several are under way they are on several lines, and one that is cut takes no other with it.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -38,6 +39,29 @@ const LARGEST_ANSWER: usize = 4 << 20;
 const MOST_WORDS: usize = 300;
 const PROTOBUF: &str = "application/x-protobuf";
 
+/// The newest format of batches that the server reads, as it said when it was greeted last; the first one until
+/// then. What is encoded goes by it, so that an older server need not set it aside. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct ServerReads(Arc<AtomicU32>);
+
+impl Default for ServerReads {
+    fn default() -> Self {
+        Self(Arc::new(AtomicU32::new(1)))
+    }
+}
+
+impl ServerReads {
+    /// No newer format should be written.
+    pub fn up_to(&self) -> u32 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// The server said so: 0 if it knows nothing of formats.
+    pub fn learn(&self, format: u32) {
+        self.0.store(format.max(1), Ordering::Relaxed);
+    }
+}
+
 /// The server as this gateway knows it since it joined.
 #[derive(Clone)]
 pub struct Peer {
@@ -53,6 +77,8 @@ pub struct Peer {
     pub ca_generation: u32,
     /// Who hears of a newer one.
     pub ca_news: Option<watch::Sender<u32>>,
+    /// Learns what batches the server reads.
+    pub server_reads: ServerReads,
 }
 
 impl Peer {
@@ -62,12 +88,25 @@ impl Peer {
         let mut tls = tls.clone();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
         let mark = crc32c::crc32c_append(crc32c::crc32c(server.as_bytes()), certificate);
-        Ok(Self { server, name, tls: Arc::new(tls), mark, ca_generation: 0, ca_news: None })
+        Ok(Self {
+            server,
+            name,
+            tls: Arc::new(tls),
+            mark,
+            ca_generation: 0,
+            ca_news: None,
+            server_reads: ServerReads::default(),
+        })
     }
 
     /// The same, whose CA is of this generation; `news` hears of a newer one.
     pub fn under(self, ca_generation: u32, news: watch::Sender<u32>) -> Self {
         Self { ca_generation, ca_news: Some(news), ..self }
+    }
+
+    /// The same; `server_reads` learns what batches it reads.
+    pub fn telling(self, server_reads: ServerReads) -> Self {
+        Self { server_reads, ..self }
     }
 
     /// The server asks to trust the CA of this generation. True if we do not yet.
@@ -183,7 +222,8 @@ fn reply(status: StatusCode, headers: &HeaderMap, body: Bytes) -> Reply {
 
 /// An answer of a Forebay server. Captive portals and proxies also say 200.
 fn answer(headers: &HeaderMap, body: Bytes) -> Result<SyncAnswer, String> {
-    let kind = headers.get(header::CONTENT_TYPE).map_or("", |value| value.to_str().unwrap_or(""));
+    let kind = headers.get(header::CONTENT_TYPE).map_or(PROTOBUF, |value| value.to_str().unwrap_or(""));
+    // A server that can leave it out was asked to.
     if !kind.starts_with(PROTOBUF) {
         return Err(format!("its answer is {}, not {PROTOBUF}: is something in between?", shown(kind)));
     }
@@ -230,8 +270,10 @@ mod tests {
         let protobuf = [("content-type", PROTOBUF)];
         assert_eq!(judge(200, &protobuf, &answer.encode_to_vec()), Reply::Answer(answer.clone()));
         assert_eq!(judge(409, &protobuf, &answer.encode_to_vec()), Reply::Lacking(answer.clone()));
-        let greet = SyncAnswer { greet: true, ..answer };
+        let greet = SyncAnswer { greet: true, ..answer.clone() };
         assert_eq!(judge(409, &protobuf, &greet.encode_to_vec()), Reply::Stranger);
+        assert_eq!(judge(200, &[], &answer.encode_to_vec()), Reply::Answer(answer.clone()));
+        assert!(matches!(judge(200, &[], b"<html>Please pay</html>"), Reply::Strange(_)));
         let portal = judge(200, &[("content-type", "text/html")], b"<html>Please pay</html>");
         assert!(matches!(portal, Reply::Strange(_)), "{portal:?}");
         for body in [&b""[..], b"\xff\xff\xff", b"<html>"] {

@@ -16,6 +16,7 @@ use crate::sync::wire;
 mod axes;
 mod columns;
 mod compression;
+mod corrected;
 mod kinds;
 mod odd;
 mod order;
@@ -23,8 +24,9 @@ mod packing;
 mod runs;
 mod shapes;
 
-/// The format this version writes, and the only one so far.
-pub const FORMAT: u32 = 1;
+/// The newest format that this version reads and writes. Each batch is of the oldest that has what it
+/// needs: 2 has decimals with corrections, which 1 has not.
+pub const NEWEST_FORMAT: u32 = 2;
 /// Readings in one batch.
 pub const MAX_READINGS: usize = 65_536;
 /// Bytes of the columns before compression.
@@ -99,6 +101,8 @@ pub struct Encoded {
 /// A batch read back.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoded {
+    /// Its format.
+    pub format: u32,
     /// Epoch, sequence, boot.
     pub head: Head,
     /// Highest point number the batch may use.
@@ -132,7 +136,7 @@ pub enum DecodeError {
         why: String,
     },
     /// Written by a later version.
-    #[error("batch format {found} is unknown here, only {FORMAT} is: update the reader")]
+    #[error("batch format {found} is unknown here, {NEWEST_FORMAT} is the newest known: update the reader")]
     UnknownFormat {
         /// The format the batch states.
         found: u32,
@@ -178,17 +182,34 @@ impl From<packing::Flaw> for DecodeError {
 }
 
 /// Writes batches. Keeps the compressor and all scratch space from batch to batch.
-#[derive(Default)]
 pub struct Encoder {
+    newest: u32,
     order: order::Order,
     writer: columns::Writer,
     press: compression::Press,
 }
 
+impl Default for Encoder {
+    fn default() -> Self {
+        Self {
+            newest: NEWEST_FORMAT,
+            order: order::Order::default(),
+            writer: columns::Writer::default(),
+            press: compression::Press::default(),
+        }
+    }
+}
+
 impl Encoder {
-    /// A ready encoder. It grows to the size of the batches it writes.
+    /// A ready encoder, of any format. It grows to the size of the batches it writes.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// From now on no batch is of a newer format than this, which its reader knows.
+    pub fn up_to(&mut self, format: u32) -> &mut Self {
+        self.newest = format;
+        self
     }
 
     /// Encodes the first [`Encoded::count`] readings, which are all of them unless there are more
@@ -201,11 +222,11 @@ impl Encoder {
         let fitting = fitting(readings);
         let readings = &mut readings[..fitting];
         self.order.sort(readings);
-        let (columns, span_us) = self.writer.write(readings);
+        let (columns, span_us, format) = self.writer.write(readings, self.newest);
         let (payload, payload_length) = self.press.compress(columns);
         let dictionary_revision = readings.last().map_or(PointId(0), |reading| reading.point);
         let batch = wire::Batch {
-            format: FORMAT,
+            format,
             epoch: Bytes::copy_from_slice(&head.epoch.0),
             sequence: head.sequence.0,
             boot: Some(wire::Boot {
@@ -280,14 +301,15 @@ impl Decoder {
             |why: prost::DecodeError| DecodeError::NotABatch { length: bytes.len(), why: why.to_string() };
         self.columns.merge(payload).map_err(not_columns)?;
         let (readings, span) =
-            self.reader.read(&self.columns, peek.count as usize, peek.dictionary_revision)?;
+            self.reader.read(&self.columns, batch.format, peek.count as usize, peek.dictionary_revision)?;
         if span != peek.span_us {
             return Err(DecodeError::Inconsistent {
                 part: "first_us and last_us",
                 fault: "are not the payload's span",
             });
         }
-        Ok(Decoded { head: peek.head, dictionary_revision: peek.dictionary_revision, readings })
+        let Peek { head, dictionary_revision, .. } = peek;
+        Ok(Decoded { format: batch.format, head, dictionary_revision, readings })
     }
 }
 
@@ -308,7 +330,7 @@ fn envelope(bytes: &[u8]) -> Result<(wire::Batch, Peek), DecodeError> {
     let not_a_batch = |why: String| DecodeError::NotABatch { length: bytes.len(), why };
     let malformed = |why: prost::DecodeError| not_a_batch(why.to_string());
     match AnyFormat::decode(bytes).map_err(malformed)?.format {
-        FORMAT => {}
+        1..=NEWEST_FORMAT => {}
         0 => return Err(not_a_batch("it states no format".to_owned())),
         found => return Err(DecodeError::UnknownFormat { found }),
     }

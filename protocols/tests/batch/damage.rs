@@ -2,7 +2,9 @@
 //! error that names the part, never harm.
 
 use forebay_protocols::reading::Value;
-use forebay_protocols::sync::batch::{DecodeError, Decoder, Encoder, MAX_PAYLOAD, MAX_READINGS, peek};
+use forebay_protocols::sync::batch::{
+    DecodeError, Decoder, Encoder, MAX_PAYLOAD, MAX_READINGS, NEWEST_FORMAT, peek,
+};
 use forebay_protocols::sync::wire;
 use proptest::prelude::*;
 use prost::Message;
@@ -111,6 +113,10 @@ fn all_columns(columns: &mut wire::Columns) -> Vec<&mut Vec<u8>> {
         plane_5,
         plane_6,
         plane_7,
+        decimal_way,
+        correction_count,
+        correction_gap,
+        correction,
     } = columns;
     vec![
         point,
@@ -144,6 +150,10 @@ fn all_columns(columns: &mut wire::Columns) -> Vec<&mut Vec<u8>> {
         plane_5,
         plane_6,
         plane_7,
+        decimal_way,
+        correction_count,
+        correction_gap,
+        correction,
     ]
 }
 
@@ -161,8 +171,13 @@ fn assert_harmless(bytes: &[u8]) {
 #[test]
 fn a_later_format_is_refused_and_not_misread() {
     let mut batch = encode(&sample());
-    batch.format = 2;
-    assert_eq!(refusal(&batch), DecodeError::UnknownFormat { found: 2 });
+    batch.format = NEWEST_FORMAT + 1;
+    let refused = refusal(&batch);
+    assert_eq!(refused, DecodeError::UnknownFormat { found: 3 });
+    assert_eq!(
+        refused.to_string(),
+        "batch format 3 is unknown here, 2 is the newest known: update the reader"
+    );
     // Nothing but the number need be the same: here the epoch, field 2, has become a number.
     assert_eq!(Decoder::new().decode(&[0x08, 9, 0x10, 1]), Err(DecodeError::UnknownFormat { found: 9 }));
     batch.format = 1;
@@ -266,6 +281,37 @@ fn a_column_that_lies_is_named() {
         told(|columns| (columns.quality_gap, columns.quality_run) = (vec![3], vec![1])),
         "quality_run"
     );
+}
+
+/// Decimals with corrections have columns of their own, which format 1 has not.
+#[test]
+fn a_correction_that_lies_is_named() {
+    // Three of four are one to three units beside.
+    let beside = |poll: i64| f64::from_bits(((1_500 + poll * 7) as f64 / 1000.0).to_bits() + poll as u64 % 4);
+    let readings: Vec<_> = (0..40).map(|poll| reading(1, poll, Value::Float(beside(poll)))).collect();
+    let honest = encode(&readings);
+    let payload = zstd::bulk::decompress(&honest.payload, MAX_PAYLOAD).unwrap();
+    let columns = wire::Columns::decode(payload.as_slice()).unwrap();
+    assert_eq!(honest.format, 2);
+    assert!(columns.correction.len() > 2, "{columns:?}");
+    let told = |format: u32, lie: fn(&mut wire::Columns)| {
+        let (mut batch, mut columns) = (honest.clone(), columns.clone());
+        lie(&mut columns);
+        seal(&mut batch, &columns.encode_to_vec());
+        batch.format = format;
+        part_of(refusal(&batch))
+    };
+    assert_eq!(told(1, |_| {}), "form");
+    assert_eq!(told(2, |columns| columns.decimal_way.clear()), "decimal_way");
+    assert_eq!(told(2, |columns| columns.decimal_way = vec![3 << 4 | 3]), "decimal_way");
+    assert_eq!(told(2, |columns| columns.decimal_way = vec![13]), "decimal_way");
+    assert_eq!(told(2, |columns| columns.decimal_way.push(1)), "decimal_way");
+    assert_eq!(told(2, |columns| columns.correction_count = vec![41]), "correction_count");
+    assert_eq!(told(2, |columns| columns.correction_count = vec![0xff; 9]), "correction_count");
+    assert_eq!(told(2, |columns| columns.correction_gap[0] = 40), "correction_gap");
+    assert_eq!(told(2, |columns| columns.correction_gap.push(0)), "correction_gap");
+    assert_eq!(told(2, |columns| columns.correction.truncate(1)), "correction");
+    assert_eq!(told(2, |columns| columns.correction.push(0)), "correction");
 }
 
 /// A run of missing values.

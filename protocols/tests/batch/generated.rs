@@ -12,6 +12,9 @@ pub fn float() -> impl Strategy<Value = f64> {
         any::<u64>().prop_map(f64::from_bits),
         any::<u32>().prop_map(|bits| f64::from(f32::from_bits(bits))),
         (-100_000i64..100_000, 0i32..12).prop_map(|(whole, digits)| whole as f64 / 10f64.powi(digits)),
+        (-100_000i64..100_000, 0i32..12, -20i64..20).prop_map(|(whole, digits, ulps)| {
+            f64::from_bits((whole as f64 * 10f64.powi(-digits)).to_bits().wrapping_add(ulps as u64))
+        }),
         prop::sample::select(vec![
             0.0,
             -0.0,
@@ -81,7 +84,7 @@ fn wild() -> impl Strategy<Value = Vec<Reading>> {
 
 /// Polls of a few points, each with a type of its own and now and then an exception.
 fn polls() -> impl Strategy<Value = Vec<Reading>> {
-    let kinds = prop::collection::vec((0u8..6, 1i64..1_000), 1..12);
+    let kinds = prop::collection::vec((0u8..9, 1i64..1_000), 1..12);
     let exceptions =
         prop::collection::vec((any::<prop::sample::Index>(), prop::option::of(value()), quality()), 0..4);
     (kinds, 1usize..40, 0i64..3_000, exceptions).prop_map(|(kinds, polls, jitter, exceptions)| {
@@ -95,6 +98,10 @@ fn polls() -> impl Strategy<Value = Vec<Reading>> {
                     2 => Value::Float((poll as f64 * *pace as f64).sin()),
                     3 => Value::Integer(poll * pace),
                     4 => Value::Boolean(poll / 7 % 2 == 0),
+                    // Decimals, and units in the last place beside.
+                    5 => Value::Float((poll * pace % 97_001) as f64 * 0.001),
+                    6 => Value::Float((poll * pace % 97_001) as f64 / 10.0 / 100.0),
+                    7 => Value::Float((poll * pace % 97) as f64 / 10.0 - 0.3),
                     _ => Value::Text(if poll % pace == 0 { "on".into() } else { "off".into() }),
                 };
                 readings.push(reading(point, micros, value));

@@ -7,10 +7,16 @@ use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, StatusCode};
 use prost::Message;
 
-/// A protobuf answer.
-pub(super) fn protobuf(status: StatusCode, message: &impl Message) -> Response {
+/// An answer that its reader knows for what it is: small batches pay for each header.
+pub(super) fn untyped(status: StatusCode, message: &impl Message) -> Response {
     let mut response = Response::new(Body::from(message.encode_to_vec()));
     *response.status_mut() = status;
+    response
+}
+
+/// A protobuf answer.
+pub(super) fn protobuf(status: StatusCode, message: &impl Message) -> Response {
+    let mut response = untyped(status, message);
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
     response
 }

@@ -59,7 +59,8 @@ enum Entry {
 impl Requested {
     /// Checks what concerns the request as a whole.
     pub(super) fn new(request: wire::SyncRequest, received: Micros) -> Result<Self, Problem> {
-        let wire::SyncRequest { epoch, dictionary, batches, gaps, report, greeting, opening } = request;
+        let wire::SyncRequest { epoch, dictionary, batches, gaps, report, greeting, opening, untyped: _ } =
+            request;
         let epoch: [u8; 16] = epoch.as_ref().try_into().map_err(|_| {
             bad(format!("the epoch has {} bytes, not 16; is this a Forebay agent?", epoch.len()))
         })?;
@@ -167,7 +168,7 @@ impl Requested {
             count: envelope_of(&sent.batch).count,
             content: Content::SetAside { bytes: sent.batch.clone(), why },
         };
-        let Decoded { head, dictionary_revision, readings } = match self.decoder.decode(&sent.batch) {
+        let Decoded { head, dictionary_revision, readings, .. } = match self.decoder.decode(&sent.batch) {
             Ok(decoded) => decoded,
             Err(why) => return Ok(aside(why.to_string())),
         };

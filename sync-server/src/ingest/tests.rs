@@ -203,10 +203,25 @@ async fn an_unknown_opening_is_409_until_the_gateway_greets_and_then_hears_what_
     sent.greeting = Some(wire::Greeting { openings: vec![opening] });
     let answer = gateway.sync(&sent).await.answer();
     assert_eq!((answer.committed, answer.committed_is_whole, answer.greet), (vec![1, 2], true, false));
+    assert_eq!(answer.batch_format, 2, "the agent may write what this server reads");
     sent.greeting = None;
     let answer = gateway.sync(&sent).await.answer();
     assert_eq!(verdicts(&answer), [(1, Verdict::Duplicate), (2, Verdict::Duplicate)]);
-    assert!(answer.committed.is_empty(), "only to a greeting");
+    assert!(answer.committed.is_empty() && answer.batch_format == 0, "only to a greeting");
+    plant.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_knows_what_comes_is_not_told_its_type() {
+    let plant = Plant::start().await;
+    let gateway = Gateway::join(&plant, "north", "gw-1").await.unwrap();
+    let sent = SyncRequest { untyped: true, ..request([batch(EPOCH, 1, &[(1, 10)])]) };
+    let said = gateway.sync(&sent).await;
+    assert_eq!((said.status, &*said.content_type), (200, ""));
+    assert_eq!(verdicts(&SyncAnswer::decode(said.body).unwrap()), [(1, Verdict::Committed)]);
+    // A refusal is told as ever.
+    let unknown = SyncRequest { epoch: Bytes::new(), ..sent };
+    assert_eq!(gateway.sync(&unknown).await.problem().kind, Kind::BadRequest);
     plant.stop().await;
 }
 

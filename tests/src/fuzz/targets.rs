@@ -210,6 +210,8 @@ fn batches() -> Vec<Vec<u8>> {
         1 => Value::Float((n as f64).sin()),
         2 => Value::Integer(n * n),
         3 => Value::Boolean(n % 3 == 0),
+        // Format 2: beside a decimal by a few units in the last place.
+        4 => Value::Float(n as f64 * 0.001 + 0.1),
         _ => Value::Text(format!("state {}", n % 4).as_str().into()),
     };
     let mut encoder = Encoder::new();
@@ -222,7 +224,7 @@ fn batches() -> Vec<Vec<u8>> {
                     (0..*length).map(move |n: i64| Reading {
                         point: PointId(point as u32 + 1),
                         stamp: Stamp::boot(BootTime(n * 1_000_000)),
-                        value: Some(value(point % 5, n)),
+                        value: Some(value(point % 6, n)),
                         quality: Quality::Good,
                     })
                 })

@@ -34,6 +34,26 @@ async fn the_first_request_of_each_connection_says_who_we_are_and_every_one_name
 }
 
 #[tokio::test]
+async fn what_batches_a_server_reads_is_learnt_anew_with_each_greeting() {
+    let server = Server::start().await;
+    server.change(|ingest| ingest.batch_format = 2);
+    server.behave([Behaviour::Serve, Behaviour::Serve, Behaviour::CutBeforeReading]);
+    let peer = server.peer();
+    let server_reads = peer.server_reads.clone();
+    assert_eq!(server_reads.up_to(), 1, "nobody has said anything");
+    let bench = bench(peer, SELDOM, |shelf| shelf.append(1..=1, 100, 1));
+    bench.shelf.until_empty().await;
+    assert_eq!(server_reads.up_to(), 2);
+    // An older one takes its place, and says nothing of formats. The third request is cut.
+    server.change(|ingest| ingest.batch_format = 0);
+    bench.shelf.append(2..=2, 100, 1);
+    bench.shelf.until_empty().await;
+    assert_eq!(server.look(|ingest| ingest.greetings.len()), 2, "nothing was cut: the test tests nothing");
+    assert_eq!(server_reads.up_to(), 1);
+    bench.finish().await;
+}
+
+#[tokio::test]
 async fn a_greeting_that_came_to_nothing_is_said_again_and_not_believed() {
     let server = Server::start().await;
     server.behave([Behaviour::Status(503, &[]), Behaviour::CaptivePortal, Behaviour::Garbage]);

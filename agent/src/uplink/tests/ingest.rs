@@ -36,6 +36,8 @@ pub struct Ingest {
     pub fork: u32,
     /// Sequences that are put off once.
     pub put_off: BTreeSet<u64>,
+    /// The newest format of batches it reads, told in answers to greetings.
+    pub batch_format: u32,
     /// In answers to greetings, only so many ranges are listed.
     pub lists: Option<usize>,
 }
@@ -105,6 +107,7 @@ impl Ingest {
             let skip = all.len() - self.lists.unwrap_or(usize::MAX).min(all.len());
             answer.committed = all[skip..].iter().flat_map(|&(first, last)| [first, last]).collect();
             answer.committed_is_whole = skip == 0;
+            answer.batch_format = self.batch_format;
         }
         (200, answer)
     }

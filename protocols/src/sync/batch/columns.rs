@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use super::axes::Axes;
-use super::kinds::{self, Kind, Texts};
+use super::corrected::CorrectedColumns;
+use super::kinds::{self, Kind, Parts, Texts};
 use super::odd::{OddColumns, OddWriter};
 use super::packing::{Column, Flaw, put};
 use super::runs::{RunColumns, Runs};
@@ -20,16 +21,17 @@ type Span = (i64, i64);
 pub(super) struct Writer {
     axes: Axes,
     texts: Texts,
-    /// The numbers, and the places of the odd readings, of the series at hand.
-    plain: Vec<i64>,
-    odd: Vec<u32>,
+    /// Of the series at hand.
+    parts: Parts,
     columns: wire::Columns,
 }
 
 impl Writer {
-    /// `readings` are sorted by (point, clock, time).
-    pub fn write(&mut self, readings: &[Reading]) -> (&wire::Columns, Span) {
-        let Self { axes, texts, plain, odd, columns } = self;
+    /// `readings` are sorted by (point, clock, time). Uses nothing that `newest` does not have, and says
+    /// which format it takes to read the columns.
+    pub fn write(&mut self, readings: &[Reading], newest: u32) -> (&wire::Columns, Span, u32) {
+        let Self { axes, texts, parts, columns } = self;
+        let mut format = 1;
         axes.clear();
         texts.clear();
         prost::Message::clear(columns);
@@ -52,21 +54,25 @@ impl Writer {
             put(&mut columns.axis, refer);
             last_axis = axis;
 
-            let kind = kinds::pack(series, texts, plain, odd);
-            if plain.is_empty() {
+            let kind = parts.pack(series, newest, texts);
+            if parts.plain.is_empty() {
                 columns.form.push(0);
             } else {
-                let writing = shapes::choose(plain);
+                let writing = shapes::choose(&parts.plain);
                 columns.form.push(kind.code() << 4 | writing.code());
-                shapes::write(plain, writing, columns);
+                shapes::write(&parts.plain, writing, columns);
+                if kind == Kind::Corrected {
+                    format = 2;
+                    parts.write_corrections(columns);
+                }
             }
-            odd_writer.write(series, start, odd, texts, columns);
+            odd_writer.write(series, start, &parts.odd, texts, columns);
             start += series.len();
         }
         axes.write(columns);
         texts.write(columns);
         write_qualities(readings, columns);
-        (columns, axes.span())
+        (columns, axes.span(), format)
     }
 }
 
@@ -83,13 +89,15 @@ impl Reader {
     pub fn read(
         &mut self,
         columns: &wire::Columns,
+        format: u32,
         count: usize,
         revision: PointId,
     ) -> Result<(Vec<Reading>, Span), Flaw> {
         let Self { axes, plain } = self;
         axes.read(columns, count)?;
         let texts = kinds::read_texts(columns, count)?;
-        let mut heads = Heads::new(columns, revision);
+        let mut heads = Heads::new(columns, format, revision);
+        let mut corrected = CorrectedColumns::new(columns);
         let mut numbers = NumberColumns::new(columns);
         let mut odd = OddColumns::new(columns, count)?;
         let mut readings = Vec::with_capacity(count);
@@ -99,6 +107,9 @@ impl Reader {
             plain.clear();
             if oddities < places.len() {
                 numbers.read(places.len() - oddities, series.writing, plain)?;
+                if series.kind == Kind::Corrected {
+                    corrected.restore(plain)?;
+                }
             }
             if oddities == 0 {
                 series.read_plain(plain, &texts, &mut readings)?;
@@ -108,6 +119,7 @@ impl Reader {
         }
         heads.end(count - readings.len())?;
         numbers.end()?;
+        corrected.end()?;
         odd.end()?;
         read_qualities(columns, &mut readings)?;
         Ok((readings, axes.span()))
@@ -119,6 +131,7 @@ struct Heads<'a> {
     points: Column<'a>,
     refers: Column<'a>,
     forms: Column<'a>,
+    format: u32,
     /// No point is above it.
     revision: PointId,
     /// Of the series before.
@@ -139,11 +152,12 @@ struct Series<'a> {
 }
 
 impl<'a> Heads<'a> {
-    fn new(columns: &'a wire::Columns, revision: PointId) -> Self {
+    fn new(columns: &'a wire::Columns, format: u32, revision: PointId) -> Self {
         Self {
             points: Column::new("point", &columns.point),
             refers: Column::new("axis", &columns.axis),
             forms: Column::new("form", &columns.form),
+            format,
             revision,
             point: PointId(0),
             clock: None,
@@ -179,7 +193,7 @@ impl<'a> Heads<'a> {
             return Err(self.refers.flaw("makes more readings than the batch states"));
         }
         let form = self.forms.byte()?;
-        let (kind, writing) = Kind::from_code(form >> 4)
+        let (kind, writing) = Kind::from_code(form >> 4, self.format)
             .zip(Writing::from_code(form & 15))
             .ok_or_else(|| self.forms.flaw("names a kind or shape of a later format"))?;
         Ok(Some(Series { point: self.point, clock, times, kind, writing }))
@@ -208,7 +222,7 @@ impl Series<'_> {
     /// Reads a series without odd readings.
     fn read_plain(&self, plain: &[i64], texts: &[Arc<str>], to: &mut Vec<Reading>) -> Result<(), Flaw> {
         let pairs = self.stamps().zip(plain);
-        // Most readings are of the first two kinds, which cannot fail: loops of their own.
+        // Most readings are of kinds that cannot fail: loops of their own.
         match self.kind {
             Kind::Decimal(digits) => {
                 let value = kinds::decimal_value(digits);
@@ -216,6 +230,10 @@ impl Series<'_> {
             }
             Kind::Integer => {
                 to.extend(pairs.map(|(stamp, number)| self.reading(stamp, Some(Value::Integer(*number)))));
+            }
+            Kind::Double | Kind::Corrected => {
+                let value = |bits: i64| Value::Float(f64::from_bits(bits as u64));
+                to.extend(pairs.map(|(stamp, number)| self.reading(stamp, Some(value(*number)))));
             }
             kind => {
                 for (stamp, number) in pairs {

@@ -12,7 +12,7 @@ use crate::sync::wire;
 const LEVEL: i32 = 3;
 /// A plane from this size on earns a block, and so a Huffman table, of its own.
 const OWN_BLOCK: usize = 512;
-/// More than the headers of all extra blocks: eight planes, three bytes each.
+/// More than the headers of all extra blocks: eight planes and corrections, three bytes each.
 const BLOCK_HEADERS: usize = 64;
 
 /// Columns to compressed bytes.
@@ -63,19 +63,24 @@ impl Press {
     }
 }
 
-/// Where the long planes begin, in bytes before the end of the message: they are its last fields.
+/// Where the long planes and what lies behind them begin, in bytes before the end of the message, of which
+/// they are the last fields.
 fn plane_borders(columns: &wire::Columns, length: usize) -> impl Iterator<Item = usize> {
     let wire::Columns { plane_0, plane_1, plane_2, plane_3, plane_4, plane_5, plane_6, plane_7, .. } =
         columns;
+    let wire::Columns { decimal_way, correction_count, correction_gap, correction, .. } = columns;
     let planes = [plane_0, plane_1, plane_2, plane_3, plane_4, plane_5, plane_6, plane_7].map(Vec::len);
+    let behind = [decimal_way, correction_count, correction_gap, correction].map(Vec::len);
     // Fields numbered from 16 on have keys of two bytes; empty fields are not there.
     let field = |bytes: usize| if bytes == 0 { 0 } else { 2 + prost::length_delimiter_len(bytes) + bytes };
-    let mut border = planes.into_iter().map(field).sum::<usize>().min(length);
-    planes.into_iter().filter_map(move |bytes| {
+    let behind = behind.into_iter().map(field).sum::<usize>();
+    let mut border = (planes.into_iter().map(field).sum::<usize>() + behind).min(length);
+    let planes = planes.into_iter().filter_map(move |bytes| {
         let begin = border;
         border -= field(bytes).min(border);
         (bytes >= OWN_BLOCK).then_some(begin)
-    })
+    });
+    planes.chain((behind >= OWN_BLOCK).then_some(behind))
 }
 
 /// Compressed bytes to columns.

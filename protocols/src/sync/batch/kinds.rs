@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::corrected::{self, Correction, Decimal};
 use super::packing::{Column, Flaw, put};
 use crate::reading::{DataType, Reading, Value};
 use crate::sync::wire;
@@ -17,6 +18,13 @@ const ROUNDING: f64 = 6_755_399_441_055_744.0;
 const LARGEST_WHOLE: f64 = 2_251_799_813_685_248.0;
 /// A kind that leaves out more than one value in eight is not worth its exceptions.
 const ODD_SHARE: usize = 8;
+/// Listing so many floats apart costs more than [`Kind::Corrected`], where that takes them in ...
+const MANY_ODD: usize = 8;
+/// ... if they are one in so many at least.
+const MANY_ODD_SHARE: usize = 64;
+
+/// The first format with [`Kind::Corrected`].
+const CORRECTED_SINCE: u32 = 2;
 
 /// How the values of a series became whole numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +37,8 @@ pub(super) enum Kind {
     Single,
     /// Bits of an f64.
     Double,
+    /// Decimal numbers with corrections of their own, see [`corrected`]. Format 2.
+    Corrected,
     /// Number divided by ten to this power: what people and most sensors round to.
     Decimal(u8),
 }
@@ -42,17 +52,20 @@ impl Kind {
             Self::Text => 2,
             Self::Single => 3,
             Self::Double => 4,
+            Self::Corrected => 5,
             Self::Decimal(digits) => 6 + digits,
         }
     }
 
-    pub fn from_code(code: u8) -> Option<Self> {
+    /// `None` for what the format does not have.
+    pub fn from_code(code: u8, format: u32) -> Option<Self> {
         Some(match code {
             0 => Self::Integer,
             1 => Self::Boolean,
             2 => Self::Text,
             3 => Self::Single,
             4 => Self::Double,
+            5 if format >= CORRECTED_SINCE => Self::Corrected,
             6..=15 => Self::Decimal(code - 6),
             _ => return None,
         })
@@ -77,7 +90,8 @@ impl Kind {
                     u32::try_from(number).map_err(|_| flaw("hold a 32-bit float of more than 32 bits"))?;
                 Value::Float(f64::from(f32::from_bits(bits)))
             }
-            Self::Double => Value::Float(f64::from_bits(number as u64)),
+            // Corrected numbers are the bits of their floats by now.
+            Self::Double | Self::Corrected => Value::Float(f64::from_bits(number as u64)),
             Self::Decimal(digits) => {
                 Value::Float(number as f64 / POWERS[usize::from(digits.min(MAX_DIGITS))])
             }
@@ -139,32 +153,108 @@ pub(super) fn read_texts(columns: &wire::Columns, count: usize) -> Result<Vec<Ar
     Ok(texts)
 }
 
-/// Chooses a kind for a series, puts the numbers of all values that fit it into `plain` and the
-/// places of all other readings into `odd`.
-pub(super) fn pack(series: &[Reading], texts: &mut Texts, plain: &mut Vec<i64>, odd: &mut Vec<u32>) -> Kind {
-    match prevailing(series) {
-        DataType::Float => pack_floats(series, plain, odd),
-        DataType::Integer => {
-            split(series, plain, odd, |value| if let Value::Integer(v) = value { Some(*v) } else { None });
-            Kind::Integer
+/// A series taken apart. Scratch space, kept from series to series.
+#[derive(Default)]
+pub(super) struct Parts {
+    /// The numbers of all values that fit the kind.
+    pub plain: Vec<i64>,
+    /// The places of all other readings.
+    pub odd: Vec<u32>,
+    /// What [`Kind::Corrected`] adds.
+    corrections: Vec<Correction>,
+    decimal: Option<Decimal>,
+}
+
+impl Parts {
+    /// Chooses a kind for a series that `format` has, and takes the series apart.
+    pub fn pack(&mut self, series: &[Reading], format: u32, texts: &mut Texts) -> Kind {
+        let Self { plain, odd, .. } = self;
+        self.decimal = None;
+        match prevailing(series) {
+            DataType::Float => self.pack_floats(series, format),
+            DataType::Integer => {
+                split(
+                    series,
+                    plain,
+                    odd,
+                    |value| if let Value::Integer(v) = value { Some(*v) } else { None },
+                );
+                Kind::Integer
+            }
+            DataType::Boolean => {
+                split(series, plain, odd, |value| {
+                    if let Value::Boolean(v) = value { Some((*v).into()) } else { None }
+                });
+                Kind::Boolean
+            }
+            DataType::Text => {
+                split(series, plain, odd, |value| {
+                    if let Value::Text(v) = value { Some(texts.place(v)) } else { None }
+                });
+                Kind::Text
+            }
         }
-        DataType::Boolean => {
-            split(
-                series,
-                plain,
-                odd,
-                |value| if let Value::Boolean(v) = value { Some((*v).into()) } else { None },
-            );
-            Kind::Boolean
+    }
+
+    /// The fewest digits that restore every value, or all but a few; else the bits.
+    fn pack_floats(&mut self, series: &[Reading], format: u32) -> Kind {
+        let floats = series.iter().filter(|reading| matches!(reading.value, Some(Value::Float(_)))).count();
+        let few = |plain: &Vec<i64>| (floats - plain.len()) * ODD_SHARE <= floats;
+        let Self { plain, odd, .. } = self;
+        if let Some(digits) = pack_decimals(series, floats, plain, odd) {
+            let left_out = floats - plain.len();
+            let many = left_out >= MANY_ODD && left_out * MANY_ODD_SHARE >= floats;
+            if many && format >= CORRECTED_SINCE {
+                if self.pack_corrected(series, floats, left_out / 2) {
+                    return Kind::Corrected;
+                }
+                pack_decimals(series, floats, &mut self.plain, &mut self.odd);
+            }
+            return Kind::Decimal(digits);
         }
-        DataType::Text => {
-            split(
-                series,
-                plain,
-                odd,
-                |value| if let Value::Text(v) = value { Some(texts.place(v)) } else { None },
-            );
-            Kind::Text
+        split(
+            series,
+            plain,
+            odd,
+            |value| if let Value::Float(float) = value { single(*float) } else { None },
+        );
+        if few(plain) {
+            return Kind::Single;
+        }
+        if format >= CORRECTED_SINCE && self.pack_corrected(series, floats, floats / ODD_SHARE) {
+            return Kind::Corrected;
+        }
+        split(series, &mut self.plain, &mut self.odd, |value| {
+            if let Value::Float(float) = value { Some(float.to_bits() as i64) } else { None }
+        });
+        Kind::Double
+    }
+
+    /// False if more than `most` floats would be left out.
+    fn pack_corrected(&mut self, series: &[Reading], floats: usize, most: usize) -> bool {
+        let values = series.iter().filter_map(|reading| match reading.value {
+            Some(Value::Float(float)) if float.is_finite() => Some(float),
+            _ => None,
+        });
+        let Some(decimal) = corrected::recognise(values, floats) else { return false };
+        let Self { plain, odd, corrections, .. } = self;
+        corrections.clear();
+        let mut place = 0;
+        split(series, plain, odd, |value| {
+            let Value::Float(float) = value else { return None };
+            let (number, ulps) = decimal.fit(*float)?;
+            corrected::note(ulps, place, corrections);
+            place += 1;
+            Some(number)
+        });
+        self.decimal = Some(decimal);
+        floats - self.plain.len() <= most
+    }
+
+    /// Fills the columns that only [`Kind::Corrected`] has.
+    pub fn write_corrections(&self, to: &mut wire::Columns) {
+        if let Some(decimal) = self.decimal {
+            corrected::write(decimal, &self.corrections, to);
         }
     }
 }
@@ -198,13 +288,11 @@ fn split(
     }
 }
 
-/// The fewest digits that restore every value, or all but a few; else the bits.
+/// The fewest digits that restore every value, or all but a few.
 ///
 /// Digits are raised at the first value that needs more, and the series is begun anew; almost
 /// always the first value has as many digits as all others.
-fn pack_floats(series: &[Reading], plain: &mut Vec<i64>, odd: &mut Vec<u32>) -> Kind {
-    let floats = series.iter().filter(|reading| matches!(reading.value, Some(Value::Float(_)))).count();
-    let few = |plain: &Vec<i64>| (floats - plain.len()) * ODD_SHARE <= floats;
+fn pack_decimals(series: &[Reading], floats: usize, plain: &mut Vec<i64>, odd: &mut Vec<u32>) -> Option<u8> {
     let mut digits = 0;
     loop {
         let (mut needed, mut strangers) = (digits, 0);
@@ -227,19 +315,8 @@ fn pack_floats(series: &[Reading], plain: &mut Vec<i64>, odd: &mut Vec<u32>) -> 
             digits = needed;
             continue;
         }
-        if few(plain) {
-            return Kind::Decimal(digits);
-        }
-        break;
+        return ((floats - plain.len()) * ODD_SHARE <= floats).then_some(digits);
     }
-    split(series, plain, odd, |value| if let Value::Float(float) = value { single(*float) } else { None });
-    if few(plain) {
-        return Kind::Single;
-    }
-    split(series, plain, odd, |value| {
-        if let Value::Float(float) = value { Some(float.to_bits() as i64) } else { None }
-    });
-    Kind::Double
 }
 
 /// The whole number that divided by ten to the `digits` gives `value`, bit for bit. NaN, infinities
@@ -283,10 +360,10 @@ mod tests {
                 quality: Quality::Good,
             };
             let series: Vec<_> = floats.into_iter().map(reading).collect();
-            let (mut plain, mut odd) = (Vec::new(), Vec::new());
-            let kind = pack(&series, &mut Texts::default(), &mut plain, &mut odd);
-            assert_eq!(plain.len() + odd.len(), series.len());
-            (kind, odd)
+            let mut parts = Parts::default();
+            let kind = parts.pack(&series, CORRECTED_SINCE, &mut Texts::default());
+            assert_eq!(parts.plain.len() + parts.odd.len(), series.len());
+            (kind, parts.odd)
         };
         let tenths = |i: i32| f64::from(i) / 10.0;
         let mut floats: Vec<_> = (0..20).map(tenths).collect();

@@ -32,6 +32,19 @@ pub(super) fn put_signed(column: &mut Vec<u8>, number: i64) {
     put(column, zigzag(number));
 }
 
+/// Eight words of eight bytes: byte `j` of word `i` becomes byte `i` of word `j`.
+pub(super) fn transpose(words: &mut [u64; 8]) {
+    for (distance, mask) in
+        [(4, 0x0000_0000_ffff_ffff), (2, 0x0000_ffff_0000_ffff), (1, 0x00ff_00ff_00ff_00ff)]
+    {
+        for low in (0..8).filter(|place| place & distance == 0) {
+            let swapped = (words[low] >> (8 * distance) ^ words[low + distance]) & mask;
+            words[low + distance] ^= swapped;
+            words[low] ^= swapped << (8 * distance);
+        }
+    }
+}
+
 /// A column being read from its front.
 pub(super) struct Column<'a> {
     name: &'static str,
@@ -112,6 +125,17 @@ mod tests {
         let mut read = Column::new("test", &column);
         numbers.iter().for_each(|number| assert_eq!(read.signed(), Ok(*number)));
         assert_eq!(read.end(), Ok(()));
+    }
+
+    #[test]
+    fn transposing_swaps_places_of_bytes() {
+        let mut words = std::array::from_fn(|word| {
+            u64::from_le_bytes(std::array::from_fn(|byte| (16 * word + byte) as u8))
+        });
+        transpose(&mut words);
+        for (word, bytes) in words.iter().map(|word| word.to_le_bytes()).enumerate() {
+            assert_eq!(bytes, std::array::from_fn(|byte| (16 * byte + word) as u8));
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Whole numbers of a series to small numbers and back: the differences that are cheapest to write.
 //! All arithmetic wraps, so any sequence of 64-bit numbers survives any shape.
 
-use super::packing::{Column, Flaw, put, put_signed, unzigzag, zigzag};
+use super::packing::{Column, Flaw, put, put_signed, transpose, unzigzag, zigzag};
 use crate::sync::wire;
 
 /// From this mean size on, residuals are more noise than pattern: planes keep the noisy bytes away
@@ -121,11 +121,19 @@ fn put_all(residuals: impl Iterator<Item = i64> + Clone, planes: bool, to: &mut 
         residuals.for_each(|number| put_signed(&mut to.residual, number));
         return;
     }
-    let widest = residuals.clone().map(zigzag).max().unwrap_or(0);
-    let width = (64 - widest.leading_zeros()).div_ceil(8).max(1);
+    let all_bits = residuals.clone().map(zigzag).fold(0, |all, number| all | number);
+    let width = (64 - all_bits.leading_zeros()).div_ceil(8).max(1);
     to.plane_width.push(width as u8);
-    for (place, plane) in (0..width).zip(planes_mut(to)) {
-        plane.extend(residuals.clone().map(|number| (zigzag(number) >> (8 * place)) as u8));
+    let mut planes = planes_mut(to);
+    let mut residuals = residuals.map(zigzag);
+    let mut filled = 8;
+    while filled == 8 {
+        let mut words = [0; 8];
+        filled = words.iter_mut().zip(&mut residuals).map(|(word, number)| *word = number).count();
+        transpose(&mut words);
+        for (plane, word) in planes.iter_mut().zip(words).take(width as usize) {
+            plane.extend_from_slice(&word.to_le_bytes()[..filled]);
+        }
     }
 }
 
@@ -200,14 +208,27 @@ impl<'a> NumberColumns<'a> {
             Some(planes) if width > 0 => planes,
             _ => return Err(self.plane_width.flaw("is not 1 to 8")),
         };
+        let mut bytes: [&[u8]; 8] = [&[]; 8];
+        for (bytes, plane) in bytes.iter_mut().zip(planes) {
+            *bytes = plane.take(residuals)?;
+        }
+        let bytes = &bytes[..usize::from(width)];
         let start = numbers.len();
         numbers.resize(start + residuals, 0);
-        for plane in planes.iter_mut().rev() {
-            for (number, byte) in numbers[start..].iter_mut().zip(plane.take(residuals)?) {
-                *number = *number << 8 | i64::from(*byte);
+        let mut eights = numbers[start..].chunks_exact_mut(8);
+        let mut at = 0;
+        for eight in &mut eights {
+            let mut words = [0; 8];
+            for (word, plane) in words.iter_mut().zip(bytes) {
+                *word = plane[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
             }
+            transpose(&mut words);
+            eight.iter_mut().zip(words).for_each(|(number, word)| *number = unzigzag(word));
+            at += 8;
         }
-        numbers[start..].iter_mut().for_each(|number| *number = unzigzag(*number as u64));
+        for (number, at) in eights.into_remainder().iter_mut().zip(at..) {
+            *number = unzigzag(bytes.iter().rev().fold(0, |word, plane| word << 8 | u64::from(plane[at])));
+        }
         Ok(())
     }
 
