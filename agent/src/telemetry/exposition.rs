@@ -116,7 +116,8 @@ mod tests {
     #[test]
     fn a_label_holds_any_text() {
         let mut page = Exposition::default();
-        page.tell(&Metric::gauge("x", "x"), &[("name", "a\"b\\c\nd")], 1);
-        assert!(page.text().ends_with("\nx{name=\"a\\\"b\\\\c\\nd\"} 1\n"), "{}", page.text());
+        page.tell(&Metric::gauge("x", "x"), &[("name", "a\"b\\c\nd")], 1_u64);
+        let text = page.text();
+        assert!(text.ends_with("\nx{name=\"a\\\"b\\\\c\\nd\"} 1\n"), "{text}");
     }
 }
