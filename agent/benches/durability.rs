@@ -39,9 +39,9 @@ const WINDOWS: [u64; 2] = [1, 10];
 /// Seconds after which a batch is acknowledged.
 const KEPT: u64 = 600;
 /// Seconds that acknowledgements wait for the buffer's thread to write them.
-const ACKNOWLEDGEMENTS: u64 = 30;
+const ACKNOWLEDGEMENTS: u64 = 60;
 /// Seconds between two rests of the buffer's thread.
-const REST: u64 = 60;
+const REST: u64 = 300;
 
 #[derive(Clone, Copy)]
 struct Load {

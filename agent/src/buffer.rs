@@ -275,7 +275,7 @@ impl Buffer {
     }
 
     /// The server has these; forget them. Unknown or already forgotten sequences are no error.
-    /// Durable within half a minute: after a crash a batch may be sent again, which is a
+    /// Durable within a minute: after a crash a batch may be sent again, which is a
     /// duplicate at the server and harmless.
     pub async fn acknowledge(&self, ranges: Vec<RangeInclusive<u64>>) -> Result<(), BufferError> {
         ask(&self.wishes, |answer| Wish::Acknowledge { ranges, answer }).await

@@ -148,7 +148,11 @@ pub fn command() -> clap::Command {
 pub fn run_cli(args: impl Iterator<Item = OsString>) -> ExitCode {
     // Before anything can open a TLS connection.
     forebay_protocols::sync::tls::install_provider();
-    let cli = match Cli::try_parse_from(args) {
+    let words: Vec<OsString> = args.collect();
+    if let Some(config) = run::config_of_plain_words(&words) {
+        return collect(config);
+    }
+    let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are "errors" too, with exit code 0. A closed pipe is nobody's fault.
@@ -157,10 +161,7 @@ pub fn run_cli(args: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     match cli.command {
-        Command::Run(ConfigPath { config }) => {
-            run::in_one_heap();
-            with_config(&config, |agent| run::run(agent, &config))
-        }
+        Command::Run(ConfigPath { config }) => collect(&config),
         Command::Check(ConfigPath { config }) => with_config(&config, |config| {
             check::overloads(&config).iter().for_each(|warning| complain(warning));
             say(&check::summary(&config))
@@ -180,6 +181,12 @@ pub fn run_cli(args: impl Iterator<Item = OsString>) -> ExitCode {
         Command::Opcua(command) => opcua::run(command),
         Command::Version => say(&format!("forebay-agent {VERSION}")),
     }
+}
+
+/// Runs as a service does.
+fn collect(config: &Path) -> ExitCode {
+    run::in_one_heap(config);
+    with_config(config, |agent| run::run(agent, config))
 }
 
 fn with_config(path: &Path, work: impl FnOnce(Agent) -> ExitCode) -> ExitCode {

@@ -3,6 +3,8 @@
 //! All metric names stand in this file. Nothing counts for the metrics' sake: at every look the
 //! figures are taken from the ledger and the tasks' own state, so that they cannot tell otherwise.
 
+mod exposition;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,49 +15,95 @@ use http_body_util::Full;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use metrics::{counter, describe_counter, describe_gauge, gauge, with_local_recorder};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use self::exposition::{Exposition, Metric};
 use crate::clock::Source;
 use crate::status::{Board, Snapshot};
 
-const PRODUCED: &str = "forebay_agent_readings_produced_total";
-const FILTERED: &str = "forebay_agent_readings_filtered_total";
-const APPENDED: &str = "forebay_agent_readings_appended_total";
-const DROPPED: &str = "forebay_agent_readings_dropped_total";
-const ACKNOWLEDGED: &str = "forebay_agent_readings_acknowledged_total";
-const IN_HAND: &str = "forebay_agent_readings_in_hand";
-const BACKLOG_READINGS: &str = "forebay_agent_backlog_readings";
-const BACKLOG_BATCHES: &str = "forebay_agent_backlog_batches";
-const BACKLOG_BYTES: &str = "forebay_agent_backlog_bytes";
-const BUFFER_BYTES: &str = "forebay_agent_buffer_bytes";
-const BUFFER_LIMIT: &str = "forebay_agent_buffer_limit_bytes";
-const BUFFER_WRITABLE: &str = "forebay_agent_buffer_writable";
-const LINK_UP: &str = "forebay_agent_link_up";
-const LINK_CONNECTIONS: &str = "forebay_agent_link_connections_total";
-const LINK_DISCARDED: &str = "forebay_agent_link_discarded_total";
-const BUS_UTILISATION: &str = "forebay_agent_bus_utilisation_ratio";
-const BUS_BUSY: &str = "forebay_agent_bus_busy_seconds_total";
-const DEVICE_ANSWERS: &str = "forebay_agent_device_answers";
-const BUFFER_TAIL: &str = "forebay_agent_buffer_tail_bytes";
-const BUFFER_OPEN: &str = "forebay_agent_buffer_open";
-const IMBALANCE: &str = "forebay_agent_ledger_imbalance_readings";
-const GAPS: &str = "forebay_agent_gaps_recorded_total";
-const UPLINK_UP: &str = "forebay_agent_uplink_up";
-const CLOCK_SYNCHRONISED: &str = "forebay_agent_clock_synchronised";
-const CLOCK_SOURCE: &str = "forebay_agent_clock_source";
-const CLOCK_AHEAD: &str = "forebay_agent_clock_system_ahead_seconds";
-const CLOCK_UNSURE: &str = "forebay_agent_clock_boots_unsure";
-const CONFIG_REFUSED: &str = "forebay_agent_config_reload_failed";
-const CONFIG_RELOADS: &str = "forebay_agent_config_reloads_total";
-const CONFIG_RESTART: &str = "forebay_agent_config_restart_needed";
-const UPTIME: &str = "forebay_agent_uptime_seconds";
-const MEMORY_PEAK: &str = "forebay_agent_memory_peak_bytes";
+const PRODUCED: Metric = Metric::counter(
+    "forebay_agent_readings_produced_total",
+    "Readings taken from the field since the epoch began.",
+);
+const FILTERED: Metric =
+    Metric::counter("forebay_agent_readings_filtered_total", "Readings left out by point processing.");
+const APPENDED: Metric = Metric::counter("forebay_agent_readings_appended_total", "Readings made durable.");
+const DROPPED: Metric =
+    Metric::counter("forebay_agent_readings_dropped_total", "Readings given up, each with a gap record.");
+const ACKNOWLEDGED: Metric =
+    Metric::counter("forebay_agent_readings_acknowledged_total", "Readings the server committed.");
+const IN_HAND: Metric =
+    Metric::gauge("forebay_agent_readings_in_hand", "Readings on the way from a link to the flash.");
+const BACKLOG_READINGS: Metric =
+    Metric::gauge("forebay_agent_backlog_readings", "Readings durable and not acknowledged.");
+const BACKLOG_BATCHES: Metric =
+    Metric::gauge("forebay_agent_backlog_batches", "Batches durable and not acknowledged.");
+const BACKLOG_BYTES: Metric =
+    Metric::gauge("forebay_agent_backlog_bytes", "Bytes of batches not acknowledged.");
+const BUFFER_BYTES: Metric =
+    Metric::gauge("forebay_agent_buffer_bytes", "Bytes of the buffer on disk, overhead included.");
+const BUFFER_LIMIT: Metric = Metric::gauge("forebay_agent_buffer_limit_bytes", "The buffer's budget.");
+const BUFFER_WRITABLE: Metric =
+    Metric::gauge("forebay_agent_buffer_writable", "1 while the disk takes writes.");
+const LINK_UP: Metric = Metric::gauge("forebay_agent_link_up", "1 while the link is connected.");
+const LINK_CONNECTIONS: Metric = Metric::counter("forebay_agent_link_connections_total", "Connections made.");
+const LINK_DISCARDED: Metric =
+    Metric::counter("forebay_agent_link_discarded_total", "Messages and frames that gave no reading.");
+const BUS_UTILISATION: Metric = Metric::gauge(
+    "forebay_agent_bus_utilisation_ratio",
+    "Share of about the last minute in which a Modbus line was in use.",
+);
+const BUS_BUSY: Metric = Metric::counter(
+    "forebay_agent_bus_busy_seconds_total",
+    "Whole seconds in which a Modbus line was in use.",
+);
+const DEVICE_ANSWERS: Metric = Metric::gauge("forebay_agent_device_answers", "1 while the device answers.");
+const BUFFER_TAIL: Metric = Metric::gauge(
+    "forebay_agent_buffer_tail_bytes",
+    "Bytes of acknowledged batches kept for a server that loses them.",
+);
+const BUFFER_OPEN: Metric =
+    Metric::gauge("forebay_agent_buffer_open", "1 once the buffer is open; links are read before.");
+const IMBALANCE: Metric = Metric::gauge(
+    "forebay_agent_ledger_imbalance_readings",
+    "Readings by which the conservation ledger does not close.",
+);
+const GAPS: Metric = Metric::counter(
+    "forebay_agent_gaps_recorded_total",
+    "Gaps recorded since the start, where readings were never taken.",
+);
+const UPLINK_UP: Metric = Metric::gauge("forebay_agent_uplink_up", "1 while the server takes readings.");
+const CLOCK_SYNCHRONISED: Metric =
+    Metric::gauge("forebay_agent_clock_synchronised", "1 while the wall clock is trusted.");
+const CLOCK_SOURCE: Metric = Metric::gauge(
+    "forebay_agent_clock_source",
+    "1 for whose word the wall clock is: system, server or nobody.",
+);
+const CLOCK_AHEAD: Metric = Metric::gauge(
+    "forebay_agent_clock_system_ahead_seconds",
+    "Seconds that the system's clock is ahead of what is believed.",
+);
+const CLOCK_UNSURE: Metric = Metric::gauge(
+    "forebay_agent_clock_boots_unsure",
+    "Earlier boots in the buffer of which nobody knows the exact time.",
+);
+const CONFIG_REFUSED: Metric = Metric::gauge(
+    "forebay_agent_config_reload_failed",
+    "1 while the configuration that was read last is not taken.",
+);
+const CONFIG_RELOADS: Metric =
+    Metric::counter("forebay_agent_config_reloads_total", "Times that the configuration was read again.");
+const CONFIG_RESTART: Metric = Metric::gauge(
+    "forebay_agent_config_restart_needed",
+    "Keys of the configuration that have changed and need a restart.",
+);
+const UPTIME: Metric = Metric::gauge("forebay_agent_uptime_seconds", "Seconds since the agent started.");
+const MEMORY_PEAK: Metric =
+    Metric::gauge("forebay_agent_memory_peak_bytes", "Most memory ever resident (VmHWM).");
 
 /// Looks served at the same time; more wait in the listener's queue.
 const MOST_CONNECTIONS: usize = 16;
@@ -98,11 +146,9 @@ pub async fn serve(
     }
 }
 
-/// The metrics of this moment. Recorded anew at each look: of a link that a reload took away nothing is left.
+/// The metrics of this moment. Taken anew at each look: of a link that a reload took away nothing is left.
 pub fn text(board: &Board) -> String {
-    let recorder = recorder();
-    with_local_recorder(&recorder, || record(&board.snapshot()));
-    recorder.handle().render()
+    page(&board.snapshot()).text()
 }
 
 struct Window {
@@ -133,46 +179,7 @@ impl Window {
     }
 }
 
-fn recorder() -> PrometheusRecorder {
-    let recorder = PrometheusBuilder::new().build_recorder();
-    with_local_recorder(&recorder, || {
-        describe_counter!(PRODUCED, "Readings taken from the field since the epoch began.");
-        describe_counter!(FILTERED, "Readings left out by point processing.");
-        describe_counter!(APPENDED, "Readings made durable.");
-        describe_counter!(DROPPED, "Readings given up, each with a gap record.");
-        describe_counter!(ACKNOWLEDGED, "Readings the server committed.");
-        describe_gauge!(IN_HAND, "Readings on the way from a link to the flash.");
-        describe_gauge!(BACKLOG_READINGS, "Readings durable and not acknowledged.");
-        describe_gauge!(BACKLOG_BATCHES, "Batches durable and not acknowledged.");
-        describe_gauge!(BACKLOG_BYTES, "Bytes of batches not acknowledged.");
-        describe_gauge!(BUFFER_BYTES, "Bytes of the buffer on disk, overhead included.");
-        describe_gauge!(BUFFER_LIMIT, "The buffer's budget.");
-        describe_gauge!(BUFFER_WRITABLE, "1 while the disk takes writes.");
-        describe_gauge!(BUFFER_TAIL, "Bytes of acknowledged batches kept for a server that loses them.");
-        describe_gauge!(BUFFER_OPEN, "1 once the buffer is open; links are read before.");
-        describe_gauge!(IMBALANCE, "Readings by which the conservation ledger does not close.");
-        describe_counter!(GAPS, "Gaps recorded since the start, where readings were never taken.");
-        describe_gauge!(LINK_UP, "1 while the link is connected.");
-        describe_counter!(LINK_CONNECTIONS, "Connections made.");
-        describe_counter!(LINK_DISCARDED, "Messages and frames that gave no reading.");
-        describe_gauge!(BUS_UTILISATION, "Share of about the last minute in which a Modbus line was in use.");
-        describe_counter!(BUS_BUSY, "Whole seconds in which a Modbus line was in use.");
-        describe_gauge!(DEVICE_ANSWERS, "1 while the device answers.");
-        describe_gauge!(UPLINK_UP, "1 while the server takes readings.");
-        describe_gauge!(CLOCK_SYNCHRONISED, "1 while the wall clock is trusted.");
-        describe_gauge!(CLOCK_SOURCE, "1 for whose word the wall clock is: system, server or nobody.");
-        describe_gauge!(CLOCK_AHEAD, "Seconds that the system's clock is ahead of what is believed.");
-        describe_gauge!(CLOCK_UNSURE, "Earlier boots in the buffer of which nobody knows the exact time.");
-        describe_gauge!(CONFIG_REFUSED, "1 while the configuration that was read last is not taken.");
-        describe_counter!(CONFIG_RELOADS, "Times that the configuration was read again.");
-        describe_gauge!(CONFIG_RESTART, "Keys of the configuration that have changed and need a restart.");
-        describe_gauge!(UPTIME, "Seconds since the agent started.");
-        describe_gauge!(MEMORY_PEAK, "Most memory ever resident (VmHWM).");
-    });
-    recorder
-}
-
-fn record(snapshot: &Snapshot) {
+fn page(snapshot: &Snapshot) -> Exposition {
     let Snapshot {
         version: _,
         process: _,
@@ -189,57 +196,56 @@ fn record(snapshot: &Snapshot) {
         uplink,
         links,
     } = snapshot;
-    counter!(PRODUCED).absolute(ledger.produced);
-    counter!(FILTERED).absolute(ledger.filtered);
-    counter!(APPENDED).absolute(ledger.appended);
-    counter!(DROPPED, "reason" => "full").absolute(buffer.dropped_full);
-    counter!(DROPPED, "reason" => "corrupt").absolute(buffer.dropped_corrupt);
-    counter!(DROPPED, "reason" => "thinned").absolute(buffer.dropped_thinned);
-    counter!(ACKNOWLEDGED).absolute(ledger.acknowledged);
-    gauge!(IN_HAND).set(ledger.in_hand as f64);
-    gauge!(BACKLOG_READINGS).set(ledger.backlog as f64);
-    gauge!(BACKLOG_BATCHES).set(buffer.backlog_batches as f64);
-    gauge!(BACKLOG_BYTES).set(buffer.backlog_bytes as f64);
-    gauge!(BUFFER_BYTES).set(buffer.disk_bytes as f64);
-    gauge!(BUFFER_LIMIT).set(buffer.limit_bytes as f64);
-    gauge!(BUFFER_WRITABLE).set(one_if(buffer.writable));
-    gauge!(BUFFER_TAIL).set(buffer.tail_bytes as f64);
-    gauge!(BUFFER_OPEN).set(one_if(buffer.state == "open"));
-    gauge!(IMBALANCE).set(*imbalance as f64);
-    counter!(GAPS, "reason" => "device_silent").absolute(gaps.device_silent);
-    counter!(GAPS, "reason" => "agent_down").absolute(gaps.agent_down);
+    let mut page = Exposition::default();
+    page.tell(&PRODUCED, &[], ledger.produced);
+    page.tell(&FILTERED, &[], ledger.filtered);
+    page.tell(&APPENDED, &[], ledger.appended);
+    page.tell(&DROPPED, &[("reason", "full")], buffer.dropped_full);
+    page.tell(&DROPPED, &[("reason", "corrupt")], buffer.dropped_corrupt);
+    page.tell(&DROPPED, &[("reason", "thinned")], buffer.dropped_thinned);
+    page.tell(&ACKNOWLEDGED, &[], ledger.acknowledged);
+    page.tell(&IN_HAND, &[], ledger.in_hand);
+    page.tell(&BACKLOG_READINGS, &[], ledger.backlog);
+    page.tell(&BACKLOG_BATCHES, &[], buffer.backlog_batches);
+    page.tell(&BACKLOG_BYTES, &[], buffer.backlog_bytes);
+    page.tell(&BUFFER_BYTES, &[], buffer.disk_bytes);
+    page.tell(&BUFFER_LIMIT, &[], buffer.limit_bytes);
+    page.tell(&BUFFER_WRITABLE, &[], buffer.writable);
+    page.tell(&BUFFER_TAIL, &[], buffer.tail_bytes);
+    page.tell(&BUFFER_OPEN, &[], buffer.state == "open");
+    page.tell(&IMBALANCE, &[], *imbalance);
+    page.tell(&GAPS, &[("reason", "device_silent")], gaps.device_silent);
+    page.tell(&GAPS, &[("reason", "agent_down")], gaps.agent_down);
     for link in links {
-        gauge!(LINK_UP, "link" => link.name.clone()).set(one_if(link.state == "connected"));
-        counter!(LINK_CONNECTIONS, "link" => link.name.clone()).absolute(link.connections);
-        counter!(LINK_DISCARDED, "link" => link.name.clone()).absolute(link.discarded);
+        let of_link = [("link", link.name.as_str())];
+        page.tell(&LINK_UP, &of_link, link.state == "connected");
+        page.tell(&LINK_CONNECTIONS, &of_link, link.connections);
+        page.tell(&LINK_DISCARDED, &of_link, link.discarded);
         if let Some(bus) = &link.bus {
-            gauge!(BUS_UTILISATION, "link" => link.name.clone()).set(bus.utilisation);
-            counter!(BUS_BUSY, "link" => link.name.clone()).absolute(bus.busy_s as u64);
+            page.tell(&BUS_UTILISATION, &of_link, bus.utilisation);
+            page.tell(&BUS_BUSY, &of_link, bus.busy_s as u64);
         }
         for device in &link.devices {
-            let labels = [("link", link.name.clone()), ("device", device.name.clone())];
-            gauge!(DEVICE_ANSWERS, &labels).set(one_if(device.answers));
+            let labels = [("link", link.name.as_str()), ("device", device.name.as_str())];
+            page.tell(&DEVICE_ANSWERS, &labels, device.answers);
         }
     }
-    gauge!(UPLINK_UP).set(one_if(uplink.state == "up"));
-    gauge!(CLOCK_SYNCHRONISED).set(one_if(*synchronised));
+    page.tell(&UPLINK_UP, &[], uplink.state == "up");
+    page.tell(&CLOCK_SYNCHRONISED, &[], *synchronised);
     for source in [Source::System, Source::Server, Source::Nobody].map(Source::word) {
-        gauge!(CLOCK_SOURCE, "source" => source).set(one_if(clock.source == source));
+        page.tell(&CLOCK_SOURCE, &[("source", source)], clock.source == source);
     }
-    gauge!(CLOCK_AHEAD).set(clock.system_ahead_s);
-    gauge!(CLOCK_UNSURE).set(clock.boots_unsure as f64);
-    gauge!(CONFIG_REFUSED).set(one_if(!config.mistakes.is_empty()));
-    counter!(CONFIG_RELOADS, "outcome" => "applied").absolute(config.applied);
-    counter!(CONFIG_RELOADS, "outcome" => "refused").absolute(config.refused);
-    gauge!(CONFIG_RESTART).set(config.needs_restart.len() as f64);
-    gauge!(UPTIME).set(*uptime_s as f64);
+    page.tell(&CLOCK_AHEAD, &[], clock.system_ahead_s);
+    page.tell(&CLOCK_UNSURE, &[], clock.boots_unsure as u64);
+    page.tell(&CONFIG_REFUSED, &[], !config.mistakes.is_empty());
+    page.tell(&CONFIG_RELOADS, &[("outcome", "applied")], config.applied);
+    page.tell(&CONFIG_RELOADS, &[("outcome", "refused")], config.refused);
+    page.tell(&CONFIG_RESTART, &[], config.needs_restart.len() as u64);
+    page.tell(&UPTIME, &[], *uptime_s);
     if let Some(bytes) = memory_peak() {
-        gauge!(MEMORY_PEAK).set(bytes as f64);
+        page.tell(&MEMORY_PEAK, &[], bytes);
     }
-}
-
-fn one_if(yes: bool) -> f64 {
-    f64::from(u8::from(yes))
+    page
 }
 
 /// `VmHWM` of this process, in bytes.

@@ -24,9 +24,10 @@ const WISHES: usize = 16;
 const TICK: Duration = Duration::from_secs(1);
 /// How long acknowledgements may, where nothing else is written: after a crash their batches are sent once more,
 /// which is harmless, while each write of a small fact takes whole blocks of the flash.
-const ACKNOWLEDGEMENTS: Duration = Duration::from_secs(30);
-/// How often the catalogue is flushed: without it the growing segment is read at the next opening.
-const FLUSH: Duration = Duration::from_secs(60);
+const ACKNOWLEDGEMENTS: Duration = Duration::from_secs(60);
+/// How often the catalogue is flushed, which takes a block or two of the flash: what it alone would know after a crash
+/// are batches that the disk has lost since they were synced.
+const FLUSH: Duration = Duration::from_secs(300);
 
 /// What a handle may ask for.
 pub(super) enum Wish {

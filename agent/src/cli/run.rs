@@ -1,6 +1,7 @@
 //! `forebay-agent run`, and the runtime that it and `join` work in.
 
 use std::env;
+use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -25,14 +26,27 @@ const MOST_BLOCKING: usize = 8;
 const HEAP: [(&str, &str); 2] = [("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESHOLD_", "131072")];
 
 /// Begins this program anew with [`HEAP`], which glibc reads before anything else, as the same process. Returns
-/// if something was said of the heap already, or if the program cannot be begun anew (it would be slightly larger).
-pub fn in_one_heap() {
+/// if something was said of the heap already, or if the program cannot be begun anew (it would be larger).
+pub fn in_one_heap(config: &Path) {
     if HEAP.iter().any(|(name, _)| env::var_os(name).is_some()) {
         return;
     }
-    let mut words = env::args_os();
-    let name = words.next().unwrap_or_else(|| "forebay-agent".into());
-    drop(Command::new("/proc/self/exe").arg0(name).args(words).envs(HEAP).exec());
+    let name = env::args_os().next().unwrap_or_else(|| "forebay-agent".into());
+    let mut anew = Command::new("/proc/self/exe");
+    drop(anew.arg0(name).args(plain_words(config)).envs(HEAP).exec());
+}
+
+/// The words after the program's name that [`config_of_plain_words`] understands.
+fn plain_words(config: &Path) -> [&OsStr; 3] {
+    ["run".as_ref(), "--config".as_ref(), config.as_os_str()]
+}
+
+/// The configuration, where the command line is the one that [`in_one_heap`] gives. It is read without the whole
+/// of the command line's grammar, which would stay in the memory of an agent that runs for years.
+pub fn config_of_plain_words(words: &[OsString]) -> Option<&Path> {
+    let [_, run, option, path] = words else { return None };
+    let usual = !path.is_empty() && !path.as_encoded_bytes().starts_with(b"-");
+    (usual && run == "run" && option == "--config").then(|| Path::new(path))
 }
 
 /// Collects until SIGTERM or SIGINT.
@@ -122,4 +136,35 @@ pub(super) fn runtime() -> std::io::Result<Runtime> {
         .thread_name("forebay")
         .enable_all()
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(text: &str) -> Vec<OsString> {
+        text.split(' ').map(OsString::from).collect()
+    }
+
+    #[test]
+    fn the_words_it_begins_anew_with_are_understood_without_the_grammar() {
+        let path = Path::new("/etc/forebay/agent.toml");
+        let mut anew = vec![OsString::from("forebay-agent")];
+        anew.extend(plain_words(path).map(OsString::from));
+        assert_eq!(config_of_plain_words(&anew), Some(path));
+    }
+
+    #[test]
+    fn other_words_are_left_to_the_grammar() {
+        for other in [
+            "a run",
+            "a check --config x",
+            "a run --config=x y",
+            "a run --config --help",
+            "a run --config x y",
+        ] {
+            assert_eq!(config_of_plain_words(&words(other)), None, "{other}");
+        }
+        assert_eq!(config_of_plain_words(&words("a run --config ")), None);
+    }
 }

@@ -101,7 +101,7 @@ fn judge(answer: &[u8], sequence: u32) -> Option<bool> {
 fn seconds(float: u32) -> f64 {
     let exponent = float.cast_signed() >> 25;
     let coefficient = (float << 7).cast_signed() >> 7;
-    f64::from(coefficient) * f64::from(exponent - 25).exp2()
+    f64::from(coefficient) * 2f64.powi(exponent - 25)
 }
 
 #[cfg(test)]
