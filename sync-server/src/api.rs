@@ -83,7 +83,7 @@
 //!
 //! As [`query`](#query), as `text/csv` (RFC 4180); so answers `query` itself to `Accept: text/csv`. With
 //! `max_points` the rows are those of the query; without it every reading stands in a row of its own, at most
-//! 1,000,000 of them: a range that holds more is refused before it begins. A connection that breaks in
+//! 100,000,000 of them: a range that holds more is refused before it begins. A connection that breaks in
 //! the middle is a file that is not whole.
 //!
 //! # statistics

@@ -25,6 +25,8 @@ mod house;
 mod keeping;
 #[path = "api/page.rs"]
 mod page;
+#[path = "api/resolution.rs"]
+mod resolution;
 #[path = "api/tenants.rs"]
 mod tenants;
 #[path = "api/watching.rs"]

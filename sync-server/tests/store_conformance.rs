@@ -32,6 +32,8 @@ mod outage;
 mod place;
 #[path = "store_conformance/quarantine.rs"]
 mod quarantine;
+#[path = "store_conformance/resolution.rs"]
+mod resolution;
 #[path = "store_conformance/retention.rs"]
 mod retention;
 #[path = "store_conformance/rollups.rs"]
@@ -79,6 +81,7 @@ on_every_store! {
     answers::buckets_are_aligned_and_weigh_only_what_was_measured,
     answers::an_answer_is_bounded_and_in_the_order_asked,
     answers::sums_beyond_the_largest_float_still_answer,
+    resolution::every_resolution_keeps_extremes_holes_and_counts,
     answers::points_are_found_by_any_part_of_their_name,
     answers::points_come_in_pages,
     answers::a_newer_dictionary_renews_what_is_known_of_a_point,

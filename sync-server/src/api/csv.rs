@@ -14,14 +14,17 @@ use super::guard::Caller;
 use super::parameters::{Parameters, range};
 use super::points::named;
 use super::problem::Problem;
-use super::query::{self, Found, Wanted, floor, ids};
+use super::query::{self, Wanted, floor, ids};
 use super::statistics::{count, gathered};
 use super::words::{now, quality_class};
-use crate::store::{Bucket, Micros, PointRow, Query, StoreError, rfc3339};
+use crate::store::{Bucket, Micros, PointKey, PointRow, Query, StoreError, rfc3339};
 
 /// Readings in one file.
-const MOST: u64 = 1_000_000;
+const MOST: u64 = 100_000_000;
 const PAGE: usize = 5_000;
+/// A page is looked for in so much time at first, and in more where there is little: a database that keeps
+/// each day apart looks through few of them for a page.
+const STRETCH: Micros = 86_400_000_000;
 
 /// JSON, unless CSV is asked for.
 pub(super) async fn json_or_csv(
@@ -39,7 +42,11 @@ pub(super) async fn json_or_csv(
 pub(super) async fn csv(caller: Caller, Parameters(wanted): Parameters<Wanted>) -> Result<Response, Problem> {
     let rows = named(&caller, &ids(&wanted.points)?).await?;
     let body = match wanted.max_points {
-        Some(_) => Body::from(buckets(&rows, query::find(&caller, wanted).await?)),
+        Some(_) => {
+            let begin = || String::from("time,point,unit,mean,min,max,last,count,good,quality\r\n");
+            let write = |text: &mut String, key, some: &[Bucket]| buckets(text, &rows, key, some);
+            Body::from(query::written(&caller, wanted, begin, write).await?.1)
+        }
         None => Body::from_stream(readings(caller, rows, wanted).await?),
     };
     let fixed = [
@@ -49,26 +56,21 @@ pub(super) async fn csv(caller: Caller, Parameters(wanted): Parameters<Wanted>) 
     Ok((fixed, body).into_response())
 }
 
-/// The rows of a query.
-fn buckets(points: &[PointRow], found: Found) -> String {
-    let mut text = String::from("time,point,unit,mean,min,max,last,count,good,quality\r\n");
-    for (key, rows) in &found.series {
-        let Some(point) = points.iter().find(|point| point.key == *key) else { continue };
-        let (path, unit) = (cell(&path(point)), cell(&point.unit));
-        for row in rows {
-            let Bucket { mean, min, max, last, count, good, quality, .. } = row;
-            let [mean, min, max] =
-                [mean, min, max].map(|number| number.map_or(String::new(), |n| n.to_string()));
-            let _ = write!(
-                text,
-                "{},{path},{unit},{mean},{min},{max},{},{count},{good},{}\r\n",
-                time(row.time),
-                value(last.as_ref()),
-                quality_class(*quality)
-            );
-        }
+/// The rows of a query, of one point.
+fn buckets(text: &mut String, points: &[PointRow], key: PointKey, rows: &[Bucket]) {
+    let Some(point) = points.iter().find(|point| point.key == key) else { return };
+    let (path, unit) = (cell(&path(point)), cell(&point.unit));
+    for row in rows {
+        let Bucket { mean, min, max, last, count, good, quality, .. } = row;
+        let [mean, min, max] = [mean, min, max].map(|number| number.map_or(String::new(), |n| n.to_string()));
+        let _ = write!(
+            text,
+            "{},{path},{unit},{mean},{min},{max},{},{count},{good},{}\r\n",
+            time(row.time),
+            value(last.as_ref()),
+            quality_class(*quality)
+        );
     }
-    text
 }
 
 struct Pages {
@@ -79,6 +81,7 @@ struct Pages {
     /// From where the first of `points` goes on.
     next: Micros,
     page: usize,
+    stretch: Micros,
     began: bool,
 }
 
@@ -95,7 +98,7 @@ async fn readings(
         return Err(Problem::BadRequest(words.into()));
     }
     // Refused before it begins: a file that ends early looks whole.
-    let found = gathered(&caller, keys, from, to).await?;
+    let found = gathered(&caller, &keys, from, to).await?;
     let all: u64 = found.iter().map(|(_, buckets)| count(buckets)).sum();
     if all > MOST {
         return Err(Problem::BadRequest(format!(
@@ -103,7 +106,8 @@ async fn readings(
              add `max_points` for minimum, mean and maximum"
         )));
     }
-    let pages = Pages { caller, points: points.into(), from, to, next: from, page: PAGE, began: false };
+    let (next, page, stretch, began) = (from, PAGE, STRETCH, false);
+    let pages = Pages { caller, points: points.into(), from, to, next, page, stretch, began };
     Ok(stream::try_unfold(pages, Pages::next))
 }
 
@@ -116,8 +120,9 @@ impl Pages {
             return Ok(Some((text.into(), self)));
         }
         while let Some(point) = self.points.front() {
+            let until = self.next.saturating_add(self.stretch).min(self.to);
             let asked =
-                Query { points: vec![point.key], from: self.next, to: self.to, step: 0, most: self.page + 1 };
+                Query { points: vec![point.key], from: self.next, to: until, step: 0, most: self.page + 1 };
             let mut rows =
                 self.caller.store.query(&asked).await?.pop().map(|(_, rows)| rows).unwrap_or_default();
             let (path, unit) = (cell(&path(point)), cell(&point.unit));
@@ -129,9 +134,15 @@ impl Pages {
                     self.page = if rows.is_empty() { self.page * 2 } else { PAGE };
                     self.next = next;
                 }
+                None if until < self.to => {
+                    (self.next, self.page) = (until, PAGE);
+                    if rows.len() < PAGE / 2 {
+                        self.stretch = self.stretch.saturating_mul(2);
+                    }
+                }
                 None => {
                     self.points.pop_front();
-                    (self.next, self.page) = (self.from, PAGE);
+                    (self.next, self.page, self.stretch) = (self.from, PAGE, STRETCH);
                 }
             }
             for row in rows {

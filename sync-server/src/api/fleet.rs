@@ -3,9 +3,11 @@
 mod order;
 
 use axum::Json;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
 use forebay_protocols::sync::wire;
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::{Value, json};
 
 use super::faults::fault;
 use super::guard::Caller;
@@ -18,7 +20,7 @@ use crate::ledger::Dropped;
 use crate::live::Refusal;
 use crate::store::{AgentRow, FaultRow, Micros, SILENT_AFTER, TenantKey};
 
-use order::Order;
+use order::{Order, name_in};
 
 /// What `fields` may name: the keys of an agent.
 const FIELDS: [&str; 18] = [
@@ -66,13 +68,14 @@ pub(super) struct Wanted {
 pub(super) async fn fleet(
     caller: Caller,
     Parameters(wanted): Parameters<Wanted>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Response, Problem> {
     let limit = within("limit", wanted.limit, 200, 1..=1_000)?;
     let offset = within("offset", wanted.offset, 0, 0..=usize::MAX)?;
     let fields = wanted.fields.as_deref().map(fields).transpose()?;
     let sort = wanted.sort.as_deref().map_or(Ok(Order::default()), Order::parse)?;
     let filter = Filter::of(&wanted)?;
-    let muster = caller.fleet.with(wanted.agent.as_deref().or(wanted.after.as_deref())).await?;
+    let after = wanted.after.as_deref().map(name_in);
+    let muster = caller.fleet.with(wanted.agent.as_deref().or(after)).await?;
     let now = now();
     let mut found: Vec<&AgentRow> =
         muster.agents.iter().filter(|row| filter.takes(row, &muster, now)).collect();
@@ -80,33 +83,37 @@ pub(super) async fn fleet(
     let matching = found.len();
     let first = match &wanted.after {
         None => 0,
-        Some(name) => {
+        Some(cursor) => {
+            let name = name_in(cursor);
             let last = muster.agent(name).ok_or_else(|| no_such_agent(name))?;
-            found.partition_point(|row| sort.compare(row, last, now).is_le())
+            let last = sort.place_of(cursor, last, now)?;
+            found.partition_point(|row| sort.compare(sort.place(row, now), last).is_le())
         }
     };
     let page: Vec<&AgentRow> = found.into_iter().skip(first.saturating_add(offset)).take(limit).collect();
     let is_last = first.saturating_add(offset).saturating_add(page.len()) >= matching;
-    let next = page.last().filter(|_| !is_last).map(|row| agent_name(row));
-    let agents: Vec<Value> = page
+    let next = page.last().filter(|_| !is_last).map(|row| sort.cursor(row, now));
+    let fields = fields.as_deref().unwrap_or(&FIELDS);
+    let agents: Vec<Agent<'_>> = page
         .iter()
-        .map(|row| {
-            agent(
-                &Seen { row, faults: muster.faults(row.key), refusal: caller.feed.refusal(row.key), now },
-                fields.as_deref(),
-            )
+        .map(|row| Agent {
+            fields,
+            seen: Seen { row, faults: muster.faults(row.key), refusal: caller.feed.refusal(row.key), now },
         })
         .collect();
-    // Where the database lies is for those who run the server.
-    let store = Some(caller.store.describe()).filter(|_| caller.identity.tenant == TenantKey::MAIN);
-    Ok(Json(json!({
-        "store": store,
-        "time": time(now),
-        "summary": Summary::of(muster.agents.iter(), &muster, now).json(),
-        "matching": matching,
-        "agents": agents,
-        "next": next,
-    })))
+    let answer = Answer {
+        // Where the database lies is for those who run the server.
+        store: Some(caller.store.describe()).filter(|_| caller.identity.tenant == TenantKey::MAIN),
+        time: time(now),
+        summary: Summary::of(muster.agents.iter(), &muster, now).json(),
+        matching,
+        agents,
+        next,
+    };
+    // Written straight from the rows: a tree of a thousand agents costs more than their text. Writing to
+    // memory does not fail.
+    let text = serde_json::to_vec(&answer).unwrap_or_default();
+    Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
 }
 
 /// `/sites`: the same counts, site by site.
@@ -218,58 +225,117 @@ struct Seen<'a> {
     now: Micros,
 }
 
-fn agent(seen: &Seen<'_>, fields: Option<&[&'static str]>) -> Value {
-    let keys = fields.unwrap_or(&FIELDS);
-    let values = keys.iter().map(|key| ((*key).to_owned(), field(key, seen)));
-    Value::Object(values.collect::<Map<_, _>>())
+#[derive(Serialize)]
+struct Answer<'a> {
+    store: Option<String>,
+    time: Value,
+    summary: Value,
+    matching: usize,
+    agents: Vec<Agent<'a>>,
+    next: Option<String>,
 }
 
-fn field(key: &str, seen: &Seen<'_>) -> Value {
-    let Seen { row, faults, refusal, now } = seen;
-    let report = row.report.as_ref();
-    // What no report told is unknown, and must not look like a zero.
-    let told = |count: fn(&wire::Report) -> u64| report.map(count);
-    match key {
-        "agent" => agent_name(row).into(),
-        "site" => row.site.clone().into(),
-        "gateway" => row.gateway.clone().into(),
-        "state" => state(row, *now).into(),
-        "joined" => time(row.joined),
-        "last_seen" => row.last_seen.map_or(Value::Null, time),
-        "version" => json!(report.map(|report| &report.version)),
-        "uptime_s" => json!(told(|report| report.uptime_s)),
-        "clock" => json!({
-            "synchronised": report.map(|report| report.synchronised),
-            "offset_ms": offset_ms(row),
-        }),
-        "certificate_valid_until" => row.certificate.map_or(Value::Null, |(_, until)| time(until)),
-        "backlog" => json!({
-            "batches": told(|report| report.backlog_batches),
-            "readings": told(|report| report.backlog_readings),
-            "bytes": told(|report| report.backlog_bytes),
-            "limit_bytes": told(|report| report.buffer_limit_bytes),
-            "tail_bytes": told(|report| report.tail_bytes),
-        }),
-        "ledger" => json!({
-            "produced": told(|report| report.produced),
-            "filtered": told(|report| report.filtered),
-            "in_hand": told(|report| report.in_hand),
-            "appended": told(|report| report.appended),
-            "dropped": told(|report| report.dropped),
-            "dropped_by": report.map(|report| dropped_by(Dropped::of(report))),
-            "acknowledged": told(|report| report.acknowledged),
-            "stored": row.stored,
-        }),
-        "batches" => json!({ "committed": row.committed_batches, "set_aside": row.set_aside }),
-        "device_counts" => device_counts(report),
-        "devices" => devices(report).iter().map(device).collect(),
-        "faults" => faults.iter().map(|one| fault(Some(&agent_name(row)), one)).collect(),
-        "refused" => {
-            json!(refusal.as_ref().map(|Refusal { at, words }| json!({ "time": time(*at), "words": words })))
-        }
-        "epoch" => row.epoch.map_or(Value::Null, |epoch| epoch.to_string().into()),
-        _ => Value::Null,
+/// An agent, and which of its keys are told.
+struct Agent<'a> {
+    fields: &'a [&'static str],
+    seen: Seen<'a>,
+}
+
+impl Serialize for Agent<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.fields.iter().map(|&key| (key, Field { key, seen: &self.seen })))
     }
+}
+
+struct Field<'a> {
+    key: &'static str,
+    seen: &'a Seen<'a>,
+}
+
+#[derive(Serialize)]
+struct Clock {
+    synchronised: Option<bool>,
+    offset_ms: Option<i64>,
+}
+
+#[derive(Serialize)]
+struct Backlog {
+    batches: Option<u64>,
+    readings: Option<u64>,
+    bytes: Option<u64>,
+    limit_bytes: Option<u64>,
+    tail_bytes: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Ledger {
+    produced: Option<u64>,
+    filtered: Option<u64>,
+    in_hand: Option<u64>,
+    appended: Option<u64>,
+    dropped: Option<u64>,
+    dropped_by: Option<Value>,
+    acknowledged: Option<u64>,
+    stored: u64,
+}
+
+impl Serialize for Field<'_> {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let Seen { row, faults, refusal, now } = self.seen;
+        let report = row.report.as_ref();
+        // What no report told is unknown, and must not look like a zero.
+        let told = |count: fn(&wire::Report) -> u64| report.map(count);
+        match self.key {
+            "agent" => to.collect_str(&format_args!("{}/{}", row.site, row.gateway)),
+            "site" => row.site.serialize(to),
+            "gateway" => row.gateway.serialize(to),
+            "state" => state(row, *now).serialize(to),
+            "joined" => time(row.joined).serialize(to),
+            "last_seen" => row.last_seen.map(time).serialize(to),
+            "version" => report.map(|report| &report.version).serialize(to),
+            "uptime_s" => told(|report| report.uptime_s).serialize(to),
+            "clock" => {
+                let synchronised = report.map(|report| report.synchronised);
+                Clock { synchronised, offset_ms: offset_ms(row) }.serialize(to)
+            }
+            "certificate_valid_until" => row.certificate.map(|(_, until)| time(until)).serialize(to),
+            "backlog" => Backlog {
+                batches: told(|report| report.backlog_batches),
+                readings: told(|report| report.backlog_readings),
+                bytes: told(|report| report.backlog_bytes),
+                limit_bytes: told(|report| report.buffer_limit_bytes),
+                tail_bytes: told(|report| report.tail_bytes),
+            }
+            .serialize(to),
+            "ledger" => Ledger {
+                produced: told(|report| report.produced),
+                filtered: told(|report| report.filtered),
+                in_hand: told(|report| report.in_hand),
+                appended: told(|report| report.appended),
+                dropped: told(|report| report.dropped),
+                dropped_by: report.map(|report| dropped_by(Dropped::of(report))),
+                acknowledged: told(|report| report.acknowledged),
+                stored: row.stored,
+            }
+            .serialize(to),
+            "batches" => Batches { committed: row.committed_batches, set_aside: row.set_aside }.serialize(to),
+            "device_counts" => device_counts(report).serialize(to),
+            "devices" => to.collect_seq(devices(report).iter().map(Device::of)),
+            "faults" => to.collect_seq(faults.iter().map(|one| fault(Some(&agent_name(row)), one))),
+            "refused" => {
+                let told = |Refusal { at, words }: &Refusal| json!({ "time": time(*at), "words": words });
+                refusal.as_ref().map(told).serialize(to)
+            }
+            "epoch" => row.epoch.map(|epoch| epoch.to_string()).serialize(to),
+            _ => to.serialize_unit(),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Batches {
+    committed: u64,
+    set_aside: u64,
 }
 
 fn devices(report: Option<&wire::Report>) -> &[wire::report::Device] {
@@ -277,19 +343,37 @@ fn devices(report: Option<&wire::Report>) -> &[wire::report::Device] {
 }
 
 /// How many there are, how many are silent, and the words of the first of those.
-fn device_counts(report: Option<&wire::Report>) -> Value {
+#[derive(Serialize)]
+struct DeviceCounts<'a> {
+    all: usize,
+    silent: usize,
+    first_silent: Option<Device<'a>>,
+}
+
+fn device_counts(report: Option<&wire::Report>) -> DeviceCounts<'_> {
     let devices = devices(report);
     let mut silent = devices.iter().filter(|device| !device.answers);
     let first = silent.next();
-    json!({
-        "all": devices.len(),
-        "silent": silent.count() + usize::from(first.is_some()),
-        "first_silent": first.map(device),
-    })
+    DeviceCounts {
+        all: devices.len(),
+        silent: silent.count() + usize::from(first.is_some()),
+        first_silent: first.map(Device::of),
+    }
 }
 
-fn device(device: &wire::report::Device) -> Value {
-    json!({ "link": device.link, "device": device.device, "answers": device.answers, "words": device.words })
+#[derive(Serialize)]
+struct Device<'a> {
+    link: &'a str,
+    device: &'a str,
+    answers: bool,
+    words: &'a str,
+}
+
+impl<'a> Device<'a> {
+    fn of(told: &'a wire::report::Device) -> Self {
+        let wire::report::Device { link, device, answers, words } = told;
+        Self { link, device, answers: *answers, words }
+    }
 }
 
 /// The gateway's clock less ours, when its last report came in: it is heard of more often than it

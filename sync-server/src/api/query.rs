@@ -1,17 +1,21 @@
 //! `/query`: readings over a time range. Where there are more than `max_points` a point, they are
 //! gathered into buckets that keep minimum and maximum, so that spikes stay visible.
 
-use axum::Json;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::json;
 
 use super::guard::Caller;
 use super::parameters::{Parameters, range, within};
 use super::problem::Problem;
-use super::words::{millis, now, quality_class, time, value};
+use super::statistics::{count, whole};
+use super::words::{Shown, millis, now, quality_class, time};
 use crate::store::{Bucket, Grain, Horizons, Micros, PointKey, Query};
 
 const MOST_SERIES: usize = 50;
+/// Rows that may be in memory at once, or those of one series.
+const HELD: usize = 20_000;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -26,33 +30,45 @@ pub(super) struct Wanted {
     pub max_points: Option<usize>,
 }
 
-/// Readings or buckets of points, as they were asked for.
-pub(super) struct Found {
+/// What the rows of an answer are.
+pub(super) struct Span {
     pub from: Micros,
     pub to: Micros,
     /// Length of a bucket; 0: each row is a reading.
     pub step: Micros,
-    pub series: Vec<(PointKey, Vec<Bucket>)>,
 }
 
 pub(super) async fn query(
     caller: Caller,
     Parameters(wanted): Parameters<Wanted>,
-) -> Result<Json<Value>, Problem> {
-    let Found { from, to, step, series } = find(&caller, wanted).await?;
-    let series: Vec<Value> = series
-        .iter()
-        .map(|(key, rows)| json!({ "id": key.0, "rows": rows.iter().map(row).collect::<Vec<_>>() }))
-        .collect();
-    Ok(Json(json!({
+) -> Result<Response, Problem> {
+    let begin = || b"{\"series\":[".to_vec();
+    let (Span { from, to, step }, mut text) = written(&caller, wanted, begin, |text, key, rows| {
+        let series = Series { id: key.0, rows: rows.iter().map(Row).collect() };
+        // Writing to memory does not fail.
+        let _ = serde_json::to_writer(&mut *text, &series);
+        text.push(b',');
+    })
+    .await?;
+    text.pop();
+    let rest = json!({
         "from": time(from), "to": time(to), "step_ms": millis(step),
         "columns": ["time_ms", "mean", "min", "max", "count", "quality", "last", "good"],
-        "series": series,
-    })))
+    });
+    text.extend_from_slice(b"],");
+    text.extend_from_slice(&rest.to_string().as_bytes()[1..]);
+    Ok(([(header::CONTENT_TYPE, "application/json")], text).into_response())
 }
 
-/// At the resolution that fits.
-pub(super) async fn find(caller: &Caller, wanted: Wanted) -> Result<Found, Problem> {
+/// Rows at the resolution that fits, written as they are read, a few series at a time: the rows of a large answer
+/// are never in memory all at once. `begin` makes what `write` writes to, again where it shows in the middle
+/// that the readings themselves are too many.
+pub(super) async fn written<T>(
+    caller: &Caller,
+    wanted: Wanted,
+    begin: impl Fn() -> T,
+    write: impl Fn(&mut T, PointKey, &[Bucket]),
+) -> Result<(Span, T), Problem> {
     let Wanted { points, from, to, max_points } = wanted;
     let (from, to) = range(from.as_deref().unwrap_or("-1h"), to.as_deref().unwrap_or("now"), now())?;
     let most = within("max_points", max_points, 500, 2..=10_000)?;
@@ -60,17 +76,41 @@ pub(super) async fn find(caller: &Caller, wanted: Wanted) -> Result<Found, Probl
 
     // Where readings are gone, rollups answer, and no finer than they are.
     let floor = floor(from, &caller.store.horizons(&points).await?);
-    // One more than asked for tells whether everything fits.
-    let raw = Query { points, from, to, step: 0, most: most + 1 };
-    let (mut step, mut series) = (0, Vec::new());
-    if floor == 0 {
-        series = caller.store.query(&raw).await?;
+    let coarse = nice_step(to - from, most).max(floor);
+    let as_they_are = floor == 0 && may_fit(caller, &points, (from, to), coarse, most).await?;
+    let mut step = if as_they_are { 0 } else { coarse };
+    'anew: loop {
+        let mut text = begin();
+        for some in points.chunks((HELD / most).max(1)) {
+            // One more than asked for tells whether everything fits.
+            let most = most + usize::from(step == 0);
+            let asked = Query { points: some.to_vec(), from, to, step, most };
+            for (key, rows) in caller.store.query(&asked).await? {
+                if step == 0 && rows.len() == most {
+                    step = coarse;
+                    continue 'anew;
+                }
+                write(&mut text, key, &rows);
+            }
+        }
+        return Ok((Span { from, to, step }, text));
     }
-    if floor > 0 || series.iter().any(|(_, rows)| rows.len() > most) {
-        step = nice_step(to - from, most).max(floor);
-        series = caller.store.query(&Query { step, most, ..raw }).await?;
+}
+
+/// Can every series have at most so many readings? Asked of rollups, where these answer for the most part; a few
+/// readings are sooner read than counted. True is no promise.
+async fn may_fit(
+    caller: &Caller,
+    points: &[PointKey],
+    (from, to): (Micros, Micros),
+    coarse: Micros,
+    most: usize,
+) -> Result<bool, Problem> {
+    if Grain::for_step(coarse).is_none() {
+        return Ok(true);
     }
-    Ok(Found { from, to, step, series })
+    let all = whole(caller, points, from, to, 0).await?;
+    Ok(all.iter().all(|(_, buckets)| count(buckets) <= most as u64))
 }
 
 /// The shortest step that what is left since `from` can answer.
@@ -83,17 +123,21 @@ pub(super) fn floor(from: Micros, horizons: &Horizons) -> Micros {
     }
 }
 
-fn row(bucket: &Bucket) -> Value {
-    json!([
-        millis(bucket.time),
-        bucket.mean,
-        bucket.min,
-        bucket.max,
-        bucket.count,
-        quality_class(bucket.quality),
-        value(bucket.last.as_ref()),
-        bucket.good,
-    ])
+/// A series as JSON.
+#[derive(Serialize)]
+struct Series<'a> {
+    id: i64,
+    rows: Vec<Row<'a>>,
+}
+
+struct Row<'a>(&'a Bucket);
+
+impl Serialize for Row<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Bucket { time, mean, min, max, count, good, quality, last, .. } = self.0;
+        let quality = quality_class(*quality);
+        (millis(*time), mean, min, max, count, quality, Shown(last.as_ref()), good).serialize(serializer)
+    }
 }
 
 pub(super) fn ids(text: &str) -> Result<Vec<PointKey>, Problem> {

@@ -33,7 +33,7 @@ pub(super) async fn statistics(
     let (from, to) = range(from.as_deref().unwrap_or("-1h"), to.as_deref().unwrap_or("now"), now())?;
     let points = ids(&points)?;
     let series: Vec<Value> =
-        gathered(&caller, points, from, to).await?.iter().map(|(key, all)| series(*key, all)).collect();
+        gathered(&caller, &points, from, to).await?.iter().map(|(key, all)| series(*key, all)).collect();
     Ok(Json(json!({ "from": time(from), "to": time(to), "series": series })))
 }
 
@@ -62,12 +62,24 @@ pub(super) fn count(all: &[Bucket]) -> u64 {
 /// The few buckets that make up the range, point by point.
 pub(super) async fn gathered(
     caller: &Caller,
-    points: Vec<PointKey>,
+    points: &[PointKey],
     from: Micros,
     to: Micros,
 ) -> Result<Vec<(PointKey, Vec<Bucket>)>, Problem> {
-    let step = nice_step(to - from, 2).max(floor(from, &caller.store.horizons(&points).await?));
-    Ok(caller.store.query(&Query { points, from, to, step, most: MOST }).await?)
+    let floor = floor(from, &caller.store.horizons(points).await?);
+    whole(caller, points, from, to, floor).await
+}
+
+/// The same, where the shortest step that the range can be answered with is known.
+pub(super) async fn whole(
+    caller: &Caller,
+    points: &[PointKey],
+    from: Micros,
+    to: Micros,
+    floor: Micros,
+) -> Result<Vec<(PointKey, Vec<Bucket>)>, Problem> {
+    let step = nice_step(to - from, 2).max(floor);
+    Ok(caller.store.query(&Query { points: points.to_vec(), from, to, step, most: MOST }).await?)
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 
 use forebay_protocols::boot_time::wall_micros;
 use forebay_protocols::reading::{Quality, Value};
+use serde::{Serialize, Serializer};
 use serde_json::{Value as Json, json};
 
 use super::problem::Problem;
@@ -21,6 +22,22 @@ pub(super) fn value(value: Option<&Value>) -> Json {
         Some(Value::Integer(number)) => json!(number),
         Some(Value::Boolean(flag)) => json!(flag),
         Some(Value::Text(text)) => json!(text.as_ref()),
+    }
+}
+
+/// The same, written without a detour.
+pub(super) struct Shown<'a>(pub Option<&'a Value>);
+
+impl Serialize for Shown<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            None => serializer.serialize_unit(),
+            Some(Value::Float(number)) if !number.is_finite() => serializer.collect_str(number),
+            Some(Value::Float(number)) => serializer.serialize_f64(*number),
+            Some(Value::Integer(number)) => serializer.serialize_i64(*number),
+            Some(Value::Boolean(flag)) => serializer.serialize_bool(*flag),
+            Some(Value::Text(text)) => serializer.serialize_str(text),
+        }
     }
 }
 
@@ -133,5 +150,11 @@ mod tests {
         assert_eq!(value(Some(&Value::Float(f64::NAN))), json!("NaN"));
         assert_eq!(value(Some(&Value::Float(f64::NEG_INFINITY))), json!("-inf"));
         assert_eq!(value(Some(&Value::Integer(i64::MAX))), json!(i64::MAX));
+        let values = [f64::NAN, f64::INFINITY, -0.5, 1e300, 7.0].map(Value::Float).into_iter();
+        let others = [Value::Integer(i64::MIN), Value::Boolean(true), Value::Text("\"\u{1}ü".into())];
+        for one in values.chain(others).map(Some).chain([None]) {
+            let one = one.as_ref();
+            assert_eq!(serde_json::to_string(&Shown(one)).expect("text"), value(one).to_string());
+        }
     }
 }

@@ -1,8 +1,10 @@
-//! By what the fleet may be sorted. Total, with the name as the last word, so that a page has one place.
+//! By what the fleet may be sorted. Total, with the name as the last word, so that a page has one place; and
+//! cursors that keep the place where a page ended, though the agent that ended it may stand elsewhere by now.
 
 use std::cmp::Ordering;
 
 use super::super::problem::Problem;
+use super::super::words::agent_name;
 use super::state;
 use crate::store::{AgentRow, Micros};
 
@@ -53,34 +55,77 @@ impl Order {
     /// Sorts rows that stand by name already.
     pub fn apply(self, rows: &mut [&AgentRow], now: Micros) {
         if self != Self::default() {
-            rows.sort_unstable_by(|a, b| self.compare(a, b, now));
+            rows.sort_unstable_by(|a, b| self.compare(self.place(a, now), self.place(b, now)));
         }
     }
 
-    /// Which of two comes first.
-    pub fn compare(self, a: &AgentRow, b: &AgentRow, now: Micros) -> Ordering {
-        let name = |row: &AgentRow| (row.site.clone(), row.gateway.clone());
-        let by_name = || (&a.site, &a.gateway).cmp(&(&b.site, &b.gateway));
+    /// Where an agent stands now.
+    pub fn place(self, row: &AgentRow, now: Micros) -> Place<'_> {
+        let number = match self.by {
+            By::Name | By::Version => None,
+            By::State => Some(urgency(row, now)),
+            By::LastSeen => row.last_seen,
+            By::Backlog => told(row, |report| report.backlog_readings),
+            By::Dropped => told(row, |report| report.dropped),
+            By::SetAside => Some(count(row.set_aside)),
+            By::Stored => Some(count(row.stored)),
+            By::Certificate => row.certificate.map(|(_, until)| until),
+        };
+        let text = Some(row).filter(|_| self.by == By::Version).and_then(version);
+        Place { number, text, name: (&row.site, &row.gateway) }
+    }
+
+    /// Which of two places comes first.
+    pub fn compare(self, a: Place<'_>, b: Place<'_>) -> Ordering {
         let ordering = match self.by {
-            By::Name => return if self.down { name(b).cmp(&name(a)) } else { by_name() },
-            By::State => urgency(a, now).cmp(&urgency(b, now)),
-            By::LastSeen => a.last_seen.cmp(&b.last_seen),
-            By::Backlog => {
-                told(a, |report| report.backlog_readings).cmp(&told(b, |report| report.backlog_readings))
-            }
-            By::Dropped => told(a, |report| report.dropped).cmp(&told(b, |report| report.dropped)),
-            By::SetAside => a.set_aside.cmp(&b.set_aside),
-            By::Stored => a.stored.cmp(&b.stored),
-            By::Version => version(a).cmp(&version(b)),
-            By::Certificate => until(a).cmp(&until(b)),
+            By::Name => a.name.cmp(&b.name),
+            _ => (a.number, a.text).cmp(&(b.number, b.text)),
         };
         let ordering = if self.down { ordering.reverse() } else { ordering };
-        ordering.then_with(by_name)
+        ordering.then_with(|| a.name.cmp(&b.name))
+    }
+
+    /// Where a page ended: the name, with the number it was sorted by where that may change at any moment.
+    pub fn cursor(self, row: &AgentRow, now: Micros) -> String {
+        let name = agent_name(row);
+        match (self.by, self.place(row, now).number) {
+            (By::Name | By::Version, _) => name,
+            // No name has an `@`.
+            (_, Some(number)) => format!("{number}@{name}"),
+            (_, None) => format!("@{name}"),
+        }
+    }
+
+    /// The place of a cursor at which the agent `row` stood. A bare name is where it stands now.
+    pub fn place_of<'a>(self, cursor: &str, row: &'a AgentRow, now: Micros) -> Result<Place<'a>, Problem> {
+        let place = self.place(row, now);
+        let Some((number, _)) = cursor.split_once('@').filter(|_| place.text.is_none()) else {
+            return Ok(place);
+        };
+        if number.is_empty() {
+            return Ok(Place { number: None, ..place });
+        }
+        let no_cursor =
+            |_| Problem::BadRequest(format!("after: `{cursor}` is not what a page gave as its `next`"));
+        Ok(Place { number: Some(number.parse().map_err(no_cursor)?), ..place })
     }
 }
 
+/// The agent's name in a cursor.
+pub fn name_in(cursor: &str) -> &str {
+    cursor.split_once('@').map_or(cursor, |(_, name)| name)
+}
+
+/// A place in the order.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    number: Option<i64>,
+    text: Option<&'a str>,
+    name: (&'a str, &'a str),
+}
+
 /// What wants a look comes first.
-fn urgency(row: &AgentRow, now: Micros) -> u8 {
+fn urgency(row: &AgentRow, now: Micros) -> i64 {
     match state(row, now) {
         "silent" => 0,
         "never seen" => 1,
@@ -89,14 +134,14 @@ fn urgency(row: &AgentRow, now: Micros) -> u8 {
     }
 }
 
-fn told(row: &AgentRow, count: fn(&forebay_protocols::sync::wire::Report) -> u64) -> Option<u64> {
-    row.report.as_ref().map(count)
+fn told(row: &AgentRow, of: fn(&forebay_protocols::sync::wire::Report) -> u64) -> Option<i64> {
+    row.report.as_ref().map(|report| count(of(report)))
+}
+
+fn count(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn version(row: &AgentRow) -> Option<&str> {
     row.report.as_ref().map(|report| report.version.as_str())
-}
-
-fn until(row: &AgentRow) -> Option<Micros> {
-    row.certificate.map(|(_, until)| until)
 }

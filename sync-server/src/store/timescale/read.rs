@@ -147,13 +147,15 @@ async fn read(
 ) -> Result<bool, StoreError> {
     let mut room = true;
     match source {
-        Source::Rollup(grain) => {
-            rollups::buckets(client, grain, point, (from, to), |rolled| {
-                room = buckets.add_rolled(rolled);
-                room
-            })
-            .await?;
+        Source::Rollup(grain) if buckets.step() > grain.length() => {
+            let as_asked = (buckets.step(), buckets.most());
+            match rollups::gathered(client, grain, point, (from, to), as_asked).await {
+                // A sum beyond the largest float, as below.
+                Err(Failure::Content(_)) => room = rolled(client, grain, point, (from, to), buckets).await?,
+                rows => room = rows?.into_iter().all(|rolled| buckets.add_rolled(rolled)),
+            }
         }
+        Source::Rollup(grain) => room = rolled(client, grain, point, (from, to), buckets).await?,
         Source::Readings if buckets.step() == 0 || to.saturating_sub(from) < GATHERED_THERE => {
             room = readings(client, point, (from, to), buckets).await?;
         }
@@ -167,6 +169,23 @@ async fn read(
             }
         },
     }
+    Ok(room)
+}
+
+/// Bucket by bucket of a rollup. False: the buckets are full.
+async fn rolled(
+    client: &Client,
+    grain: Grain,
+    point: i32,
+    range: (Micros, Micros),
+    buckets: &mut Buckets,
+) -> Result<bool, StoreError> {
+    let mut room = true;
+    rollups::buckets(client, grain, point, range, |rolled| {
+        room = buckets.add_rolled(rolled);
+        room
+    })
+    .await?;
     Ok(room)
 }
 

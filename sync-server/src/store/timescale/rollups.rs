@@ -187,6 +187,37 @@ pub async fn buckets(
     Ok(())
 }
 
+/// Buckets of one point gathered to longer ones where they are, by time: what [`Rolled::follow`] makes of them.
+pub async fn gathered(
+    client: &Client,
+    grain: Grain,
+    point: i32,
+    (from, to): (Micros, Micros),
+    (step, most): (Micros, usize),
+) -> Result<Vec<Rolled>, Failure> {
+    let table = grain.table();
+    let sql = format!(
+        "with bucket as (select \
+           date_bin($4::bigint * interval '1 microsecond', time, timestamptz 'epoch') as begin, \
+           sum(count)::bigint as count, sum(good)::bigint as good, sum(numbers)::bigint as numbers, \
+           max(quality) as quality, sum(sum) as sum, min(min) as min, max(max) as max, \
+           min(time) filter (where num_nonnulls(first_value, first_whole, first_state, first_text) > 0) \
+             as first, \
+           max(time) filter (where num_nonnulls(last_value, last_whole, last_state, last_text) > 0) as last \
+           from {table} where point = $1 and time >= $2 and time < $3 group by 1 order by 1 limit $5) \
+         select $1, b.begin, b.count, b.good, b.numbers, b.quality, b.sum, b.min, b.max, \
+           f.first_value, f.first_whole, f.first_state, f.first_text, \
+           l.last_value, l.last_whole, l.last_state, l.last_text from bucket b \
+         left join {table} f on f.point = $1 and f.time = b.first and f.time >= $2 and f.time < $3 \
+         left join {table} l on l.point = $1 and l.time = b.last and l.time >= $2 and l.time < $3 \
+         order by b.begin"
+    );
+    let statement = client.prepare_cached(&sql).await?;
+    let (from, to, most) = (Moment(from), Moment(to), super::read::limit(most));
+    let rows = client.query(&statement, &[&point, &from, &to, &step, &most]).await?;
+    Ok(rows.iter().map(rolled).collect::<Result<_, _>>()?)
+}
+
 /// Values over their four columns.
 #[derive(Default)]
 struct Values<'a> {
