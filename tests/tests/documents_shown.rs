@@ -8,9 +8,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use forebay_config::units::Name;
 use forebay_demo::http;
-use forebay_demo::modbus::ModbusPlant;
 use forebay_demo::process::Program;
 use forebay_demo::site::Site;
 use forebay_protocols::sync::tls;
@@ -149,8 +147,8 @@ async fn check_tells_mistakes_as_the_readme_shows() -> Result<()> {
 
 #[tokio::test]
 async fn probe_shows_the_registers_that_the_readme_shows() -> Result<()> {
-    // 21.5 with its low word first, and a text of three registers.
-    let held = [(0, 0x0000), (1, 0x41AC), (2, 0x5000), (6, 0x5055), (7, 0x4D50), (8, 0x3700)];
+    // 21.5, 1013.25 and -3.25, the low word first, and a text of three registers.
+    let held = [(1, 0x41AC), (2, 0x5000), (3, 0x447D), (5, 0xC050), (6, 0x5055), (7, 0x4D50), (8, 0x3700)];
     let device = LoadDevice::showing(move |_, _, registers| {
         for (place, register) in (0..).zip(registers) {
             *register = held.iter().find(|(at, _)| *at == place).map_or(0, |(_, value)| *value);
@@ -188,8 +186,9 @@ async fn read_says_of_a_silent_device_what_the_readme_shows() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn status_says_what_the_readme_shows_and_doctor_checks_what_is_documented() -> Result<()> {
-    let plant = ModbusPlant::start_tcp("127.0.0.1:0".parse()?, &[1]).await?;
-    let boiler = plant.link_toml(&Name::new("boiler").map_err(anyhow::Error::msg)?);
+    let device = LoadDevice::start().await?;
+    // Rarely enough that between two polls nothing waits.
+    let boiler = device.link_toml(10, "5s").replace("link.load", "link.boiler");
     let press = "[link.press]\nbackoff_max = \"30s\"\n[link.press.opcua]\nendpoint = \"opc.tcp://127.0.0.1:1\"\n\
                  [link.press.device.press-1]\npoints.t = { node = \"ns=2;s=t\" }\n";
     let house = House::new(("north", "boiler-house"), &format!("{boiler}\n{press}"), HASTY).await?;
@@ -250,7 +249,6 @@ async fn status_says_what_the_readme_shows_and_doctor_checks_what_is_documented(
     agent.terminate(Duration::from_secs(30)).await?;
     let said = house.perform(&command, &[]).await?;
     ensure!(said.code == 3, "the agent does not run: {said:?}");
-    plant.shutdown().await;
     Ok(())
 }
 
