@@ -1,7 +1,7 @@
 //! The gateway's command line. The only room that prints.
 //!
 //! Exit codes: 0 done; 1 it failed, and said why; 2 the command line was not understood;
-//! 10 to 22 why joining failed ([`join::JoinError::exit_code`]);
+//! 10 to 24 why joining failed ([`join::JoinError::exit_code`]);
 //! of `buffer`: 1 damaged parts were found, 2 the buffer cannot be read;
 //! of `read`: 1 some point could not be read, 2 there is no such point;
 //! of `status`: 1 something needs a look, 3 the agent does not run, 4 it cannot be told;
@@ -53,7 +53,7 @@ const BAD_CONFIG: u8 = 78;
 #[command(
     name = "forebay-agent",
     version,
-    after_help = "Exit codes: 0 done, 1 failed, 2 command line not understood, 10 to 22 joining failed, 78 configuration refused."
+    after_help = "Exit codes: 0 done, 1 failed, 2 command line not understood, 10 to 24 joining failed, 78 configuration refused."
 )]
 struct Cli {
     #[command(subcommand)]

@@ -2,6 +2,7 @@
 
 pub mod batch;
 pub mod join;
+pub mod offline;
 pub mod problem;
 pub mod ranges;
 pub mod tls;

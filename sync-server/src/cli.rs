@@ -1,9 +1,11 @@
 //! The command line of `forebay-server`. Commands print their answer on standard output and
 //! everything else on standard error.
 //!
-//! Exit codes: 0 done, 1 failed, 2 wrong usage, 78 the configuration is refused (sysexits).
+//! Exit codes: 0 done, 1 failed, 2 wrong usage, 78 the configuration is refused (sysexits); of `agents answer` those
+//! of `forebay-agent join`.
 
 mod agents;
+mod answer;
 mod ask;
 mod backup;
 mod ca;
@@ -135,7 +137,8 @@ pub fn run_cli(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprint(&format!("forebay-server: {error:#}\n"));
-            ExitCode::FAILURE
+            let unanswered = error.downcast_ref::<answer::Unanswered>();
+            unanswered.map_or(ExitCode::FAILURE, |error| ExitCode::from(error.exit_code))
         }
     }
 }

@@ -4,6 +4,7 @@
 pub mod bench_mqtt;
 pub mod browser;
 pub mod counting_meter;
+pub mod documents;
 pub mod faults;
 pub mod fuzz;
 pub mod joining;

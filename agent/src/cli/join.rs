@@ -3,10 +3,11 @@
 //!
 //! The key never leaves the gateway. The server is known by the CA pin in the join string before
 //! anything is sent to it. The token is shown last, after everything else that can fail on this
-//! side was tried: a full disk must not cost a token.
+//! side was tried: a full disk must not cost a token. Without a network: [`offline`].
 
 mod call;
 mod checklist;
+mod offline;
 mod waiting;
 
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use forebay_protocols::boot_time::wall_micros;
 use forebay_protocols::private_files;
 use forebay_protocols::sync::join::{JoinString, JoinStringError};
 use forebay_protocols::sync::problem::{Kind, Problem};
-use forebay_protocols::sync::tls::{self, Application, FreshKey, Identity, IdentityError};
+use forebay_protocols::sync::tls::{self, Application, Errand, FreshKey, Identity, IdentityError};
 use forebay_protocols::sync::wire::JoinRequest;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -94,6 +95,46 @@ pub enum JoinError {
     /// An operator said no.
     #[error("{0}. If that was a mistake, ask for a new join string")]
     Rejected(String),
+    /// The request for a server out of reach is written, and has to get there.
+    #[error(
+        "take {} to the server and run `forebay-server agents answer` with it there; compare the key ({key}); bring \
+         it back and run this command again",
+        .folder.display()
+    )]
+    ToBeCarried {
+        /// Where the request lies.
+        folder: PathBuf,
+        /// The words of our key.
+        key: String,
+    },
+    /// The folder with request and answer cannot be used.
+    #[error("{0}")]
+    Folder(String),
+    /// The answer is for somebody else.
+    #[error(
+        "{} is for {whom}, and this gateway is {us}: bring the answer to this gateway's request, or take the file away \
+         and run this command again for a new request",
+        .path.display()
+    )]
+    ForAnother {
+        /// The answer.
+        path: PathBuf,
+        /// Whose it is.
+        whom: String,
+        /// Who we are.
+        us: String,
+    },
+    /// The certificate in the answer has ended, by our clock.
+    #[error(
+        "the certificate in the answer ended at {until}, and this gateway's time is {now}; set the clock of the gateway, \
+         or of the server if that one is wrong"
+    )]
+    Ended {
+        /// When.
+        until: String,
+        /// This gateway's time.
+        now: String,
+    },
     /// The server said no for another reason, or not yet.
     #[error("{server} refused: {why}")]
     Refused {
@@ -112,15 +153,17 @@ impl JoinError {
             Self::CannotKeep(_) => 11,
             Self::Unreachable { .. } => 12,
             Self::WrongServer { .. } => 13,
-            Self::Clock { .. } => 14,
+            Self::Clock { .. } | Self::Ended { .. } => 14,
             Self::Token(Problem { kind: Kind::ExpiredToken, .. }) => 17,
             Self::Token(Problem { kind: Kind::UsedToken, .. }) => 18,
             Self::Token(_) => 15,
             Self::Refused { .. } => 16,
-            Self::Pending(_) => 19,
+            Self::Pending(_) | Self::ToBeCarried { .. } => 19,
             Self::Rejected(_) => 20,
             Self::NotForebay { .. } => 21,
             Self::WrongName { .. } => 22,
+            Self::Folder(_) => 23,
+            Self::ForAnother { .. } => 24,
         }
     }
 
@@ -134,7 +177,8 @@ impl JoinError {
 pub const HELP: &str = "Exit codes: 0 joined; 10 not a join string; 11 the state directory cannot keep an identity; \
      12 server out of reach; 13 not the server of the join string (CA pin); 14 a clock is wrong; 15 token unknown; \
      16 refused for another reason, or not yet; 17 token expired; 18 token used; 19 waits for an operator; \
-     20 rejected by an operator; 21 not a Forebay server; 22 the server's certificate bears another name.";
+     20 rejected by an operator; 21 not a Forebay server; 22 the server's certificate bears another name; \
+     23 the folder of --offline or the answer in it cannot be used; 24 the answer is for another gateway or key.";
 
 /// Where an agent keeps who it is.
 pub fn identity_folder(state_dir: &Path) -> PathBuf {
@@ -169,6 +213,10 @@ pub struct Join {
         value_parser = super::span
     )]
     wait: Option<Duration>,
+    /// Without a network: write a request into this folder (on a USB stick, say), or take the answer that
+    /// `forebay-server agents answer` wrote there.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "wait")]
+    offline: Option<PathBuf>,
     #[command(flatten)]
     pub(super) config: super::ConfigPath,
 }
@@ -179,6 +227,10 @@ const ASK_EVERY: Duration = Duration::from_secs(5);
 /// Joins the server that made the join string, prints the checklist on standard output and gives the
 /// exit code.
 pub async fn run(applicant: Applicant<'_>, join: &Join) -> ExitCode {
+    if let Some(folder) = &join.offline {
+        let (checklist, outcome) = offline::attempt(applicant, folder, join.string.as_deref());
+        return told(&checklist, outcome);
+    }
     let folder = identity_folder(applicant.state_dir);
     let kept = || Application::load(&folder).ok().flatten();
     let text = match (&join.string, kept()) {
@@ -187,13 +239,13 @@ pub async fn run(applicant: Applicant<'_>, join: &Join) -> ExitCode {
         (None, None) => String::new(),
     };
     let (begun, never) = (Instant::now(), CancellationToken::new());
-    let mut told = false;
+    let mut is_told = false;
     loop {
         let (checklist, outcome) = attempt(applicant, &text).await;
         let waits = join.wait.filter(|wait| begun.elapsed() + ASK_EVERY < *wait);
         match outcome {
             Err(JoinError::Pending(words)) if waits.is_some() => {
-                if !std::mem::replace(&mut told, true) {
+                if !std::mem::replace(&mut is_told, true) {
                     super::complain(&format!("{checklist}Waiting: {words}."));
                 }
                 // It is told to stop by nobody but its user, whose Ctrl-C ends it.
@@ -203,14 +255,16 @@ pub async fn run(applicant: Applicant<'_>, join: &Join) -> ExitCode {
                     return ExitCode::SUCCESS;
                 }
             }
-            outcome => {
-                // A reader that went away changes nothing about what was done.
-                let _ = super::print(&checklist.to_string());
-                return outcome
-                    .map_or_else(|error| ExitCode::from(error.exit_code()), |()| ExitCode::SUCCESS);
-            }
+            outcome => return told(&checklist, outcome),
         }
     }
+}
+
+/// Prints what was done; the exit code.
+fn told(checklist: &Checklist, outcome: Result<(), JoinError>) -> ExitCode {
+    // A reader that went away changes nothing about what was done.
+    let _ = super::print(&checklist.to_string());
+    outcome.map_or_else(|error| ExitCode::from(error.exit_code()), |()| ExitCode::SUCCESS)
 }
 
 async fn attempt(applicant: Applicant<'_>, text: &str) -> (Checklist, Result<(), JoinError>) {
@@ -299,6 +353,7 @@ async fn steps(list: &mut Checklist, applicant: Applicant<'_>, text: &str) -> Re
     list.begin("identity kept");
     identity.save(&folder)?;
     Application::forget(&folder)?;
+    Errand::forget(&folder)?;
     list.pass(folder.display().to_string());
 
     list.begin("clock");

@@ -10,6 +10,7 @@
 //!   years ahead judges what has expired by then by the floor alone.
 
 mod application;
+mod errand;
 mod identity;
 mod succession;
 mod verifiers;
@@ -22,6 +23,7 @@ use rustls::version::TLS13;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 
 pub use application::Application;
+pub use errand::Errand;
 pub use identity::{FreshKey, Identity, IdentityError, key_words, pem_block};
 pub use succession::{SuccessionError, prove_succession, signed_under};
 pub use verifiers::PinMismatch;

@@ -43,6 +43,9 @@ enum Command {
         #[arg(long, default_value = "")]
         because: String,
     },
+    /// Let in gateways that no network leads here from: answer their requests (`forebay-agent join --offline`).
+    #[command(after_help = super::answer::HELP)]
+    Answer(super::answer::Answer),
     /// Shut a gateway out, within five seconds. What it stored stays; it goes on collecting, and may join again
     /// with a new token.
     Revoke {
@@ -78,6 +81,7 @@ impl Agents {
                 let found = decide(&*store, &gateway, Word::No(because)).await?;
                 super::print(&format!("{found} is turned away. Its join token is used up.\n"))
             }
+            Some(Command::Answer(answer)) => answer.run(&config, &store).await,
             Some(Command::Revoke { gateway, tenant }) => {
                 let store = match tenant {
                     None => store,

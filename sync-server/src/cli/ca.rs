@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use forebay_config::server::Server;
 use forebay_protocols::boot_time::wall_micros;
+use forebay_protocols::sync::offline::pin_words;
 
 use super::token::parse_duration;
 use crate::identity::{Authority, Handover};
@@ -68,9 +69,9 @@ impl Command {
                     })
                     .transpose()?;
                 let seconds = i64::try_from(overlap.as_secs()).unwrap_or(i64::MAX / 2);
-                let was = hex(&authority.pin());
+                let was = pin_words(&authority.pin());
                 authority.rotate(own.as_deref(), seconds)?;
-                let note = Note::new("CA changed", "").from_to(was, hex(&authority.pin()));
+                let note = Note::new("CA changed", "").from_to(was, pin_words(&authority.pin()));
                 record(&*store, note).await?;
                 let handover = authority.handover(&fleet);
                 super::print(&format!(
@@ -103,22 +104,23 @@ async fn record(store: &dyn Store, note: Note) -> Result<()> {
     store.access().record(&super::tenants::act(TenantKey::MAIN), note).await.context("write the audit")
 }
 
-fn hex(pin: &[u8; 32]) -> String {
-    pin.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn date(seconds: i64) -> String {
     jiff::Timestamp::from_second(seconds)
         .map_or_else(|_| "ever".into(), |time| time.strftime("%F").to_string())
 }
 
 fn words(authority: &Authority, handover: &Handover, now: Micros) -> String {
-    let mut text = format!("CA          {}…, generation {}\n", hex(&authority.pin()), authority.generation());
+    let mut text =
+        format!("CA          {}…, generation {}\n", pin_words(&authority.pin()), authority.generation());
     let Some(former) = authority.former() else {
         text.push_str("Former CA   none\n");
         return text;
     };
-    text.push_str(&format!("Former CA   {}…, trusted until {}\n", hex(&former.pin), date(former.until)));
+    text.push_str(&format!(
+        "Former CA   {}…, trusted until {}\n",
+        pin_words(&former.pin),
+        date(former.until)
+    ));
     let (arrived, all) = (handover.arrived.len(), handover.arrived.len() + handover.awaited.len());
     text.push_str(&format!("Gateways    {arrived} of {all} trust the new one\n"));
     match handover.awaited.is_empty() {
@@ -144,10 +146,10 @@ fn named(handover: &Handover, now: Micros) -> String {
 
 fn json(authority: &Authority, handover: &Handover) -> serde_json::Value {
     serde_json::json!({
-        "pin": hex(&authority.pin()),
+        "pin": pin_words(&authority.pin()),
         "generation": authority.generation(),
         "former": authority.former().map(|former| serde_json::json!({
-            "pin": hex(&former.pin), "until": date(former.until),
+            "pin": pin_words(&former.pin), "until": date(former.until),
         })),
         "arrived": handover.arrived,
         "awaited": handover.awaited.iter().map(|(name, seen)| serde_json::json!({

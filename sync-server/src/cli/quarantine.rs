@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
-use forebay_config::load::parse_duration;
 use forebay_config::server::Server;
 use forebay_protocols::boot_time::wall_micros;
 
 use super::agents::ago;
+use super::token::parse_duration;
 use crate::store::{
     AgentKey, AsideId, AsideRow, Micros, Note, OddPoint, PointKey, Store, TenantKey, Timed, read_batch,
 };
@@ -51,10 +51,10 @@ pub(super) struct Replay {
     /// The id that `list` prints: a batch (12-345-9af01c22) or a point (p17).
     id: Id,
     /// Move the times of the readings later by this: `20454d`. A batch states its own times.
-    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "earlier")]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, conflicts_with = "earlier")]
     later: Option<Duration>,
     /// Move them earlier by this.
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     earlier: Option<Duration>,
 }
 
@@ -75,10 +75,6 @@ impl FromStr for Id {
         }
         .map_err(|()| format!("`{text}` is neither a batch (12-345-9af01c22) nor a point (p17)"))
     }
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text).ok_or_else(|| format!("`{text}` is not a duration like 90s, 24h or 365d"))
 }
 
 impl Quarantine {

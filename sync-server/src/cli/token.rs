@@ -75,21 +75,11 @@ impl Create {
     }
 }
 
+/// A time that passes, as the configuration writes it.
 pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{text}` is not a duration like 30m, 24h or 7d");
-    let unit = text.chars().last().ok_or_else(wrong)?;
-    let seconds = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3_600,
-        'd' => 86_400,
-        _ => return Err(wrong()),
-    };
-    let number: u64 = text.strip_suffix(unit).and_then(|number| number.parse().ok()).ok_or_else(wrong)?;
-    match number.checked_mul(seconds) {
-        Some(0) | None => Err(wrong()),
-        Some(seconds) => Ok(Duration::from_secs(seconds)),
-    }
+    forebay_config::load::parse_duration(text)
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| format!("`{text}` is not a duration like 30m, 24h or 7d"))
 }
 
 #[cfg(test)]

@@ -10,14 +10,15 @@ use forebay_protocols::sync::problem::{Kind, Problem};
 use forebay_protocols::sync::tls;
 use forebay_protocols::sync::wire::{JoinAnswer, JoinRequest};
 use tokio::time::timeout;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::named::Named;
 use super::outage::Outage;
 use super::standing::Member;
-use crate::identity::{Authority, Signed, SigningError};
+use crate::identity::Authority;
+use crate::joining::{LetIn, answer, let_in, sign, unsigned, worthless};
 use crate::listener::{Peer, Shown};
-use crate::store::{ApplicationId, Applied, NewApplication, Store, StoreError, TokenVerdict};
+use crate::store::{ApplicationId, NewApplication, Store, StoreError, TokenVerdict};
 
 /// How long the store may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -41,21 +42,21 @@ impl Registry<'_> {
             Name::new(name).map_err(|why| Problem::new(Kind::BadName, why))?;
         }
         let who = tls::fingerprint(format!("{site}/{gateway} {secret}").as_bytes());
-        let admit = |verdict| {
-            admit(verdict).inspect_err(|problem| {
-                if self.named.is_news(who, problem.kind) {
-                    warn!(peer = %peer.address, site, gateway, "A gateway could not join. {problem}");
-                }
-            })
+        let told = |problem: Problem| {
+            let of_token = [Kind::UnknownToken, Kind::ExpiredToken, Kind::UsedToken].contains(&problem.kind);
+            if of_token && self.named.is_news(who, problem.kind) {
+                warn!(peer = %peer.address, site, gateway, "A gateway could not join. {problem}");
+            }
+            problem
         };
         // What is no secret at all hashes to something nobody was given.
         let secret_hash = TokenSecret::from_text(&secret).map_or([0; 32], |secret| secret.hash());
         let now = wall_micros();
         // A look before the work: whoever has no token makes us do none.
         if self.ask(self.store.token(secret_hash, now)).await? == TokenVerdict::Unknown {
-            admit(TokenVerdict::Unknown)?;
+            return Err(told(worthless(TokenVerdict::Unknown)));
         }
-        let key_hash = Authority::key_of(&csr).map_err(refused)?;
+        let key_hash = Authority::key_of(&csr).map_err(unsigned)?;
         let application = NewApplication {
             secret_hash,
             key_hash,
@@ -66,26 +67,14 @@ impl Registry<'_> {
             approval: self.approval,
             now,
         };
-        let id = match self.ask(self.store.apply(application)).await? {
-            Applied::Approved(id) => id,
-            Applied::Refused(verdict) => {
-                admit(verdict)?;
-                return Err(Problem::new(Kind::Internal, "a good token was refused; this is a bug"));
+        match self.ask(let_in(self.store, self.authority, application, &csr, None)).await? {
+            LetIn::Admitted(answer, agent) => {
+                info!(site, gateway, version, number = agent.0, peer = %peer.address, "A gateway joined.");
+                Ok(answer)
             }
-            Applied::Pending { id, is_new } => return Err(pending(&site, &gateway, &key_hash, id, is_new)),
-            Applied::Rejected(words) => {
-                let why = if words.is_empty() { String::new() } else { format!(": {words}") };
-                let detail = format!("an operator of the server rejected {site}/{gateway}{why}");
-                return Err(Problem::new(Kind::RejectedJoin, detail));
-            }
-        };
-        let signed = sign(self.authority, &csr, &site, &gateway)?;
-        let admitting = self.store.admit(id, signed.fingerprint, signed.valid_until, now);
-        let Some(agent) = self.ask(admitting).await? else {
-            return Err(Problem::new(Kind::Busy, "an operator is deciding on this gateway now; ask again"));
-        };
-        info!(site, gateway, version, number = agent.0, peer = %peer.address, "A gateway joined.");
-        Ok(answer(signed, format!("{site}/{gateway}")))
+            LetIn::Waits { id, is_new } => Err(pending(&site, &gateway, &key_hash, id, is_new)),
+            LetIn::Refused(problem) => Err(told(problem)),
+        }
     }
 
     /// A member wants to be one no more.
@@ -128,26 +117,6 @@ impl Registry<'_> {
     }
 }
 
-fn sign(authority: &Authority, csr: &[u8], site: &str, gateway: &str) -> Result<Signed, Problem> {
-    authority.sign_agent(csr, site, gateway).map_err(refused)
-}
-
-fn refused(error: SigningError) -> Problem {
-    match error {
-        SigningError::Request(why) => Problem::new(Kind::BadCertificateRequest, why),
-        SigningError::Ours(why) => {
-            error!(why, "Cannot sign certificates.");
-            Problem::new(Kind::Internal, "the server cannot sign certificates now; its log has the reason")
-        }
-    }
-}
-
-fn answer(signed: Signed, agent: String) -> JoinAnswer {
-    let Signed { chain, former, generation, .. } = signed;
-    let (cross, former) = former.unwrap_or_default();
-    JoinAnswer { chain, agent, server_time_us: wall_micros(), cross, former, ca_generation: generation }
-}
-
 fn pending(site: &str, gateway: &str, key: &[u8; 32], id: ApplicationId, is_new: bool) -> Problem {
     let ApplicationId(number) = id;
     let key = tls::key_words(key);
@@ -161,14 +130,4 @@ fn pending(site: &str, gateway: &str, key: &[u8; 32], id: ApplicationId, is_new:
              server lets it in"
         ),
     )
-}
-
-fn admit(verdict: TokenVerdict) -> Result<(), Problem> {
-    let (kind, what) = match verdict {
-        TokenVerdict::Valid => return Ok(()),
-        TokenVerdict::Unknown => (Kind::UnknownToken, "this server made no such join token"),
-        TokenVerdict::Expired => (Kind::ExpiredToken, "the join token's time is over"),
-        TokenVerdict::UsedUp => (Kind::UsedToken, "the join token was used already"),
-    };
-    Err(Problem::new(kind, format!("{what}; make a new one with `forebay-server token create`")))
 }

@@ -9,6 +9,7 @@ use forebay_protocols::field::mqtt::MqttSource;
 use forebay_protocols::reading::{PointId, Quality, Reading, Stamp, Value};
 use forebay_protocols::sync::batch::{Boot, Decoder, Encoder, Epoch, Head, MAX_PAYLOAD, Sequence};
 use forebay_protocols::sync::join::JoinString;
+use forebay_protocols::sync::offline::{OfflineAnswer, OfflineRequest};
 use forebay_protocols::sync::problem::Problem;
 use forebay_protocols::sync::wire;
 use prost::Message;
@@ -61,6 +62,12 @@ pub const TARGETS: &[Target] = &[
         make: request,
     },
     Target { name: "joining", about: "join strings and problem documents", memory: 8 * MIB, make: joining },
+    Target {
+        name: "carried",
+        about: "requests and answers of joins by file",
+        memory: 8 * MIB,
+        make: carried,
+    },
     Target {
         name: "configuration",
         about: "agent.toml and server.toml",
@@ -287,6 +294,30 @@ fn joining() -> Made {
     let read = |input: &mut Vec<u8>, _: &mut Dice| {
         let joins = std::str::from_utf8(input).is_ok_and(|text| text.parse::<JoinString>().is_ok());
         Problem::from_json(input).is_some() || joins
+    };
+    (corpus, Box::new(read))
+}
+
+fn carried() -> Made {
+    let answer = OfflineAnswer {
+        name: "hall/press".into(),
+        key: "3f2a-9c1d-77e0-12ab".into(),
+        made_us: 1_795_953_600_000_000,
+        server: "plant.example:8443".into(),
+        ca_pin: [9; 32],
+        answer: wire::JoinAnswer { chain: vec![vec![7; 400].into(); 2], ..Default::default() },
+    };
+    // As a gateway wrote it, whose key is gone: a fresh one would make every run another.
+    let request = include_str!("carried.join-request");
+    let corpus = vec![request.into(), answer.write().into_bytes()];
+    let read = |input: &mut Vec<u8>, _: &mut Dice| {
+        let text = String::from_utf8_lossy(input);
+        // Its sum repaired, so that damage reaches what lies behind it.
+        let repaired = text
+            .split_once("Sum: ")
+            .map(|(summed, _)| format!("{summed}Sum: {:08x}\n", crc32c::crc32c(summed.as_bytes())));
+        let answer = OfflineAnswer::read(repaired.as_deref().unwrap_or(&text));
+        OfflineRequest::read(&text).is_ok() || answer.is_ok()
     };
     (corpus, Box::new(read))
 }

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, SigningKey};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
@@ -231,6 +231,11 @@ impl FreshKey {
         params.distinguished_name.push(DnType::CommonName, name);
         let request = params.serialize_request(&self.0).map_err(|e| IdentityError::Key(e.to_string()))?;
         Ok(request.der().to_vec())
+    }
+
+    /// A signature over `message` (ECDSA with SHA-256, ASN.1).
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, IdentityError> {
+        SigningKey::sign(&self.0, message).map_err(|error| IdentityError::Key(error.to_string()))
     }
 
     /// One that was kept.
