@@ -14,7 +14,7 @@ use forebay_protocols::reading::PointId;
 use tokio::sync::{Notify, broadcast, watch};
 
 use crate::store::alarms::AlarmSummary;
-use crate::store::{AgentKey, Micros, PointKey, Timed};
+use crate::store::{AgentKey, Micros, PointKey, TenantKey, Timed};
 
 use elsewhere::Elsewhere;
 pub use exchange::Exchange;
@@ -55,7 +55,8 @@ struct Inner {
     /// Told when somebody begins to look.
     begun: Notify,
     elsewhere: Elsewhere,
-    alarms: watch::Sender<AlarmSummary>,
+    /// Of each tenant that has looked or was looked at: bounded by their number.
+    alarms: Mutex<HashMap<TenantKey, watch::Sender<AlarmSummary>>>,
     /// Of agents that joined, the last one of each: bounded by their number.
     refusals: Mutex<HashMap<AgentKey, Refusal>>,
 }
@@ -86,7 +87,7 @@ impl Feed {
             one: Mutex::default(),
             begun: Notify::new(),
             elsewhere: Elsewhere::default(),
-            alarms: watch::Sender::new(AlarmSummary::default()),
+            alarms: Mutex::default(),
             refusals: Mutex::default(),
         }))
     }
@@ -173,14 +174,20 @@ impl Feed {
         self.0.refusals.lock().unwrap_or_else(PoisonError::into_inner).get(&agent).cloned()
     }
 
-    /// Tells how many alarms there are, if anything has changed.
-    pub fn ring(&self, summary: AlarmSummary) {
-        self.0.alarms.send_if_modified(|known| std::mem::replace(known, summary) != summary);
+    /// Tells how many alarms a tenant has, if anything has changed.
+    pub fn ring(&self, tenant: TenantKey, summary: AlarmSummary) {
+        let bell = self.bell(tenant);
+        bell.send_if_modified(|known| std::mem::replace(known, summary) != summary);
     }
 
-    /// How many alarms there are, from now on.
-    pub fn alarms(&self) -> watch::Receiver<AlarmSummary> {
-        self.0.alarms.subscribe()
+    /// How many alarms a tenant has, from now on.
+    pub fn alarms(&self, tenant: TenantKey) -> watch::Receiver<AlarmSummary> {
+        self.bell(tenant).subscribe()
+    }
+
+    fn bell(&self, tenant: TenantKey) -> watch::Sender<AlarmSummary> {
+        let mut bells = self.0.alarms.lock().unwrap_or_else(PoisonError::into_inner);
+        bells.entry(tenant).or_default().clone()
     }
 }
 

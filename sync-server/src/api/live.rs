@@ -68,8 +68,7 @@ pub(super) async fn live(
     // From here on nothing is missed, and the answer's head tells the reader so.
     let reader = Reader {
         subscription: readings.then(|| caller.feed.subscribe(agent)),
-        // Alarms are of the whole server.
-        alarms: (alarms && caller.identity.tenant == TenantKey::MAIN).then(|| caller.feed.alarms()),
+        alarms: alarms.then(|| caller.feed.alarms(caller.identity.tenant)),
         stop: caller.stop.clone(),
         gate: caller.visitor.gate.clone(),
         tenant: caller.identity.tenant,

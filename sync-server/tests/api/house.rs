@@ -16,7 +16,7 @@ use forebay_server::access::{Gate, Openness, Rules};
 use forebay_server::api::{self, Api, Roster};
 use forebay_server::live::{Committed, Feed};
 use forebay_server::store::{
-    self, AgentKey, Arrived, Content, Delivery, Micros, NewToken, PointKey, Store, Timed,
+    self, AgentKey, Arrived, Content, Delivery, Micros, NewToken, PointKey, Store, TenantKey, Timed,
 };
 use forebay_server::{headers, health, ui};
 use http_body_util::BodyExt;
@@ -143,6 +143,11 @@ impl House {
 
     /// An agent of the site `hall` that has joined.
     pub async fn agent(&self, gateway: &str) -> AgentKey {
+        self.agent_of(TenantKey::MAIN, gateway).await
+    }
+
+    /// The same, of a tenant.
+    pub async fn agent_of(&self, tenant: TenantKey, gateway: &str) -> AgentKey {
         let mut hash = [0; 32];
         getrandom::fill(&mut hash).unwrap();
         let expires = self.now + 1_000 * SECOND;
@@ -155,6 +160,7 @@ impl House {
             created: self.now,
         };
         self.store.add_token(token).await.unwrap();
+        self.gate.access().give_token(hash, tenant).await.unwrap();
         let joined = self.store.join(hash, "hall", gateway, hash, expires, self.now).await.unwrap();
         joined.1.unwrap()
     }

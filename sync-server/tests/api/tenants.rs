@@ -9,6 +9,8 @@ use forebay_protocols::reading::PointId;
 use forebay_protocols::sync::batch::Sequence;
 use forebay_protocols::sync::wire::{self, gap::Reason};
 use forebay_server::access::{Right, Role};
+use forebay_server::api::Needs;
+use forebay_server::store::alarms::{Alarm, AlarmChange, Member};
 use forebay_server::store::{
     AgentKey, Arrived, Change, Content, Delivery, Fault, FaultKind, NewToken, PointKey, TenantKey, UserKey,
 };
@@ -28,6 +30,7 @@ struct Tenant {
     key: i64,
     agent: AgentKey,
     point: PointKey,
+    alarm: i64,
     name: String,
 }
 
@@ -81,7 +84,21 @@ async fn settle(house: &House, tenant: TenantKey, word: &str, secret: u8) -> Ten
         at: house.now,
     };
     house.store.raise(fault).await.unwrap();
-    Tenant { who, user: number, key, agent, point: keys[0].1, name: format!("hall/{gateway}") }
+    let member = Member { name: gateway.clone(), since: house.now, words: String::new(), base: 0.0 };
+    let alarm = Alarm {
+        rule: "silent".into(),
+        kind: "silent".into(),
+        priority: 2,
+        site: "hall".into(),
+        subject: "hall".into(),
+        words: format!("Nothing is heard of {word}."),
+        remedy: "Look.".into(),
+        members: vec![member],
+    };
+    let own = house.store.clone().within(tenant);
+    let raised = own.change_alarms(vec![AlarmChange::Raise(alarm)], house.now).await.unwrap();
+    let alarm = raised[0].1.key.0;
+    Tenant { who, user: number, key, agent, point: keys[0].1, alarm, name: format!("hall/{gateway}") }
 }
 
 async fn two() -> (House, Tenant, Tenant) {
@@ -127,8 +144,19 @@ async fn no_route_tells_of_another_tenant() {
             told.push(path);
         }
     }
-    let should =
-        ["fleet", "points", "gaps", "ledger", "faults", "time-marks", "quarantine", "users", "audit", "me"];
+    let should = [
+        "alarms",
+        "fleet",
+        "points",
+        "gaps",
+        "ledger",
+        "faults",
+        "time-marks",
+        "quarantine",
+        "users",
+        "audit",
+        "me",
+    ];
     for part in should {
         assert!(told.iter().any(|path| path.ends_with(part)), "{part} tells nothing: {told:?}");
     }
@@ -153,10 +181,7 @@ async fn nothing_of_another_tenant_can_be_changed() {
     let batch = aside.iter().find(|row| row.agent == theirs.agent).unwrap().id.to_string();
     let before = house.gate.access().audit(None, None, 100).await.unwrap().len();
     for (method, path, needs) in routes(0) {
-        if method == Method::GET
-            || !path.starts_with("/api/v1/")
-            || !matches!(needs, forebay_server::api::Needs::Right(_))
-        {
+        if method == Method::GET || !path.starts_with("/api/v1/") || !matches!(needs, Needs::Right(_)) {
             continue;
         }
         let bodies = match path.as_str() {
@@ -165,10 +190,19 @@ async fn nothing_of_another_tenant_can_be_changed() {
             "/api/v1/quarantine/replay" => {
                 vec![json!({ "id": batch }), json!({ "id": theirs.point.0, "shift_s": 1_700_000_000 })]
             }
+            path if path.contains("/alarms/") => vec![json!({})],
             _ => vec![json!({ "role": "viewer" })],
         };
-        let id = if path.contains("/keys/") { theirs.key } else { theirs.user };
-        let path = path.strip_suffix("/0").map_or(path.clone(), |path| format!("{path}/{id}"));
+        let id = match path.split('/').nth(3) {
+            Some("keys") => theirs.key,
+            Some("alarms") => theirs.alarm,
+            _ => theirs.user,
+        };
+        let path = path
+            .split('/')
+            .map(|part| if part == "0" { id.to_string() } else { part.to_owned() })
+            .collect::<Vec<_>>()
+            .join("/");
         for body in bodies {
             let answer = send(&house, method.clone(), &path, Some(&mine.who), Some(body)).await;
             assert_eq!(answer.status, StatusCode::NOT_FOUND, "{method} {path}: {}", answer.body);
@@ -176,8 +210,12 @@ async fn nothing_of_another_tenant_can_be_changed() {
     }
     assert_eq!(house.gate.access().audit(None, None, 100).await.unwrap().len(), before, "nothing was done");
     assert_eq!(house.store.batches_aside(10).await.unwrap().len(), 2);
+    assert_eq!(house.store.alarm_summary().await.unwrap().active, 2);
     assert_eq!(house.store.odd_readings(theirs.point, 9).await.unwrap().len(), 1);
     // Whose it is can.
+    let path = format!("/api/v1/alarms/{}/acknowledge", theirs.alarm);
+    let answer = send(&house, Method::POST, &path, Some(&theirs.who), Some(json!({}))).await;
+    assert_eq!((answer.status, &answer.json()["state"]), (StatusCode::OK, &json!("acknowledged")));
     let body = json!({ "id": theirs.point.0, "shift_s": 1_700_000_000 });
     let answer = send(&house, Method::POST, "/api/v1/quarantine/replay", Some(&theirs.who), Some(body)).await;
     assert_eq!((answer.status, &answer.json()["stored"]), (StatusCode::OK, &json!(1)));
