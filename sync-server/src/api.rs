@@ -19,6 +19,7 @@
 //! | [`server`](#server) | this server: version, what its store is and how large |
 //! | `openapi.json` | all of this as OpenAPI 3.1, for programs |
 //! | [`live`](#live) | server-sent events: newest values as they are committed |
+//! | [`live/socket`](#live) | the same over a WebSocket |
 //! | [`login`, `logout`, `me`, `password`, `setup`](#access) | who asks |
 //! | [`users`, `keys`, `audit`](#access) | who may, for admins |
 //!
@@ -165,13 +166,24 @@
 //!
 //! # live
 //!
-//! `agent` (default: all), `events` (`readings` or `alarms`; default both). Server-sent events, at most four
-//! a second. `readings` carries an array of
+//! `agent` (default: all), `events` (`readings` or `alarms`; default both), `after` (an event's id). Server-sent
+//! events, at most four a second. `readings` carries an array of
 //! `[id, time_ms, value, quality]`, the newest reading of each point since the event before; here
 //! quality is in words (`"bad: the device did not answer in time"`), and its first word is the class.
 //! A backlog is history and is not shown. `missed` tells a reader who was too slow for all: it carries
 //! the number of batches passed over; ask `points` for the latest. `alarms` carries
-//! `{active, acknowledged, event}` whenever an alarm has changed. The stream ends when the server stops.
+//! `{active, acknowledged, event}` whenever an alarm has changed. The stream ends when the server stops, and
+//! within seconds when the log-in or the key is over.
+//!
+//! Each event has an id. Who comes back with the last one it has read, as `Last-Event-ID` (a browser does so
+//! by itself) or in `after`, is told first what has been committed since: the newest reading of each point
+//! of the gateways that were heard meanwhile, and how many alarms there are. Some of it may be known to it. Of
+//! more than 5,000 points or 500 gateways it is told `missed` instead.
+//!
+//! `live/socket` is the same over a WebSocket: each message is an event, `{id, event, data}`, the first one
+//! `ready`. The server pings every 20 s and goes when it hears nothing for 65 s. It takes no messages, and closes
+//! with 1001 when it stops, 1008 when the log-in or the key is over. A browser must be on a page of this
+//! server; a program sends its key as elsewhere.
 //!
 //! # Access
 //!

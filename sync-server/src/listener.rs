@@ -198,7 +198,8 @@ impl Connection {
         };
         let served = match shaken {
             Ok(Ok(stream)) => {
-                Served::new(stream, self.address, self.limits, self.watcher, &self.doors, router)
+                let end = (self.watcher, self.stop);
+                Served::new(stream, self.address, self.limits, end, &self.doors, router)
             }
             Ok(Err(error)) => {
                 self.telemetry.handshakes_failed.increment(1);
@@ -230,7 +231,7 @@ impl Served {
         stream: TlsStream<TcpStream>,
         address: SocketAddr,
         limits: Limits,
-        watcher: Watcher,
+        (watcher, stop): (Watcher, CancellationToken),
         doors: &Doors,
         router: Router,
     ) -> Self {
@@ -275,7 +276,18 @@ impl Served {
                 .timer(TokioTimer::new())
                 .header_read_timeout(limits.idle)
                 .max_buf_size(READ_BUFFER);
-            Box::pin(watcher.watch(builder.serve_connection(io, service)))
+            let connection = builder.serve_connection(io, service).with_upgrades();
+            Box::pin(async move {
+                // hyper-util watches no connection that may become a WebSocket. While this one is there its watcher
+                // is, and the listener waits for it.
+                let _watcher = watcher;
+                tokio::pin!(connection);
+                tokio::select! {
+                    outcome = &mut connection => return outcome,
+                    () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+                }
+                connection.await
+            })
         };
         Self { peer, asked, entered, http }
     }

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use forebay_protocols::reading::PointId;
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast, watch};
 
 use crate::store::alarms::AlarmSummary;
 use crate::store::{AgentKey, Micros, PointKey, TenantKey, Timed};
@@ -22,6 +22,9 @@ pub use exchange::Exchange;
 /// Batches a slow subscriber may be behind. Bounds the memory of the feed: at most this many
 /// batches are kept for its sake.
 const DEPTH: usize = 128;
+
+/// WebSockets open at once; their listener does not count them.
+const SEATS: usize = 1_024;
 
 /// One committed batch.
 #[derive(Debug)]
@@ -57,6 +60,7 @@ struct Inner {
     elsewhere: Elsewhere,
     /// Of each tenant that has looked or was looked at: bounded by their number.
     alarms: Mutex<HashMap<TenantKey, watch::Sender<AlarmSummary>>>,
+    seats: Arc<Semaphore>,
     /// Of agents that joined, the last one of each: bounded by their number.
     refusals: Mutex<HashMap<AgentKey, Refusal>>,
 }
@@ -88,6 +92,7 @@ impl Feed {
             begun: Notify::new(),
             elsewhere: Elsewhere::default(),
             alarms: Mutex::default(),
+            seats: Arc::new(Semaphore::new(SEATS)),
             refusals: Mutex::default(),
         }))
     }
@@ -134,6 +139,11 @@ impl Feed {
         };
         self.0.begun.notify_one();
         subscription
+    }
+
+    /// A place for one more WebSocket, until it is dropped; `None` if all are taken.
+    pub fn seat(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.seats.clone().try_acquire_owned().ok()
     }
 
     /// Shows a batch here, and tells nobody elsewhere.

@@ -25,6 +25,8 @@ mod house;
 mod keeping;
 #[path = "api/page.rs"]
 mod page;
+#[path = "api/socket.rs"]
+mod socket;
 #[path = "api/tenants.rs"]
 mod tenants;
 #[path = "api/watching.rs"]

@@ -136,6 +136,13 @@ pub(crate) async fn guard(
     {
         ours(headers, request.uri())?;
     }
+    if is_socket(headers)
+        && !headers.contains_key(header::AUTHORIZATION)
+        && is_foreign(headers, request.uri())
+    {
+        let words = "a WebSocket is opened by this server's own page (same origin), or with an API key";
+        return Err(Problem::Forbidden(words.into()));
+    }
     let is_tls = api.gate.rules().is_tls
         || headers.get("x-forwarded-proto").is_some_and(|scheme| scheme.as_bytes() == b"https");
     let visitor = Visitor { gate: api.gate.clone(), from, is_tls };
@@ -172,17 +179,28 @@ fn refused(identity: &Identity, right: Right) -> String {
 /// A browser sends cookies whoever made the request, so a change must come from a page of ours: with a
 /// header that other sites cannot send, and from no other origin.
 fn ours(headers: &HeaderMap, uri: &Uri) -> Result<(), Problem> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let host = text("x-forwarded-host").or(text("host")).or(uri.authority().map(|host| host.as_str()));
-    let origin = text("origin").map(|origin| origin.split_once("://").map_or(origin, |(_, host)| host));
-    let is_foreign = origin.is_some_and(|origin| Some(origin) != host)
-        || text("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none");
-    if headers.contains_key(OURS) && !is_foreign {
+    if headers.contains_key(OURS) && !is_foreign(headers, uri) {
         return Ok(());
     }
     Err(Problem::Forbidden(format!(
         "a change comes from this server's own page (header `{OURS}`, same origin), or with an API key"
     )))
+}
+
+/// Does a browser say that a page of another origin asks?
+fn is_foreign(headers: &HeaderMap, uri: &Uri) -> bool {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let host = text("x-forwarded-host").or(text("host")).or(uri.authority().map(|host| host.as_str()));
+    let origin = text("origin").map(|origin| origin.split_once("://").map_or(origin, |(_, host)| host));
+    origin.is_some_and(|origin| Some(origin) != host)
+        || text("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none")
+}
+
+/// Any page may open a WebSocket to any server, with the browser's cookies and without asking; but the
+/// browser tells whose page it is, always (RFC 6455, 10.2).
+fn is_socket(headers: &HeaderMap) -> bool {
+    let upgrade = headers.get_all(header::UPGRADE).into_iter().filter_map(|value| value.to_str().ok());
+    upgrade.flat_map(|value| value.split(',')).any(|word| word.trim().eq_ignore_ascii_case("websocket"))
 }
 
 /// Who connected.

@@ -84,9 +84,10 @@ fn operation(route: &Route) -> Value {
     operation["parameters"] = parameters.into();
     let content: Map<String, Value> =
         answers.into_iter().map(|(kind, schema)| (kind.to_owned(), json!({ "schema": schema }))).collect();
-    let mut responses = Map::from_iter([("2XX".to_owned(), json!({ "description": "The answer." }))]);
+    let good = if route.path == "/live/socket" { "101" } else { "2XX" };
+    let mut responses = Map::from_iter([(good.to_owned(), json!({ "description": "The answer." }))]);
     if !content.is_empty() {
-        responses["2XX"]["content"] = content.into();
+        responses[good]["content"] = content.into();
     }
     let problem =
         json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } });
@@ -174,6 +175,9 @@ fn parameter(path: &str, name: &str) -> Option<(&'static str, Value)> {
         )),
         (_, "points" | "ids") => Some(("1 to 50 ids of points, separated by commas.", text())),
         ("/fleet", "after") => Some(("`next` of the page before.", text())),
+        ("/live" | "/live/socket", "after") => {
+            Some(("The id of the last event that was read; what is newer is told first.", text()))
+        }
         (_, "after") => Some(("`next` of the page before.", json!({ "type": "integer", "format": "int64" }))),
         (_, "before") => {
             Some(("`next` of the page before.", json!({ "type": "integer", "format": "int64" })))
@@ -237,6 +241,10 @@ fn told(method: &Method, path: &str) -> Option<Told> {
             answers: vec![("text/event-stream", text())],
             ..get::<live::Wanted>("Server-sent events: newest values as they are committed", Value::Null)
         },
+        ("GET", "/live/socket") => get::<live::Wanted>(
+            "The same over a WebSocket, one message an event: `{id, event, data}`",
+            Value::Null,
+        ),
         ("POST", "/quarantine/replay") => {
             sends::<quarantine::Replay>("Stores after all what is kept aside", shapes::replayed())
         }

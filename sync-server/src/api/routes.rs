@@ -48,6 +48,7 @@ pub(super) fn routes() -> Vec<Route> {
         get("/quarantine", Right::Read, quarantine::quarantine),
         get("/server", Right::Read, server::server),
         get("/live", Right::Read, live::live),
+        get("/live/socket", Right::Read, live::socket),
         get("/openapi.json", Right::Read, openapi::openapi),
         post("/quarantine/replay", Right::Operate, quarantine::replay),
         post("/login", Needs::Nothing, session::login),

@@ -115,7 +115,8 @@ async fn no_route_tells_of_another_tenant() {
     let (house, mine, theirs) = two().await;
     let (mut told, mut asked) = (Vec::new(), 0);
     for (method, path, _) in routes(1) {
-        if method != Method::GET || path.ends_with("/live") {
+        // A feed has no end; what it shows has a test of its own.
+        if method != Method::GET || path.contains("/live") {
             continue;
         }
         // What a path cannot do without.
