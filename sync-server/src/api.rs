@@ -15,7 +15,7 @@
 //! | [`alarms`](#alarms) | what a person must know of until it is over; acknowledging it |
 //! | [`time-marks`](#time-marks) | readings whose times are not what the gateway believed |
 //! | [`quarantine`](#quarantine) | what is kept aside: batches that could not be stored, impossible times |
-//! | [`joining`](#joining) | gateways that wait for an operator's word |
+//! | [`joining`](#joining) | gateways that wait for an operator's word; letting in, turning away; join strings |
 //! | [`server`](#server) | this server: version, what its store is and how large |
 //! | `openapi.json` | all of this as OpenAPI 3.1, for programs |
 //! | [`live`](#live) | server-sent events: newest values as they are committed |
@@ -158,11 +158,20 @@
 //! `approved` tells that an operator has said yes and it has not been back since, `replaces` that a gateway of
 //! this name has joined already. The same words for the command line.
 //!
+//! - `POST joining/NUMBER/approve {agent}` lets one in that waits, `POST joining/NUMBER/reject {agent, reason}` turns one
+//!   away that has not come in yet; the gateway is told the reason. 204. `agent` may be left out; where a gateway goes
+//!   by another name by now, 409.
+//! - `POST joining/tokens {note, uses, expires_s, approval}` makes a join string. All may be left out: one gateway, for a
+//!   day, without approval. The answer has `join`, once, `command`, what to type on the gateway, and `qr`, that command
+//!   as a QR code: `size` modules each way and the `path` of the dark ones, as SVG draws it.
+//!
 //! # server
 //!
-//! No parameters. `{time, version, store: {words, tier, gives, bytes}}`. `tier` is `sqlite`,
+//! No parameters. `{time, version, store: {words, tier, gives, bytes}, retention}`. `tier` is `sqlite`,
 //! `timescaledb-community`, `timescaledb-apache`, `postgresql-partitions` or `postgresql-plain-table`,
-//! as found at start; `gives` says what that means, `bytes` what is on disk, indexes included.
+//! as found at start; `gives` says what that means, `bytes` what is on disk, indexes included. `retention` is
+//! how long `readings` and rollups of `minutes`, `hours` and `days` are kept, in seconds; `null` is for ever;
+//! `classes` are points kept for a time of their own. Both are `null` for other tenants than the main one.
 //!
 //! # live
 //!
@@ -229,6 +238,7 @@ mod packing;
 mod parameters;
 mod points;
 mod problem;
+mod qr;
 mod quarantine;
 mod query;
 mod roster;
@@ -247,12 +257,14 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware::from_fn_with_state;
+use forebay_config::retention::Retention;
 use tokio_util::sync::CancellationToken;
 use tower_http::set_header::SetResponseHeaderLayer;
 
 use self::guard::Doors;
 pub use self::guard::Needs;
 use crate::access::{Gate, Right};
+use crate::invitation::Inviter;
 use crate::live::Feed;
 use crate::store::Store;
 
@@ -278,10 +290,24 @@ pub struct Api {
     pub stop: CancellationToken,
 }
 
-/// The routes below `/api/v1`.
+/// What this server is by its configuration.
+#[derive(Debug, Default)]
+pub struct About {
+    /// How long it keeps what it has.
+    pub retention: Retention,
+    /// Makes join strings; `None`: it makes none.
+    pub inviter: Option<Inviter>,
+}
+
+/// The routes below `/api/v1`, of a server that says nothing about itself.
 pub fn router(api: Api) -> Router {
+    router_about(api, About::default())
+}
+
+/// The routes below `/api/v1`.
+pub fn router_about(api: Api, about: About) -> Router {
     let fixed = |name, value| SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value));
-    let doors = Doors(Arc::new(api));
+    let doors = Doors { api: Arc::new(api), about: Arc::new(about) };
     let routes = routes::router(&doors)
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::other_method)
@@ -298,7 +324,7 @@ pub const METRICS: Needs = Needs::MainTenant(Right::Metrics);
 
 /// Lets only those to a router that is not the API's own who have what it needs.
 pub fn guarded(router: Router, api: &Api, needs: Needs) -> Router {
-    let doors = Doors(Arc::new(api.clone()));
+    let doors = Doors { api: Arc::new(api.clone()), about: Arc::default() };
     router.route_layer(from_fn_with_state((doors, needs), guard::guard))
 }
 

@@ -21,6 +21,8 @@ mod exploring;
 mod fleet;
 #[path = "api/house.rs"]
 mod house;
+#[path = "api/joining.rs"]
+mod joining;
 #[path = "api/keeping.rs"]
 mod keeping;
 #[path = "api/page.rs"]

@@ -15,7 +15,7 @@ use forebay_protocols::boot_time::wall_micros;
 use tokio_util::sync::CancellationToken;
 
 use super::problem::Problem;
-use super::{Api, Roster};
+use super::{About, Api, Roster};
 use crate::access::{Asked, Gate, Identity, Refusal, Right};
 use crate::listener::Peer;
 use crate::live::Feed;
@@ -26,7 +26,10 @@ const OURS: &str = "x-forebay";
 
 /// What the guard passes callers through to. Private to the API, so that no handler goes round it.
 #[derive(Clone)]
-pub(crate) struct Doors(pub(super) Arc<Api>);
+pub(crate) struct Doors {
+    pub(super) api: Arc<Api>,
+    pub(super) about: Arc<About>,
+}
 
 /// What it takes to be let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +76,8 @@ pub(crate) struct Caller {
     pub(super) stop: CancellationToken,
     /// How it came.
     pub(super) visitor: Visitor,
+    /// What this server is.
+    pub(super) about: Arc<About>,
 }
 
 impl Caller {
@@ -123,7 +128,7 @@ pub(crate) async fn guard(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let Doors(api) = doors;
+    let Doors { api, about } = doors;
     let headers = request.headers();
     let asked = Asked::new(headers, peer(&request));
     let from = asked.from;
@@ -160,7 +165,7 @@ pub(crate) async fn guard(
         let store = api.store.clone().within(identity.tenant);
         let fleet = api.fleet.within(identity.tenant);
         let (feed, stop) = (api.feed.clone(), api.stop.clone());
-        request.extensions_mut().insert(Caller { identity, store, fleet, feed, stop, visitor });
+        request.extensions_mut().insert(Caller { identity, store, fleet, feed, stop, visitor, about });
     }
     Ok(next.run(request).await)
 }

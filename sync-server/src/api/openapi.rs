@@ -14,7 +14,9 @@ use self::schema::{integer, one_of, text};
 use super::guard::Needs;
 use super::parameters::{Nothing, Parameters};
 use super::routes::{Route, routes};
-use super::{PLACE, alarms, audit, faults, fleet, gaps, keys, ledger, live, points, quarantine, query};
+use super::{
+    PLACE, alarms, audit, faults, fleet, gaps, joining, keys, ledger, live, points, quarantine, query,
+};
 use super::{session, silences, statistics, time_marks, users};
 
 /// What is said of a route.
@@ -236,6 +238,15 @@ fn told(method: &Method, path: &str) -> Option<Told> {
         }
         ("GET", "/quarantine") => get::<quarantine::Wanted>("What is kept aside", shapes::quarantine()),
         ("GET", "/joining") => get::<Nothing>("Gateways that wait for an operator's word", shapes::joining()),
+        ("POST", "/joining/{id}/approve") => {
+            sends::<joining::Approved>("Lets a gateway in that waits", Value::Null)
+        }
+        ("POST", "/joining/{id}/reject") => {
+            sends::<joining::Rejected>("Turns a gateway away that waits", Value::Null)
+        }
+        ("POST", "/joining/tokens") => {
+            sends::<joining::NewToken>("Makes a join string, told once", shapes::new_token())
+        }
         ("GET", "/server") => get::<Nothing>("This server and its store", shapes::server()),
         ("GET", "/live") => Told {
             answers: vec![("text/event-stream", text())],

@@ -12,7 +12,8 @@ use forebay_server::access::{Right, Role};
 use forebay_server::api::Needs;
 use forebay_server::store::alarms::{Alarm, AlarmChange, Member};
 use forebay_server::store::{
-    AgentKey, Arrived, Change, Content, Delivery, Fault, FaultKind, NewToken, PointKey, TenantKey, UserKey,
+    AgentKey, Applied, Arrived, Change, Content, Delivery, Fault, FaultKind, NewApplication, NewToken,
+    PointKey, TenantKey, UserKey,
 };
 use http_body_util::BodyExt;
 use serde_json::json;
@@ -31,6 +32,7 @@ struct Tenant {
     agent: AgentKey,
     point: PointKey,
     alarm: i64,
+    waiting: i64,
     name: String,
 }
 
@@ -44,7 +46,7 @@ async fn settle(house: &House, tenant: TenantKey, word: &str, secret: u8) -> Ten
     let token = NewToken {
         secret_hash: hash,
         expires,
-        uses: 1,
+        uses: 2,
         note: String::new(),
         approval: false,
         created: house.now,
@@ -98,7 +100,27 @@ async fn settle(house: &House, tenant: TenantKey, word: &str, secret: u8) -> Ten
     let own = house.store.clone().within(tenant);
     let raised = own.change_alarms(vec![AlarmChange::Raise(alarm)], house.now).await.unwrap();
     let alarm = raised[0].1.key.0;
-    Tenant { who, user: number, key, agent, point: keys[0].1, alarm, name: format!("hall/{gateway}") }
+    let asks = NewApplication {
+        secret_hash: hash,
+        key_hash: [secret + 100; 32],
+        site: "hall".into(),
+        gateway: format!("wait-{word}"),
+        peer: "192.0.2.9".into(),
+        version: String::new(),
+        approval: true,
+        now: house.now,
+    };
+    let Applied::Pending { id, .. } = house.store.apply(asks).await.unwrap() else { panic!("it waits") };
+    Tenant {
+        who,
+        user: number,
+        key,
+        agent,
+        point: keys[0].1,
+        alarm,
+        waiting: id.0,
+        name: format!("hall/{gateway}"),
+    }
 }
 
 async fn two() -> (House, Tenant, Tenant) {
@@ -147,6 +169,7 @@ async fn no_route_tells_of_another_tenant() {
     }
     let should = [
         "alarms",
+        "joining",
         "fleet",
         "points",
         "gaps",
@@ -187,16 +210,17 @@ async fn nothing_of_another_tenant_can_be_changed() {
         }
         let bodies = match path.as_str() {
             // These make something new, in the caller's own tenant.
-            "/api/v1/users" | "/api/v1/keys" => continue,
+            "/api/v1/users" | "/api/v1/keys" | "/api/v1/joining/tokens" => continue,
             "/api/v1/quarantine/replay" => {
                 vec![json!({ "id": batch }), json!({ "id": theirs.point.0, "shift_s": 1_700_000_000 })]
             }
-            path if path.contains("/alarms/") => vec![json!({})],
+            path if path.contains("/alarms/") || path.contains("/joining/") => vec![json!({})],
             _ => vec![json!({ "role": "viewer" })],
         };
         let id = match path.split('/').nth(3) {
             Some("keys") => theirs.key,
             Some("alarms") => theirs.alarm,
+            Some("joining") => theirs.waiting,
             _ => theirs.user,
         };
         let path = path
@@ -213,7 +237,12 @@ async fn nothing_of_another_tenant_can_be_changed() {
     assert_eq!(house.store.batches_aside(10).await.unwrap().len(), 2);
     assert_eq!(house.store.alarm_summary().await.unwrap().active, 2);
     assert_eq!(house.store.odd_readings(theirs.point, 9).await.unwrap().len(), 1);
+    let waiting = house.store.applications().await.unwrap();
+    assert!(waiting.len() == 2 && waiting.iter().all(|one| !one.approved));
     // Whose it is can.
+    let path = format!("/api/v1/joining/{}/approve", theirs.waiting);
+    let answer = send(&house, Method::POST, &path, Some(&theirs.who), Some(json!({}))).await;
+    assert_eq!(answer.status, StatusCode::NO_CONTENT, "{}", answer.body);
     let path = format!("/api/v1/alarms/{}/acknowledge", theirs.alarm);
     let answer = send(&house, Method::POST, &path, Some(&theirs.who), Some(json!({}))).await;
     assert_eq!((answer.status, &answer.json()["state"]), (StatusCode::OK, &json!("acknowledged")));
@@ -231,7 +260,7 @@ async fn what_is_told_of_the_whole_server_is_for_the_main_tenant() {
     assert!(metrics.body.contains("forebay_server_") && !metrics.body.contains(HIDDEN));
     for path in ["/api/v1/server", "/api/v1/fleet"] {
         let told = send(&house, Method::GET, path, Some(&theirs.who), None).await.json();
-        assert!(told["store"].is_null(), "{path}: {told}");
+        assert!(told["store"].is_null() && told["retention"].is_null(), "{path}: {told}");
         let told = send(&house, Method::GET, path, Some(&mine.who), None).await.json();
         assert!(!told["store"].is_null(), "{path}: {told}");
     }
