@@ -8,7 +8,7 @@
 //! | [`query`](#query) | readings of points over a time range, at a resolution that fits |
 //! | [`query.csv`](#querycsv) | the same as a file, or every reading |
 //! | [`statistics`](#statistics) | count, least, mean, most, first and last of points over a time range |
-//! | [`gaps`](#gaps) | intervals in which readings are missing, and why |
+//! | [`gaps`](#gaps), `gaps.csv` | intervals in which readings are missing, and why |
 //! | [`silences`](#silences) | when an agent was not heard |
 //! | [`ledger`](#ledger) | where every reading is, and whether the books close |
 //! | [`faults`](#faults) | what a person should know of, in words, with what to do |
@@ -95,13 +95,15 @@
 //!
 //! # gaps
 //!
-//! `agent` (default: all), `from` (default `-1d`), `to` (default `now`), `limit` (1 to 1000, default
-//! 200). `{gaps: [...], more}`, those that touch the range, by beginning; `more` tells that the limit
-//! cut some off. `point` is an id, or `null`; then all points of `device` are meant, and if that is
+//! `agent` (default: all), `device` (this one, and its points), `reason`, `from` (default `-1d`), `to` (default `now`),
+//! `sort` (`from`, by beginning, the default; `-from`, the latest first), `limit` (1 to 1000, default
+//! 200). `{gaps: [...], more}`, those that touch the range; `more` tells that the limit
+//! cut some off. `point` is an id and `name` its name, or `null`; then all points of `device` are meant, and if that is
 //! `null` too, the whole gateway. `count` is `null` where nobody knows how many readings are missing.
 //! `reason` is `device silent`, `buffer full`, `corrupt`, `agent down`, `clock`, `server lost it` (a
 //! restored database, and the gateway had forgotten), `thinned out` (no room: the resolution was
-//! halved), `buffer wiped` (the gateway came back with a new one) or `unspecified`.
+//! halved), `buffer wiped` (the gateway came back with a new one) or `unspecified`; `words` say it plainly.
+//! `gaps.csv` is the same as a file, with at most 100,000 of them.
 //!
 //! # silences
 //!

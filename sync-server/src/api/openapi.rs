@@ -157,12 +157,17 @@ fn parameter(path: &str, name: &str) -> Option<(&'static str, Value)> {
             Some(("A state, or `faulty`.", one_of(&["online", "silent", "never seen", "revoked", "faulty"])))
         }
         (_, "state") => Some(("Of `active`, `acknowledged`, `cleared`, separated by commas.", text())),
+        ("/gaps" | "/gaps.csv", "sort") => {
+            Some(("`from`, or `-from`: the latest first.", one_of(&["from", "-from"])))
+        }
+        (_, "reason") => Some(("For this reason only, as `reason` tells it.", text())),
+        (_, "device") => Some(("Of this device, or of a point of it, only.", text())),
         (_, "sort") => Some(("What to order by; `-` in front turns it round.", text())),
         (_, "fields") => Some(("Keys of an agent to tell, separated by commas; default all.", text())),
         (_, "from") => Some((
             "Inside: `now`, a span back from now, RFC 3339, or milliseconds since 1970.",
             moment(match path {
-                "/gaps" | "/silences" => "-1d",
+                "/gaps" | "/gaps.csv" | "/silences" => "-1d",
                 "/time-marks" => "-30d",
                 _ => "-1h",
             }),
@@ -170,6 +175,10 @@ fn parameter(path: &str, name: &str) -> Option<(&'static str, Value)> {
         (_, "to") => Some(("Outside; as `from`.", moment("now"))),
         ("/faults", "limit") => limit(50, 0),
         ("/audit", "limit") => limit(100, 1),
+        ("/gaps.csv", "limit") => Some((
+            "How many at most.",
+            json!({ "type": "integer", "minimum": 1, "maximum": 100_000, "default": 100_000 }),
+        )),
         (_, "limit") => limit(200, 1),
         (_, "max_points") => Some((
             "Rows of a series at most; readings become buckets where there are more.",
@@ -219,6 +228,10 @@ fn told(method: &Method, path: &str) -> Option<Told> {
         ("GET", "/gaps") => {
             get::<gaps::Wanted>("Intervals in which readings are missing, and why", shapes::gaps())
         }
+        ("GET", "/gaps.csv") => Told {
+            answers: vec![("text/csv", text())],
+            ..get::<gaps::Wanted>("The same as a file", Value::Null)
+        },
         ("GET", "/silences") => get::<silences::Wanted>("When an agent was not heard", shapes::silences()),
         ("GET", "/ledger") => {
             get::<ledger::Wanted>("Where every reading is, and whether the books close", shapes::ledger())

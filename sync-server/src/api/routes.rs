@@ -38,6 +38,7 @@ pub(super) fn routes() -> Vec<Route> {
         get("/query.csv", Right::Read, csv::csv),
         get("/statistics", Right::Read, statistics::statistics),
         get("/gaps", Right::Read, gaps::gaps),
+        get("/gaps.csv", Right::Read, gaps::gaps_csv),
         get("/silences", Right::Read, silences::silences),
         get("/ledger", Right::Read, ledger::ledger),
         get("/faults", Right::Read, faults::faults),

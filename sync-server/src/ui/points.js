@@ -150,8 +150,6 @@ export function pointsTable(agent, choose, signal) {
     load: () => load(),
     /** fork -> when it was found. */
     forks(told) { since = told; nameForks(); },
-    /** id -> "device / name", for those who speak of points. */
-    names: () => Object.fromEntries([...points.values()].map((point) => [point.id, `${point.device} / ${point.name.textContent}`])),
     readings(rows) {
       for (const [id, time, value, words] of rows) {
         const point = points.get(id);

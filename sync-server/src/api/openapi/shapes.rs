@@ -129,10 +129,12 @@ pub(super) fn gaps() -> Value {
         ("agent", or_null(text())),
         ("point", or_null(integer())),
         ("device", or_null(text())),
+        ("name", or_null(text())),
         ("from", moment()),
         ("to", moment()),
         ("count", or_null(count())),
         ("reason", text()),
+        ("words", text()),
     ]);
     object(&[("gaps", list(gap)), ("more", boolean())])
 }
