@@ -7,6 +7,9 @@ use std::time::Duration;
 use crate::classes::Pattern;
 use crate::units::{Name, Secret};
 
+/// The tenant that is always there.
+pub const MAIN_TENANT: &str = "main";
+
 /// Rules and webhooks. Without configuration the usual rules stand and nobody is called.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Alarms {
@@ -31,6 +34,8 @@ pub struct Rule {
     pub priority: Priority,
     /// `agents`: patterns of `site/gateway`. Default all.
     pub agents: Vec<Pattern>,
+    /// `tenants`: whose gateways it looks at. Empty: every tenant's, each for itself.
+    pub tenants: Vec<String>,
     /// `delay`: how long it must be so before the alarm is raised.
     pub delay: Duration,
     /// `when` and what belongs to it.
@@ -38,6 +43,11 @@ pub struct Rule {
 }
 
 impl Rule {
+    /// Does it stand for this tenant?
+    pub fn is_of(&self, tenant: &str) -> bool {
+        self.tenants.is_empty() || self.tenants.iter().any(|name| name == tenant)
+    }
+
     /// Does it look at this agent?
     pub fn concerns(&self, site: &str, gateway: &str) -> bool {
         self.agents.iter().any(|pattern| pattern.matches(site, gateway))
@@ -120,6 +130,8 @@ pub struct Webhook {
     pub url: WebhookUrl,
     /// `secret`: the key of the signature.
     pub secret: Secret,
+    /// `tenant`: whose alarms it is told. Default the main tenant's.
+    pub tenant: String,
     /// `priority`: alarms of lower priority are not told.
     pub priority: Priority,
     /// `ca`: a file with the certificates (PEM) that the receiver's must come from. Default the system's.
@@ -220,7 +232,7 @@ pub(crate) fn usual() -> Vec<Rule> {
     let rules = rules.into_iter().filter_map(|(name, priority, delay, when)| {
         // Both parse: they are written here.
         let (name, all) = (Name::new(name).ok()?, Pattern::new("*/*").ok()?);
-        Some(Rule { name, priority, agents: vec![all], delay: seconds(delay), when })
+        Some(Rule { name, priority, agents: vec![all], tenants: Vec::new(), delay: seconds(delay), when })
     });
     rules.collect()
 }

@@ -44,6 +44,20 @@ fn another_kind_under_a_usual_name_takes_nothing_from_it() {
 }
 
 #[test]
+fn a_rule_stands_for_every_tenant_or_for_those_it_names_and_a_webhook_for_one() {
+    let text = "[alarm.silent]\ntenants = [\"main\", \"Acme\"]\n\
+                [webhook.a]\nurl = \"https://a.example/\"\nsecret = \"0123456789abcdef\"\n\
+                [webhook.b]\nurl = \"https://b.example/\"\nsecret = \"0123456789abcdef\"\ntenant = \"Acme\"\n";
+    let Alarms { rules, webhooks } = alarms(text);
+    assert_eq!((rules[0].is_of("acme"), rules[0].is_of("other")), (true, false));
+    assert!(rules[1].is_of("other"), "what says nothing is everybody's");
+    let whose: Vec<&str> = webhooks.iter().map(|hook| hook.tenant.as_str()).collect();
+    assert_eq!(whose, ["main", "acme"], "nobody is told of another's alarms by leaving something away");
+    let told = refused("[alarm.silent]\ntenants = []\n[alarm.clock]\ntenants = \"acme\"\n");
+    assert_eq!(told.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [2, 4], "{told:?}");
+}
+
+#[test]
 fn alarms_that_cannot_be_are_refused_with_their_place() {
     let text = "[alarm.silent]\nafter = \"1s\"\noff = \"3s\"\n\
                 [alarm.a]\nwhen = \"value\"\npoints = [\"x/y\"]\n\

@@ -5,12 +5,14 @@
 //! ```
 //!
 //! An alarm is of one rule and one subject. Of what concerns gateways the subject is the site, so that
-//! one dead uplink is one alarm with many members. What stands and what waits for its delay is in the
+//! one dead uplink is one alarm with many members. Each tenant is looked at for itself, through a store that
+//! shows nothing else: no alarm, no word and no webhook of one tells of another. What stands and what waits for its delay is in the
 //! database, not here: a server that starts anew goes on where it was, and of several servers on one
 //! database each may look, for a change names the version of the row that it was decided on.
 
 mod judge;
 mod post;
+mod sight;
 mod signature;
 mod step;
 mod webhooks;
@@ -21,7 +23,7 @@ pub use signature::sign;
 pub use step::{Known, step};
 pub use webhooks::Webhooks;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,9 +35,10 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use self::sight::Sight;
 use crate::live::{Committed, Feed, Subscription};
-use crate::store::alarms::{AlarmChange, EventKind, Told};
-use crate::store::{AgentKey, Micros, PointKey, PointRow, SILENT_AFTER, Store, StoreError};
+use crate::store::alarms::{EventKind, Told};
+use crate::store::{Micros, PointKey, Store, StoreError, TenantKey, TenantRow};
 use crate::telemetry::Telemetry;
 
 const EVERY: Duration = Duration::from_secs(10);
@@ -45,7 +48,6 @@ const GATHERED: Duration = Duration::from_secs(1);
 const LOOK_WITHIN: Duration = Duration::from_secs(45);
 /// A wall clock that moves by more than this beside the monotonic one has jumped.
 const JUMP: Micros = 30_000_000;
-const PAGE: usize = 1_000;
 
 /// Looks after all rules. One task of its own; see [`Evaluator::run`].
 pub struct Evaluator {
@@ -53,14 +55,12 @@ pub struct Evaluator {
     feed: Feed,
     telemetry: Arc<Telemetry>,
     rules: Vec<Rule>,
-    /// Points that a rule for values names.
-    points: HashMap<PointKey, PointRow>,
-    /// Up to which key points were looked at.
-    seen: Option<PointKey>,
-    /// Lowest and highest value of each since the last look.
+    /// Every tenant's own; found at each whole look.
+    sights: BTreeMap<TenantKey, Sight>,
+    /// Lowest and highest value since the last look, of each point that some tenant's rule names.
     extremes: HashMap<PointKey, (f64, f64)>,
-    /// Who was heard lately, as of the last look at the fleet.
-    online: HashMap<AgentKey, bool>,
+    /// Those points.
+    named: HashSet<PointKey>,
     hearing: Hearing,
     failing: bool,
 }
@@ -92,17 +92,15 @@ fn micros(duration: Duration) -> Micros {
 impl Evaluator {
     /// One that has looked at nothing yet.
     pub fn new(store: Arc<dyn Store>, feed: Feed, telemetry: Arc<Telemetry>, rules: Vec<Rule>) -> Self {
-        let hearing = Hearing { since: Instant::now(), last: None };
         Self {
             store,
             feed,
             telemetry,
             rules,
-            points: HashMap::new(),
-            seen: None,
+            sights: BTreeMap::new(),
             extremes: HashMap::new(),
-            online: HashMap::new(),
-            hearing,
+            named: HashSet::new(),
+            hearing: Hearing { since: Instant::now(), last: None },
             failing: false,
         }
     }
@@ -112,13 +110,14 @@ impl Evaluator {
         let mut every = interval(EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // While no rule names values nobody listens, and publishing costs nothing.
-        let mut values = self.judges_values().then(|| self.feed.listen());
+        let judges_values = self.rules.iter().any(|rule| matches!(rule.when, When::Value(_)));
+        let mut values = judges_values.then(|| self.feed.listen());
         loop {
             // Dropping any of these loses nothing: a look that is cut short did nothing or all of it.
             let is_whole = tokio::select! {
                 () = stop.cancelled() => return,
                 _ = every.tick() => true,
-                () = gather(&mut values, &self.points, &mut self.extremes) => false,
+                () = gather(&mut values, &self.named, &mut self.extremes) => false,
             };
             let now = wall_micros();
             let heard_for = self.hearing.look(now);
@@ -134,89 +133,52 @@ impl Evaluator {
         }
     }
 
-    /// One look at everything, or at values alone. `heard_for` is how long every agent could be heard.
-    /// Gives what took place.
+    /// One look at everything, or at values alone, tenant by tenant. `heard_for` is how long every agent could
+    /// be heard. Gives what took place.
     ///
     /// # Errors
-    /// When the database is away or refuses; then nothing took place.
+    /// When the database is away or refuses: the first time it did so. Of a tenant whose look failed nothing
+    /// took place.
     pub async fn look(
         &mut self,
         is_whole: bool,
         now: Micros,
         heard_for: Micros,
     ) -> Result<Vec<Told>, StoreError> {
-        let (agents, faults) = match is_whole {
-            true => (Some(self.store.fleet().await?), Some(self.store.faults(None, 0).await?)),
-            false => (None, None),
-        };
-        for agent in agents.iter().flatten() {
-            let is_online = agent.last_seen.is_some_and(|seen| now.saturating_sub(seen) <= SILENT_AFTER);
-            self.online.insert(agent.key, is_online && !agent.revoked);
+        if is_whole || self.sights.is_empty() {
+            self.meet().await?;
         }
-        let points = self.facts_of_points().await?;
-        let facts =
-            Facts { now, heard_for, agents: agents.as_deref(), faults: faults.as_deref(), points: &points };
-        let (standing, pending) = self.store.standing_alarms().await?;
-        let known = Known::new(&standing, &pending);
-        let changes: Vec<AlarmChange> = step(&self.rules, &facts, &known);
-        let told = match changes.is_empty() {
-            true => Vec::new(),
-            false => self.store.change_alarms(changes, now).await?,
-        };
-        self.extremes.clear();
-        let summary = self.store.alarm_summary().await?;
-        self.telemetry.alarms(summary.active, summary.acknowledged);
-        self.feed.ring(summary);
+        let (mut told, mut failed) = (Vec::new(), None);
+        for (tenant, sight) in &mut self.sights {
+            match sight.look(is_whole, now, heard_for, &self.extremes).await {
+                Ok((done, summary)) => {
+                    told.extend(done);
+                    for point in sight.points() {
+                        self.extremes.remove(&point);
+                        self.named.insert(point);
+                    }
+                    self.feed.ring(*tenant, summary);
+                }
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let all = self.store.alarm_summary().await?;
+        self.telemetry.alarms(all.active, all.acknowledged);
         Ok(told)
     }
 
-    fn judges_values(&self) -> bool {
-        self.rules.iter().any(|rule| matches!(rule.when, When::Value(_)))
-    }
-
-    async fn facts_of_points(&mut self) -> Result<Vec<PointFact>, StoreError> {
-        if !self.judges_values() {
-            return Ok(Vec::new());
-        }
-        // Points never vanish, and keys only grow: those are new that lie above.
-        loop {
-            let page = self.store.points(None, "", self.seen, PAGE).await?;
-            let is_last = page.len() < PAGE;
-            self.seen = page.last().map(|row| row.key).or(self.seen);
-            let named = page.into_iter().filter(|row| {
-                self.rules.iter().any(|rule| {
-                    matches!(&rule.when, When::Value(limits)
-                        if rule.concerns(&row.site, &row.gateway)
-                            && limits.points.iter().any(|pattern| pattern.matches(&row.device, &row.name)))
-                })
-            });
-            let named: Vec<PointRow> = named.collect();
-            self.points.extend(named.into_iter().map(|row| (row.key, row)));
-            if is_last {
-                break;
+    /// Tenants are made while the server runs. They never vanish.
+    async fn meet(&mut self) -> Result<(), StoreError> {
+        for TenantRow { tenant, name } in self.store.access().tenants().await? {
+            if !self.sights.contains_key(&tenant) {
+                let rules = self.rules.iter().filter(|rule| rule.is_of(&name)).cloned().collect();
+                self.sights.insert(tenant, Sight::new(self.store.clone().within(tenant), rules));
             }
         }
-        let mut keys: Vec<PointKey> = self.points.keys().copied().collect();
-        keys.sort();
-        let latest = self.store.latest(&keys).await?;
-        let facts = latest.into_iter().filter_map(|(key, latest)| {
-            let row = self.points.get(&key)?;
-            let value = number(latest.value.as_ref(), latest.quality);
-            let (low, high) = self.extremes.get(&key).copied().unwrap_or((f64::INFINITY, f64::NEG_INFINITY));
-            let online = self.online.get(&row.agent).copied().unwrap_or(false);
-            Some(PointFact {
-                site: row.site.clone(),
-                gateway: row.gateway.clone(),
-                device: row.device.clone(),
-                name: row.name.clone(),
-                unit: row.unit.clone(),
-                fork: row.fork,
-                value: value.filter(|_| online),
-                low: value.map_or(low, |value| low.min(value)),
-                high: value.map_or(high, |value| high.max(value)),
-            })
-        });
-        Ok(facts.collect())
+        Ok(())
     }
 
     fn tell(&mut self, outcome: Result<Vec<Told>, StoreError>) {
@@ -251,7 +213,7 @@ impl Evaluator {
 /// Returns a little after values of interest came in, with their extremes.
 async fn gather(
     values: &mut Option<Subscription>,
-    points: &HashMap<PointKey, PointRow>,
+    points: &HashSet<PointKey>,
     extremes: &mut HashMap<PointKey, (f64, f64)>,
 ) {
     let Some(values) = values else { return std::future::pending().await };
@@ -278,7 +240,7 @@ async fn gather(
 /// Whether there was anything of interest. A backlog is history.
 fn note(
     committed: &Committed,
-    points: &HashMap<PointKey, PointRow>,
+    points: &HashSet<PointKey>,
     extremes: &mut HashMap<PointKey, (f64, f64)>,
 ) -> bool {
     if committed.backlog || points.is_empty() {
@@ -288,7 +250,7 @@ fn note(
     let mut found = false;
     for run in committed.readings.chunk_by(|a, b| a.point == b.point) {
         let key = run.first().and_then(|reading| keys.get(&reading.point));
-        let Some(key) = key.filter(|key| points.contains_key(key)) else { continue };
+        let Some(key) = key.filter(|key| points.contains(key)) else { continue };
         for value in run.iter().filter_map(|reading| number(reading.value.as_ref(), reading.quality)) {
             let (low, high) = extremes.entry(*key).or_insert((value, value));
             (*low, *high) = (low.min(value), high.max(value));

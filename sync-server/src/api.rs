@@ -8,17 +8,18 @@
 //! | [`query`](#query) | readings of points over a time range, at a resolution that fits |
 //! | [`query.csv`](#querycsv) | the same as a file, or every reading |
 //! | [`statistics`](#statistics) | count, least, mean, most, first and last of points over a time range |
-//! | [`gaps`](#gaps) | intervals in which readings are missing, and why |
+//! | [`gaps`](#gaps), `gaps.csv` | intervals in which readings are missing, and why |
 //! | [`silences`](#silences) | when an agent was not heard |
 //! | [`ledger`](#ledger) | where every reading is, and whether the books close |
 //! | [`faults`](#faults) | what a person should know of, in words, with what to do |
 //! | [`alarms`](#alarms) | what a person must know of until it is over; acknowledging it |
 //! | [`time-marks`](#time-marks) | readings whose times are not what the gateway believed |
 //! | [`quarantine`](#quarantine) | what is kept aside: batches that could not be stored, impossible times |
-//! | [`joining`](#joining) | gateways that wait for an operator's word |
+//! | [`joining`](#joining) | gateways that wait for an operator's word; letting in, turning away; join strings |
 //! | [`server`](#server) | this server: version, what its store is and how large |
 //! | `openapi.json` | all of this as OpenAPI 3.1, for programs |
 //! | [`live`](#live) | server-sent events: newest values as they are committed |
+//! | [`live/socket`](#live) | the same over a WebSocket |
 //! | [`login`, `logout`, `me`, `password`, `setup`](#access) | who asks |
 //! | [`users`, `keys`, `audit`](#access) | who may, for admins |
 //!
@@ -94,13 +95,15 @@
 //!
 //! # gaps
 //!
-//! `agent` (default: all), `from` (default `-1d`), `to` (default `now`), `limit` (1 to 1000, default
-//! 200). `{gaps: [...], more}`, those that touch the range, by beginning; `more` tells that the limit
-//! cut some off. `point` is an id, or `null`; then all points of `device` are meant, and if that is
+//! `agent` (default: all), `device` (this one, and its points), `reason`, `from` (default `-1d`), `to` (default `now`),
+//! `sort` (`from`, by beginning, the default; `-from`, the latest first), `limit` (1 to 1000, default
+//! 200). `{gaps: [...], more}`, those that touch the range; `more` tells that the limit
+//! cut some off. `point` is an id and `name` its name, or `null`; then all points of `device` are meant, and if that is
 //! `null` too, the whole gateway. `count` is `null` where nobody knows how many readings are missing.
 //! `reason` is `device silent`, `buffer full`, `corrupt`, `agent down`, `clock`, `server lost it` (a
 //! restored database, and the gateway had forgotten), `thinned out` (no room: the resolution was
-//! halved), `buffer wiped` (the gateway came back with a new one) or `unspecified`.
+//! halved), `buffer wiped` (the gateway came back with a new one) or `unspecified`; `words` say it plainly.
+//! `gaps.csv` is the same as a file, with at most 100,000 of them.
 //!
 //! # silences
 //!
@@ -157,21 +160,41 @@
 //! `approved` tells that an operator has said yes and it has not been back since, `replaces` that a gateway of
 //! this name has joined already. The same words for the command line.
 //!
+//! - `POST joining/NUMBER/approve {agent}` lets one in that waits, `POST joining/NUMBER/reject {agent, reason}` turns one
+//!   away that has not come in yet; the gateway is told the reason. 204. `agent` may be left out; where a gateway goes
+//!   by another name by now, 409.
+//! - `POST joining/tokens {note, uses, expires_s, approval}` makes a join string. All may be left out: one gateway, for a
+//!   day, without approval. The answer has `join`, once, `command`, what to type on the gateway, and `qr`, that command
+//!   as a QR code: `size` modules each way and the `path` of the dark ones, as SVG draws it.
+//!
 //! # server
 //!
-//! No parameters. `{time, version, store: {words, tier, gives, bytes}}`. `tier` is `sqlite`,
+//! No parameters. `{time, version, store: {words, tier, gives, bytes}, retention}`. `tier` is `sqlite`,
 //! `timescaledb-community`, `timescaledb-apache`, `postgresql-partitions` or `postgresql-plain-table`,
-//! as found at start; `gives` says what that means, `bytes` what is on disk, indexes included.
+//! as found at start; `gives` says what that means, `bytes` what is on disk, indexes included. `retention` is
+//! how long `readings` and rollups of `minutes`, `hours` and `days` are kept, in seconds; `null` is for ever;
+//! `classes` are points kept for a time of their own. Both are `null` for other tenants than the main one.
 //!
 //! # live
 //!
-//! `agent` (default: all), `events` (`readings` or `alarms`; default both). Server-sent events, at most four
-//! a second. `readings` carries an array of
+//! `agent` (default: all), `events` (`readings` or `alarms`; default both), `after` (an event's id). Server-sent
+//! events, at most four a second. `readings` carries an array of
 //! `[id, time_ms, value, quality]`, the newest reading of each point since the event before; here
 //! quality is in words (`"bad: the device did not answer in time"`), and its first word is the class.
 //! A backlog is history and is not shown. `missed` tells a reader who was too slow for all: it carries
 //! the number of batches passed over; ask `points` for the latest. `alarms` carries
-//! `{active, acknowledged, event}` whenever an alarm has changed. The stream ends when the server stops.
+//! `{active, acknowledged, event}` whenever an alarm has changed. The stream ends when the server stops, and
+//! within seconds when the log-in or the key is over.
+//!
+//! Each event has an id. Who comes back with the last one it has read, as `Last-Event-ID` (a browser does so
+//! by itself) or in `after`, is told first what has been committed since: the newest reading of each point
+//! of the gateways that were heard meanwhile, and how many alarms there are. Some of it may be known to it. Of
+//! more than 5,000 points or 500 gateways it is told `missed` instead.
+//!
+//! `live/socket` is the same over a WebSocket: each message is an event, `{id, event, data}`, the first one
+//! `ready`. The server pings every 20 s and goes when it hears nothing for 65 s. It takes no messages, and closes
+//! with 1001 when it stops, 1008 when the log-in or the key is over. A browser must be on a page of this
+//! server; a program sends its key as elsewhere.
 //!
 //! # Access
 //!
@@ -217,6 +240,7 @@ mod packing;
 mod parameters;
 mod points;
 mod problem;
+mod qr;
 mod quarantine;
 mod query;
 mod roster;
@@ -235,12 +259,14 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware::from_fn_with_state;
+use forebay_config::retention::Retention;
 use tokio_util::sync::CancellationToken;
 use tower_http::set_header::SetResponseHeaderLayer;
 
 use self::guard::Doors;
 pub use self::guard::Needs;
 use crate::access::{Gate, Right};
+use crate::invitation::Inviter;
 use crate::live::Feed;
 use crate::store::Store;
 
@@ -266,10 +292,24 @@ pub struct Api {
     pub stop: CancellationToken,
 }
 
-/// The routes below `/api/v1`.
+/// What this server is by its configuration.
+#[derive(Debug, Default)]
+pub struct About {
+    /// How long it keeps what it has.
+    pub retention: Retention,
+    /// Makes join strings; `None`: it makes none.
+    pub inviter: Option<Inviter>,
+}
+
+/// The routes below `/api/v1`, of a server that says nothing about itself.
 pub fn router(api: Api) -> Router {
+    router_about(api, About::default())
+}
+
+/// The routes below `/api/v1`.
+pub fn router_about(api: Api, about: About) -> Router {
     let fixed = |name, value| SetResponseHeaderLayer::overriding(name, HeaderValue::from_static(value));
-    let doors = Doors(Arc::new(api));
+    let doors = Doors { api: Arc::new(api), about: Arc::new(about) };
     let routes = routes::router(&doors)
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::other_method)
@@ -286,7 +326,7 @@ pub const METRICS: Needs = Needs::MainTenant(Right::Metrics);
 
 /// Lets only those to a router that is not the API's own who have what it needs.
 pub fn guarded(router: Router, api: &Api, needs: Needs) -> Router {
-    let doors = Doors(Arc::new(api.clone()));
+    let doors = Doors { api: Arc::new(api.clone()), about: Arc::default() };
     router.route_layer(from_fn_with_state((doors, needs), guard::guard))
 }
 

@@ -19,12 +19,13 @@ use tracing::{info, warn};
 
 use crate::access::{Gate, Openness, Rules};
 use crate::alarms::{Evaluator, Webhooks};
-use crate::api::{self, Api, Roster};
+use crate::api::{self, About, Api, Roster};
 use crate::headers;
 use crate::health::{self, Health};
 use crate::identity::page::{PageTls, Source};
 use crate::identity::{self, Authority, ServerCertificate};
 use crate::ingest::{self, Committer, Ingest, Outage, Parts};
+use crate::invitation::Inviter;
 use crate::ledger::Keeper;
 use crate::listener::{Limits, Listener};
 use crate::live::{Exchange, Feed};
@@ -136,6 +137,8 @@ impl App {
         let exchange = Exchange::new(feed.clone(), store.neighbours());
         let keeper = Keeper::new(store.clone(), telemetry.clone());
         let roller = Roller::new(store.clone(), telemetry.clone());
+        let inviter = Inviter { authority: authority.clone(), address: address(&config) };
+        let about = About { retention: config.retention.clone(), inviter: Some(inviter) };
         let retainer = Retainer::new(store.clone(), telemetry.clone(), config.retention);
         let rules = config.alarms.rules;
         let evaluator = Evaluator::new(store.clone(), feed.clone(), telemetry.clone(), rules);
@@ -148,7 +151,8 @@ impl App {
         let fleet = Roster::new(store.clone());
         let api = Api { fleet, store: store.clone(), feed, gate, stop: stop.clone() };
         let metrics = api::guarded(health::metrics_router(telemetry.clone()), &api, api::METRICS);
-        let router = health::router(health).merge(metrics).merge(api::router(api)).merge(ui::router());
+        let router =
+            health::router(health).merge(metrics).merge(api::router_about(api, about)).merge(ui::router());
         let router = headers::secure(router, config.web.certificate.is_some());
 
         // The doors hold the only ways to the committer; it ends when they have.

@@ -12,6 +12,7 @@ pub mod headers;
 pub mod health;
 pub mod identity;
 pub mod ingest;
+pub mod invitation;
 pub mod joining;
 pub mod ledger;
 pub mod listener;

@@ -286,7 +286,18 @@ impl Served {
                     served.await
                 })
             } else {
-                Box::pin(watcher.watch(builder.serve_connection(TokioIo::new(stream), service)))
+                let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+                Box::pin(async move {
+                    // hyper-util watches no connection that may become a WebSocket. While this one is there its
+                    // watcher is, and the listener waits for it.
+                    let _watcher = watcher;
+                    tokio::pin!(connection);
+                    tokio::select! {
+                        outcome = &mut connection => return outcome,
+                        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+                    }
+                    connection.await
+                })
             }
         };
         Self { peer, asked, entered, http }

@@ -11,10 +11,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use forebay_protocols::reading::PointId;
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, broadcast, watch};
 
 use crate::store::alarms::AlarmSummary;
-use crate::store::{AgentKey, Micros, PointKey, Timed};
+use crate::store::{AgentKey, Micros, PointKey, TenantKey, Timed};
 
 use elsewhere::Elsewhere;
 pub use exchange::Exchange;
@@ -22,6 +22,9 @@ pub use exchange::Exchange;
 /// Batches a slow subscriber may be behind. Bounds the memory of the feed: at most this many
 /// batches are kept for its sake.
 const DEPTH: usize = 128;
+
+/// WebSockets open at once; their listener does not count them.
+const SEATS: usize = 1_024;
 
 /// One committed batch.
 #[derive(Debug)]
@@ -55,7 +58,9 @@ struct Inner {
     /// Told when somebody begins to look.
     begun: Notify,
     elsewhere: Elsewhere,
-    alarms: watch::Sender<AlarmSummary>,
+    /// Of each tenant that has looked or was looked at: bounded by their number.
+    alarms: Mutex<HashMap<TenantKey, watch::Sender<AlarmSummary>>>,
+    seats: Arc<Semaphore>,
     /// Of agents that joined, the last one of each: bounded by their number.
     refusals: Mutex<HashMap<AgentKey, Refusal>>,
 }
@@ -86,7 +91,8 @@ impl Feed {
             one: Mutex::default(),
             begun: Notify::new(),
             elsewhere: Elsewhere::default(),
-            alarms: watch::Sender::new(AlarmSummary::default()),
+            alarms: Mutex::default(),
+            seats: Arc::new(Semaphore::new(SEATS)),
             refusals: Mutex::default(),
         }))
     }
@@ -135,6 +141,11 @@ impl Feed {
         subscription
     }
 
+    /// A place for one more WebSocket, until it is dropped; `None` if all are taken.
+    pub fn seat(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.seats.clone().try_acquire_owned().ok()
+    }
+
     /// Shows a batch here, and tells nobody elsewhere.
     fn show(&self, committed: Arc<Committed>) {
         // An error means that nobody is looking.
@@ -173,14 +184,20 @@ impl Feed {
         self.0.refusals.lock().unwrap_or_else(PoisonError::into_inner).get(&agent).cloned()
     }
 
-    /// Tells how many alarms there are, if anything has changed.
-    pub fn ring(&self, summary: AlarmSummary) {
-        self.0.alarms.send_if_modified(|known| std::mem::replace(known, summary) != summary);
+    /// Tells how many alarms a tenant has, if anything has changed.
+    pub fn ring(&self, tenant: TenantKey, summary: AlarmSummary) {
+        let bell = self.bell(tenant);
+        bell.send_if_modified(|known| std::mem::replace(known, summary) != summary);
     }
 
-    /// How many alarms there are, from now on.
-    pub fn alarms(&self) -> watch::Receiver<AlarmSummary> {
-        self.0.alarms.subscribe()
+    /// How many alarms a tenant has, from now on.
+    pub fn alarms(&self, tenant: TenantKey) -> watch::Receiver<AlarmSummary> {
+        self.bell(tenant).subscribe()
+    }
+
+    fn bell(&self, tenant: TenantKey) -> watch::Sender<AlarmSummary> {
+        let mut bells = self.0.alarms.lock().unwrap_or_else(PoisonError::into_inner);
+        bells.entry(tenant).or_default().clone()
     }
 }
 

@@ -18,6 +18,7 @@ mod access;
 mod admission;
 pub mod alarms;
 mod buckets;
+mod gaps;
 mod neighbours;
 mod plan;
 mod quarantine;
@@ -35,6 +36,7 @@ pub use access::{
 };
 pub use admission::{Admission, Adopted, Application, ApplicationId, Applied, NewApplication, Word};
 pub use alarms::Alarms;
+pub use gaps::{GapQuery, GapRow};
 pub use neighbours::{Heard, Neighbours, Newest};
 #[cfg(feature = "measure")]
 pub use plan::WITHOUT_EXACTLY_ONCE;
@@ -136,15 +138,21 @@ pub trait Store: Upkeep + Quarantine + Alarms + Admission {
     /// rollups where these are right (see `rollups.rs`), and are what the readings come to.
     async fn query(&self, query: &Query) -> Result<Vec<(PointKey, Vec<Bucket>)>, StoreError>;
 
-    /// Gaps that touch `from..to`, by beginning. `Gap::point` holds the point's *key* here (0: the
-    /// whole gateway), because dictionary numbers mean nothing outside their epoch.
+    /// Gaps that touch a range. `Gap::point` holds the point's *key* here (0: the whole gateway), because
+    /// dictionary numbers mean nothing outside their epoch.
+    async fn find_gaps(&self, query: &GapQuery) -> Result<Vec<GapRow>, StoreError>;
+
+    /// Gaps that touch `from..to`, by beginning, whatever their reason.
     async fn gaps(
         &self,
         agent: Option<AgentKey>,
         from: Micros,
         to: Micros,
         most: usize,
-    ) -> Result<Vec<(AgentKey, wire::Gap)>, StoreError>;
+    ) -> Result<Vec<(AgentKey, wire::Gap)>, StoreError> {
+        let query = GapQuery { agent, most, ..GapQuery::between(from, to) };
+        Ok(self.find_gaps(&query).await?.into_iter().map(|row| (row.agent, row.gap)).collect())
+    }
 
     /// Keeps a new join token.
     async fn add_token(&self, token: NewToken) -> Result<(), StoreError>;

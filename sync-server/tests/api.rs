@@ -21,12 +21,16 @@ mod exploring;
 mod fleet;
 #[path = "api/house.rs"]
 mod house;
+#[path = "api/joining.rs"]
+mod joining;
 #[path = "api/keeping.rs"]
 mod keeping;
 #[path = "api/page.rs"]
 mod page;
 #[path = "api/resolution.rs"]
 mod resolution;
+#[path = "api/socket.rs"]
+mod socket;
 #[path = "api/tenants.rs"]
 mod tenants;
 #[path = "api/watching.rs"]

@@ -150,6 +150,7 @@ on_every_store! {
     alarms::alarms_come_in_pages_by_state_and_site,
     alarms::webhooks_follow_events_in_order_each_from_its_own_place,
     alarms::one_server_at_a_time_tells_a_webhook,
+    alarms::alarms_are_of_one_tenant,
     alarms::an_interval_in_which_an_agent_was_not_heard_is_kept,
     alarms::points_are_found_by_several_words_and_by_their_site,
     access::a_tenant_sees_its_own_and_nothing_else,

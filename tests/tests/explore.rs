@@ -228,6 +228,9 @@ async fn every_page_fits_is_readable_and_axe_core_finds_nothing() -> Result<()> 
         ),
         ("explore-nothing", "#/explore".to_owned(), "document.getElementById('find') !== null"),
         ("alarms", "#/alarms".to_owned(), "document.querySelectorAll('.alarms tbody tr').length === 2"),
+        ("gaps", "#/gaps?agent=north/looked-at".to_owned(), "document.body.innerText.includes('reading')"),
+        ("join", "#/join".to_owned(), "document.body.innerText.includes('Nobody waits')"),
+        ("settings", "#/settings".to_owned(), "document.querySelector('.kept tbody tr') !== null"),
     ];
     let mut browser = Browser::start(1280).await?;
     let mut found = Vec::new();

@@ -5,9 +5,11 @@ use std::time::Duration;
 use super::field::{all, checked_name};
 use super::findings::Complaint;
 use super::processing::patterns;
-use super::table::Table;
-use super::words::{boolean, duration, float, integer, one_of, path, secret};
-use crate::alarms::{Alarms, FaultKind, Limits, Priority, Rule, Webhook, WebhookUrl, When, usual};
+use super::table::{Item, Table, wrong_type};
+use super::words::{boolean, duration, filled, float, integer, one_of, path, secret};
+use crate::alarms::{
+    Alarms, FaultKind, Limits, MAIN_TENANT, Priority, Rule, Webhook, WebhookUrl, When, usual,
+};
 use crate::classes::Pattern;
 use crate::units::Name;
 
@@ -98,11 +100,26 @@ fn rule(name: &str, t: &Table<'_>, standing: Option<&Rule>) -> Option<Told> {
         Some(agents) => Some(agents),
         None => Pattern::new("*/*").ok().map(|all| vec![all]),
     };
+    let whose = t.or("tenants", Vec::new(), tenants);
     t.finish();
     if !is_on {
         return Some(Told::Off);
     }
-    Some(Told::Rule(Rule { name: checked?, priority, agents: agents?, delay, when: when? }))
+    Some(Told::Rule(Rule { name: checked?, priority, agents: agents?, tenants: whose, delay, when: when? }))
+}
+
+/// Names of tenants, as `forebay-server tenant list` tells them.
+fn tenants(item: &Item<'_>) -> Result<Vec<String>, Complaint> {
+    let hint = "a list of names that `forebay-server tenant list` tells; leave it away to mean every tenant";
+    let list = item.value.as_array().ok_or_else(|| wrong_type(item.value, "a list", hint))?;
+    if list.is_empty() {
+        return Err(Complaint::new("no tenant is looked at", hint));
+    }
+    let one = |value: &toml::Spanned<toml::de::DeValue<'_>>| match value.get_ref().as_str() {
+        Some(name) if !name.is_empty() => Ok(name.to_ascii_lowercase()),
+        _ => Err(wrong_type(value.get_ref(), "a name", hint)),
+    };
+    list.iter().map(one).collect()
 }
 
 fn kind_of(when: &When) -> Kind {
@@ -182,6 +199,7 @@ fn webhook(name: &str, t: &Table<'_>) -> Option<Webhook> {
             _ => Ok(found),
         }
     });
+    let tenant = t.or("tenant", MAIN_TENANT.to_owned(), |item| Ok(filled(item)?.to_ascii_lowercase()));
     let priority = t.or("priority", Priority::Low, one_of(PRIORITIES));
     let ca = t.optional("ca", path);
     if let Some(url) = url.as_ref().filter(|url| !url.tls && ca.is_some()) {
@@ -189,5 +207,5 @@ fn webhook(name: &str, t: &Table<'_>) -> Option<Webhook> {
         t.complain_of("ca", Complaint::new(words, "write https://, or leave `ca` away"));
     }
     t.finish();
-    Some(Webhook { name: name?, url: url?, secret: secret?, priority, ca })
+    Some(Webhook { name: name?, url: url?, secret: secret?, tenant, priority, ca })
 }

@@ -6,8 +6,8 @@ use forebay_protocols::sync::wire::Report;
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::alarms::{Alarm, AlarmKey, AlarmRow, Pending};
-use crate::store::{AgentRow, Fault, FaultKind, FaultRow};
+use crate::store::alarms::{Alarm, AlarmChange, AlarmKey, AlarmRow, Pending};
+use crate::store::{AgentKey, AgentRow, Fault, FaultKind, FaultRow};
 
 const SECOND: Micros = 1_000_000;
 const NOW: Micros = 1_795_219_200_000_000;

@@ -1,4 +1,4 @@
-//! Tells webhooks what happened to alarms, each in order and from a position that the database keeps. A
+//! Tells webhooks what happened to alarms of their tenant, each in order and from a position that the database keeps. A
 //! receiver that is away is tried again with growing pauses for a day; one that refuses is not. An event
 //! may come twice, if a server ends between the answer and the note of it: its id tells.
 
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use forebay_config::alarms::{Priority, Webhook};
+use forebay_config::alarms::{MAIN_TENANT, Priority, Webhook};
 use forebay_protocols::boot_time::wall_micros;
 use futures::future::join_all;
 use serde_json::{Value, json};
@@ -19,7 +19,7 @@ use super::post::Post;
 use super::{micros, words};
 use crate::live::Feed;
 use crate::store::alarms::{AlarmEvent, AlarmSummary};
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, TenantKey};
 use crate::telemetry::Telemetry;
 
 /// Longer than one attempt takes: until then no other server tries.
@@ -74,9 +74,22 @@ impl Webhooks {
     /// When the database is away or refuses.
     pub async fn register(&self) -> Result<(), StoreError> {
         for post in &self.posts {
-            self.store.add_webhook(post.webhook().name.as_str()).await?;
+            let Webhook { name, tenant, .. } = post.webhook();
+            self.store.add_webhook(name.as_str()).await?;
+            if self.key_of(tenant).await?.is_none() {
+                warn!(webhook = %name, tenant, "There is no tenant of this name, so the webhook is told nothing until `forebay-server tenant add` makes it.");
+            }
         }
         Ok(())
+    }
+
+    /// The tenant of this name, if there is one.
+    async fn key_of(&self, tenant: &str) -> Result<Option<TenantKey>, StoreError> {
+        if tenant == MAIN_TENANT {
+            return Ok(Some(TenantKey::MAIN));
+        }
+        let tenants = self.store.access().tenants().await?;
+        Ok(tenants.iter().find(|row| row.name == tenant).map(|row| row.tenant))
     }
 
     /// Tells until `stop`.
@@ -88,13 +101,25 @@ impl Webhooks {
     }
 
     async fn follow(&self, post: &Post, stop: &CancellationToken) {
-        let mut bell = self.feed.alarms();
         let (mut is_failing, mut is_silent) = (false, false);
+        let tenant = &post.webhook().tenant;
+        // A tenant may be made later than its webhook.
+        let key = loop {
+            match self.key_of(tenant).await {
+                Ok(Some(key)) => break key,
+                Ok(None) | Err(_) => {
+                    if timeout(LOOK, stop.cancelled()).await.is_ok() {
+                        return;
+                    }
+                }
+            }
+        };
+        let (mut bell, store) = (self.feed.alarms(key), self.store.clone().within(key));
         while !stop.is_cancelled() {
             // An attempt that is cut short is made again after its lease.
             let told = tokio::select! {
                 () = stop.cancelled() => return,
-                told = self.tell_one(post, &mut is_failing) => told,
+                told = self.tell_one(&*store, post, &mut is_failing) => told,
             };
             let is_more = match told {
                 Ok(is_more) => {
@@ -116,7 +141,12 @@ impl Webhooks {
     }
 
     /// One attempt at the next event, if one is due. True: look again at once.
-    async fn tell_one(&self, post: &Post, is_failing: &mut bool) -> Result<bool, StoreError> {
+    async fn tell_one(
+        &self,
+        store: &dyn Store,
+        post: &Post,
+        is_failing: &mut bool,
+    ) -> Result<bool, StoreError> {
         let Webhook { name, priority, .. } = post.webhook();
         let least = match priority {
             Priority::Low => 0,
@@ -124,7 +154,7 @@ impl Webhooks {
             Priority::High => 2,
         };
         let now = wall_micros();
-        let next = self.store.next_for_webhook(name.as_str(), least, now, micros(LEASE)).await?;
+        let next = store.next_for_webhook(name.as_str(), least, now, micros(LEASE)).await?;
         let Some((event, attempts)) = next else { return Ok(false) };
         let seconds = now.div_euclid(1_000_000);
         let id = format!("forebay-alarm-{}", event.event);
@@ -139,12 +169,12 @@ impl Webhooks {
                 if std::mem::take(is_failing) {
                     info!(webhook = %name, "The webhook is answered again.");
                 }
-                self.store.webhook_told(name.as_str(), event.event).await?;
+                store.webhook_told(name.as_str(), event.event).await?;
                 Ok(true)
             }
             Outcome::Refused(why) => {
                 warn!(webhook = %name, event = event.event, why, "A webhook was refused; this event is not tried again.");
-                self.store.webhook_told(name.as_str(), event.event).await?;
+                store.webhook_told(name.as_str(), event.event).await?;
                 Ok(true)
             }
             Outcome::Failed(why, asked) => {
@@ -153,7 +183,7 @@ impl Webhooks {
                 }
                 let pause = pause(attempts, random()).max(asked.unwrap_or_default());
                 let due = wall_micros().saturating_add(micros(pause));
-                self.store.webhook_failed(name.as_str(), event.event, due, &why).await?;
+                store.webhook_failed(name.as_str(), event.event, due, &why).await?;
                 Ok(false)
             }
         }

@@ -85,6 +85,6 @@ pub(super) async fn acknowledge(
         caller.store.acknowledge_alarm(AlarmKey(id), by, note.trim(), now()).await?.ok_or_else(unknown)?;
     let entry = Note::new("alarm acknowledged", row.alarm.words.clone()).from_to("", note.trim());
     caller.visitor.gate.access().record(&caller.act(), entry).await?;
-    caller.feed.ring(caller.store.alarm_summary().await?);
+    caller.feed.ring(caller.identity.tenant, caller.store.alarm_summary().await?);
     Ok(Json(row.json()))
 }

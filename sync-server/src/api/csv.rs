@@ -181,7 +181,7 @@ fn value(value: Option<&Value>) -> String {
 
 /// RFC 4180, 2. A text that a spreadsheet would take for a formula gets an apostrophe before it: texts come
 /// from devices.
-fn cell(text: &str) -> String {
+pub(super) fn cell(text: &str) -> String {
     let guard = if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { "'" } else { "" };
     if guard.is_empty() && !text.contains(['"', ',', '\n', '\r']) {
         return text.to_owned();

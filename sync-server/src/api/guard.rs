@@ -15,7 +15,7 @@ use forebay_protocols::boot_time::wall_micros;
 use tokio_util::sync::CancellationToken;
 
 use super::problem::Problem;
-use super::{Api, Roster};
+use super::{About, Api, Roster};
 use crate::access::{Asked, Gate, Identity, Refusal, Right};
 use crate::listener::Peer;
 use crate::live::Feed;
@@ -26,7 +26,10 @@ const OURS: &str = "x-forebay";
 
 /// What the guard passes callers through to. Private to the API, so that no handler goes round it.
 #[derive(Clone)]
-pub(crate) struct Doors(pub(super) Arc<Api>);
+pub(crate) struct Doors {
+    pub(super) api: Arc<Api>,
+    pub(super) about: Arc<About>,
+}
 
 /// What it takes to be let in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +76,8 @@ pub(crate) struct Caller {
     pub(super) stop: CancellationToken,
     /// How it came.
     pub(super) visitor: Visitor,
+    /// What this server is.
+    pub(super) about: Arc<About>,
 }
 
 impl Caller {
@@ -123,7 +128,7 @@ pub(crate) async fn guard(
     mut request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let Doors(api) = doors;
+    let Doors { api, about } = doors;
     let headers = request.headers();
     let asked = Asked::new(headers, peer(&request));
     let from = asked.from;
@@ -135,6 +140,13 @@ pub(crate) async fn guard(
         && !headers.contains_key(header::AUTHORIZATION)
     {
         ours(headers, request.uri())?;
+    }
+    if is_socket(headers)
+        && !headers.contains_key(header::AUTHORIZATION)
+        && is_foreign(headers, request.uri())
+    {
+        let words = "a WebSocket is opened by this server's own page (same origin), or with an API key";
+        return Err(Problem::Forbidden(words.into()));
     }
     let is_tls = api.gate.rules().is_tls
         || headers.get("x-forwarded-proto").is_some_and(|scheme| scheme.as_bytes() == b"https");
@@ -153,7 +165,7 @@ pub(crate) async fn guard(
         let store = api.store.clone().within(identity.tenant);
         let fleet = api.fleet.within(identity.tenant);
         let (feed, stop) = (api.feed.clone(), api.stop.clone());
-        request.extensions_mut().insert(Caller { identity, store, fleet, feed, stop, visitor });
+        request.extensions_mut().insert(Caller { identity, store, fleet, feed, stop, visitor, about });
     }
     Ok(next.run(request).await)
 }
@@ -172,17 +184,28 @@ fn refused(identity: &Identity, right: Right) -> String {
 /// A browser sends cookies whoever made the request, so a change must come from a page of ours: with a
 /// header that other sites cannot send, and from no other origin.
 fn ours(headers: &HeaderMap, uri: &Uri) -> Result<(), Problem> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let host = text("x-forwarded-host").or(text("host")).or(uri.authority().map(|host| host.as_str()));
-    let origin = text("origin").map(|origin| origin.split_once("://").map_or(origin, |(_, host)| host));
-    let is_foreign = origin.is_some_and(|origin| Some(origin) != host)
-        || text("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none");
-    if headers.contains_key(OURS) && !is_foreign {
+    if headers.contains_key(OURS) && !is_foreign(headers, uri) {
         return Ok(());
     }
     Err(Problem::Forbidden(format!(
         "a change comes from this server's own page (header `{OURS}`, same origin), or with an API key"
     )))
+}
+
+/// Does a browser say that a page of another origin asks?
+fn is_foreign(headers: &HeaderMap, uri: &Uri) -> bool {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let host = text("x-forwarded-host").or(text("host")).or(uri.authority().map(|host| host.as_str()));
+    let origin = text("origin").map(|origin| origin.split_once("://").map_or(origin, |(_, host)| host));
+    origin.is_some_and(|origin| Some(origin) != host)
+        || text("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none")
+}
+
+/// Any page may open a WebSocket to any server, with the browser's cookies and without asking; but the
+/// browser tells whose page it is, always (RFC 6455, 10.2).
+fn is_socket(headers: &HeaderMap) -> bool {
+    let upgrade = headers.get_all(header::UPGRADE).into_iter().filter_map(|value| value.to_str().ok());
+    upgrade.flat_map(|value| value.split(',')).any(|word| word.trim().eq_ignore_ascii_case("websocket"))
 }
 
 /// Who connected.

@@ -1,31 +1,31 @@
-//! `/live`: server-sent events with the newest value of each point, a few times a second. A slow
-//! reader gets newer values, never a longer queue: while its connection takes nothing, nothing is
-//! gathered for it, and the feed forgets what it did not fetch.
+//! The live feed: the newest value of each point, a few times a second, and how many alarms there are. One
+//! stream of events, as server-sent events ([`events`], `/live`) or over a WebSocket ([`socket`],
+//! `/live/socket`). A slow reader gets newer values, never a longer queue: while its connection takes
+//! nothing, nothing is gathered for it, and the feed forgets what it did not fetch.
+
+mod events;
+mod socket;
 
 use std::collections::{BTreeMap, HashMap};
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::http::HeaderName;
-use axum::response::sse::{Event, KeepAlive};
-use axum::response::{IntoResponse, Sse};
-use futures::stream;
+pub(super) use events::live;
 use serde::Deserialize;
 use serde_json::{Value, json};
+pub(super) use socket::socket;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::guard::Caller;
-use super::parameters::Parameters;
 use super::problem::Problem;
-use super::words::{agent_in, millis, value};
+use super::words::{agent_in, millis, now, value};
 use crate::access::{Gate, Proof};
 use crate::live::{Committed, Subscription};
 use crate::store::alarms::AlarmSummary;
-use crate::store::{PointKey, TenantKey, Timed};
+use crate::store::{AgentKey, Micros, PointKey, TenantKey, Timed};
 
 /// The shortest time between two events.
 const PACE: Duration = Duration::from_millis(250);
@@ -35,8 +35,13 @@ const GATHER: Duration = Duration::from_millis(20);
 /// How soon a reader is out who may read no more.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// Tells proxies to pass events on as they come (nginx).
-const UNBUFFERED: (HeaderName, &str) = (HeaderName::from_static("x-accel-buffering"), "no");
+/// Clocks of several servers may be this far apart, and a transaction takes as long at the most: who comes
+/// back is told of what was committed from so long before its last event on.
+const OVERLAP: Micros = 15_000_000;
+/// Points and agents that somebody who comes back is told of; who looks at more is told that it missed some.
+const AGAIN: (usize, usize) = (5_000, 500);
+/// Points of one question.
+const PAGE: usize = 1_000;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -45,45 +50,37 @@ pub(super) struct Wanted {
     agent: Option<String>,
     /// `readings`, `alarms`; without it, both.
     events: Option<String>,
+    /// The id of the last event that was read: what is newer is told first.
+    after: Option<String>,
 }
 
-pub(super) async fn live(
-    caller: Caller,
-    Parameters(wanted): Parameters<Wanted>,
-) -> Result<impl IntoResponse, Problem> {
-    let agent = match &wanted.agent {
-        Some(name) => Some(agent_in(&*caller.fleet.with(Some(name)).await?, name)?),
-        None => None,
-    };
-    let (readings, alarms) = match wanted.events.as_deref() {
-        None | Some("readings,alarms") => (true, true),
-        Some("readings") => (true, false),
-        Some("alarms") => (false, true),
-        Some(other) => {
-            let words =
-                format!("events: `{other}` is neither `readings` nor `alarms`; leave it away for both");
-            return Err(Problem::BadRequest(words));
-        }
-    };
-    // From here on nothing is missed, and the answer's head tells the reader so.
-    let reader = Reader {
-        subscription: readings.then(|| caller.feed.subscribe(agent)),
-        // Alarms are of the whole server.
-        alarms: (alarms && caller.identity.tenant == TenantKey::MAIN).then(|| caller.feed.alarms()),
-        stop: caller.stop.clone(),
-        gate: caller.visitor.gate.clone(),
-        tenant: caller.identity.tenant,
-        proof: caller.identity.proof,
-        look: Instant::now() + LOOK_EVERY,
-        newest: BTreeMap::new(),
-        due: None,
-        told: None,
-    };
-    let events = stream::unfold(reader, |mut reader| async {
-        let event = reader.next().await?;
-        Some((Ok::<_, Infallible>(event), reader))
-    });
-    Ok(([UNBUFFERED], Sse::new(events).keep_alive(KeepAlive::default())))
+/// One event.
+struct Told {
+    /// By which somebody who comes back tells what it knows: the server's time in milliseconds.
+    id: String,
+    name: &'static str,
+    /// JSON.
+    data: String,
+}
+
+impl Told {
+    fn new(name: &'static str, data: String) -> Self {
+        Self { id: event_id(), name, data }
+    }
+}
+
+/// Whatever is committed from now on is not told yet.
+fn event_id() -> String {
+    now().div_euclid(1_000).to_string()
+}
+
+/// Why there are no more events.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The server stops.
+    Stop,
+    /// The log-in or the key is over.
+    Over,
 }
 
 struct Reader {
@@ -102,46 +99,149 @@ struct Reader {
     due: Option<Instant>,
     /// When the event before was told.
     told: Option<Instant>,
+    /// It came back, and there is more than it can be told.
+    missed: bool,
 }
 
 impl Reader {
-    /// The next event, as soon as there is something to say. `None` once the server stops.
-    async fn next(&mut self) -> Option<Event> {
+    /// From here on nothing is missed. `last` is the id of the last event that a reader knows who comes back.
+    async fn new(caller: &Caller, wanted: &Wanted, last: Option<&str>) -> Result<Self, Problem> {
+        let agent = match &wanted.agent {
+            Some(name) => Some(agent_in(&*caller.fleet.with(Some(name)).await?, name)?),
+            None => None,
+        };
+        let (readings, alarms) = match wanted.events.as_deref() {
+            None | Some("readings,alarms") => (true, true),
+            Some("readings") => (true, false),
+            Some("alarms") => (false, true),
+            Some(other) => {
+                let words =
+                    format!("events: `{other}` is neither `readings` nor `alarms`; leave it away for both");
+                return Err(Problem::BadRequest(words));
+            }
+        };
+        let last = wanted.after.as_deref().or(last).map(parsed).transpose()?;
+        let mut reader = Self {
+            subscription: readings.then(|| caller.feed.subscribe(agent)),
+            alarms: alarms.then(|| caller.feed.alarms(caller.identity.tenant)),
+            stop: caller.stop.clone(),
+            gate: caller.visitor.gate.clone(),
+            tenant: caller.identity.tenant,
+            proof: caller.identity.proof,
+            look: Instant::now() + LOOK_EVERY,
+            newest: BTreeMap::new(),
+            due: None,
+            told: None,
+            missed: false,
+        };
+        if let Some(last) = last {
+            if let Some(alarms) = &mut reader.alarms {
+                alarms.mark_changed();
+            }
+            if readings {
+                // Behind the subscription, so that nothing falls between.
+                reader.catch_up(caller, agent, last).await?;
+            }
+        }
+        Ok(reader)
+    }
+
+    /// The newest reading of every point of the agents that were heard since. By when it was committed, not by
+    /// its own time: a gateway's clock may be anything.
+    async fn catch_up(
+        &mut self,
+        caller: &Caller,
+        agent: Option<AgentKey>,
+        last: Micros,
+    ) -> Result<(), Problem> {
+        // A server's clock that was set back says nothing of what is known.
+        let since = if last > now() { Micros::MIN } else { last.saturating_sub(OVERLAP) };
+        let heard = caller.store.fleet().await?.into_iter().filter(|row| {
+            agent.is_none_or(|agent| agent == row.key) && row.last_seen.is_some_and(|seen| seen >= since)
+        });
+        let heard: Vec<AgentKey> = heard.map(|row| row.key).collect();
+        let (points, agents) = AGAIN;
+        self.missed = heard.len() > agents;
+        for key in heard.into_iter().take(agents) {
+            let mut after = None;
+            while !self.missed {
+                let page = caller.store.points(Some(key), "", after, PAGE).await?;
+                let is_last = page.len() < PAGE;
+                after = page.last().map(|row| row.key);
+                for row in page {
+                    let Some(latest) = row.latest else { continue };
+                    // The number in a dictionary means nothing here.
+                    let point = forebay_protocols::reading::PointId(0);
+                    let (time, value, quality) = (latest.time, latest.value, latest.quality);
+                    self.newest.insert(row.key, Timed { point, time, value, quality });
+                }
+                self.missed = self.newest.len() > points;
+                if is_last {
+                    break;
+                }
+            }
+        }
+        if self.missed {
+            self.newest.clear();
+        }
+        self.due = (!self.newest.is_empty()).then(Instant::now);
+        Ok(())
+    }
+
+    /// The next event, as soon as there is something to say. Dropped before its end it may lose one.
+    async fn next(&mut self) -> Result<Told, End> {
+        if std::mem::take(&mut self.missed) {
+            return Ok(Told::new("missed", "1".into()));
+        }
         loop {
             // Dropping any of these loses nothing: `recv` takes a message only when it returns it.
             // What is there already goes along, unless there is no end of it.
             let received = tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return None,
+                () = self.stop.cancelled() => return Err(End::Stop),
                 () = sleep_until(self.look) => {
-                    self.look = Instant::now() + LOOK_EVERY;
-                    match self.gate.stays(self.proof).await {
-                        Ok(false) => return None,
-                        // A database that is away throws nobody out.
-                        Ok(true) | Err(_) => continue,
-                    }
+                    self.judge().await?;
+                    continue;
                 }
-                () = until(self.due.map(|due| due + PACE)) => return Some(self.tell()),
-                summary = changed(&mut self.alarms) => return Some(alarms(summary)),
+                () = until(self.due.map(|due| due + PACE)) => return Ok(self.tell()),
+                summary = changed(&mut self.alarms) => return Ok(alarms(summary)),
                 received = received(&mut self.subscription) => received,
-                () = until(self.due) => return Some(self.tell()),
+                () = until(self.due) => return Ok(self.tell()),
             };
             match received {
                 Ok(committed) => match self.gate.is_of(committed.agent, self.tenant).await {
                     Ok(true) => self.keep_newest(&committed),
                     Ok(false) => continue,
                     // Whose it is cannot be told now: the reader learns that something passed.
-                    Err(_) => return Some(Event::default().event("missed").data("1")),
+                    Err(_) => return Ok(Told::new("missed", "1".into())),
                 },
-                Err(RecvError::Lagged(batches)) => {
-                    return Some(Event::default().event("missed").data(batches.to_string()));
-                }
-                Err(RecvError::Closed) => return None,
+                Err(RecvError::Lagged(batches)) => return Ok(Told::new("missed", batches.to_string())),
+                Err(RecvError::Closed) => return Err(End::Stop),
             }
             if self.due.is_none() && !self.newest.is_empty() {
                 let soon = Instant::now() + GATHER;
                 self.due = Some(self.told.map_or(soon, |told| soon.max(told + PACE)));
             }
+        }
+    }
+
+    /// Returns when nothing more may be told, whatever there is to tell.
+    async fn over(&mut self) -> End {
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return End::Stop,
+                () = sleep_until(self.look) => if let Err(end) = self.judge().await { return end },
+            }
+        }
+    }
+
+    /// May it still read?
+    async fn judge(&mut self) -> Result<(), End> {
+        self.look = Instant::now() + LOOK_EVERY;
+        match self.gate.stays(self.proof).await {
+            Ok(false) => Err(End::Over),
+            // A database that is away throws nobody out.
+            Ok(true) | Err(_) => Ok(()),
         }
     }
 
@@ -161,7 +261,7 @@ impl Reader {
         }
     }
 
-    fn tell(&mut self) -> Event {
+    fn tell(&mut self) -> Told {
         (self.due, self.told) = (None, Some(Instant::now()));
         let rows: Vec<Value> = std::mem::take(&mut self.newest)
             .iter()
@@ -169,8 +269,16 @@ impl Reader {
                 json!([key.0, millis(reading.time), value(reading.value.as_ref()), reading.quality.words()])
             })
             .collect();
-        Event::default().event("readings").data(json!(rows).to_string())
+        Told::new("readings", json!(rows).to_string())
     }
+}
+
+/// The moment of an event's id.
+fn parsed(id: &str) -> Result<Micros, Problem> {
+    let moment = id.parse::<i64>().ok().filter(|ms| *ms >= 0).and_then(|ms| ms.checked_mul(1_000));
+    moment.ok_or_else(|| {
+        Problem::BadRequest(format!("after: `{id}` is no event's id: leave it away to begin with what comes"))
+    })
 }
 
 async fn received(subscription: &mut Option<Subscription>) -> Result<Arc<Committed>, RecvError> {
@@ -190,10 +298,10 @@ async fn changed(alarms: &mut Option<watch::Receiver<AlarmSummary>>) -> AlarmSum
     std::future::pending().await
 }
 
-fn alarms(summary: AlarmSummary) -> Event {
+fn alarms(summary: AlarmSummary) -> Told {
     let AlarmSummary { active, acknowledged, newest } = summary;
     let told = json!({ "active": active, "acknowledged": acknowledged, "event": newest });
-    Event::default().event("alarms").data(told.to_string())
+    Told::new("alarms", told.to_string())
 }
 
 /// Waits for the moment, or for ever.

@@ -14,7 +14,9 @@ use self::schema::{integer, one_of, text};
 use super::guard::Needs;
 use super::parameters::{Nothing, Parameters};
 use super::routes::{Route, routes};
-use super::{PLACE, alarms, audit, faults, fleet, gaps, keys, ledger, live, points, quarantine, query};
+use super::{
+    PLACE, alarms, audit, faults, fleet, gaps, joining, keys, ledger, live, points, quarantine, query,
+};
 use super::{session, silences, statistics, time_marks, users};
 
 /// What is said of a route.
@@ -84,9 +86,10 @@ fn operation(route: &Route) -> Value {
     operation["parameters"] = parameters.into();
     let content: Map<String, Value> =
         answers.into_iter().map(|(kind, schema)| (kind.to_owned(), json!({ "schema": schema }))).collect();
-    let mut responses = Map::from_iter([("2XX".to_owned(), json!({ "description": "The answer." }))]);
+    let good = if route.path == "/live/socket" { "101" } else { "2XX" };
+    let mut responses = Map::from_iter([(good.to_owned(), json!({ "description": "The answer." }))]);
     if !content.is_empty() {
-        responses["2XX"]["content"] = content.into();
+        responses[good]["content"] = content.into();
     }
     let problem =
         json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } });
@@ -154,12 +157,17 @@ fn parameter(path: &str, name: &str) -> Option<(&'static str, Value)> {
             Some(("A state, or `faulty`.", one_of(&["online", "silent", "never seen", "revoked", "faulty"])))
         }
         (_, "state") => Some(("Of `active`, `acknowledged`, `cleared`, separated by commas.", text())),
+        ("/gaps" | "/gaps.csv", "sort") => {
+            Some(("`from`, or `-from`: the latest first.", one_of(&["from", "-from"])))
+        }
+        (_, "reason") => Some(("For this reason only, as `reason` tells it.", text())),
+        (_, "device") => Some(("Of this device, or of a point of it, only.", text())),
         (_, "sort") => Some(("What to order by; `-` in front turns it round.", text())),
         (_, "fields") => Some(("Keys of an agent to tell, separated by commas; default all.", text())),
         (_, "from") => Some((
             "Inside: `now`, a span back from now, RFC 3339, or milliseconds since 1970.",
             moment(match path {
-                "/gaps" | "/silences" => "-1d",
+                "/gaps" | "/gaps.csv" | "/silences" => "-1d",
                 "/time-marks" => "-30d",
                 _ => "-1h",
             }),
@@ -167,6 +175,10 @@ fn parameter(path: &str, name: &str) -> Option<(&'static str, Value)> {
         (_, "to") => Some(("Outside; as `from`.", moment("now"))),
         ("/faults", "limit") => limit(50, 0),
         ("/audit", "limit") => limit(100, 1),
+        ("/gaps.csv", "limit") => Some((
+            "How many at most.",
+            json!({ "type": "integer", "minimum": 1, "maximum": 100_000, "default": 100_000 }),
+        )),
         (_, "limit") => limit(200, 1),
         (_, "max_points") => Some((
             "Rows of a series at most; readings become buckets where there are more.",
@@ -174,6 +186,9 @@ fn parameter(path: &str, name: &str) -> Option<(&'static str, Value)> {
         )),
         (_, "points" | "ids") => Some(("1 to 50 ids of points, separated by commas.", text())),
         ("/fleet", "after") => Some(("`next` of the page before.", text())),
+        ("/live" | "/live/socket", "after") => {
+            Some(("The id of the last event that was read; what is newer is told first.", text()))
+        }
         (_, "after") => Some(("`next` of the page before.", json!({ "type": "integer", "format": "int64" }))),
         (_, "before") => {
             Some(("`next` of the page before.", json!({ "type": "integer", "format": "int64" })))
@@ -213,6 +228,10 @@ fn told(method: &Method, path: &str) -> Option<Told> {
         ("GET", "/gaps") => {
             get::<gaps::Wanted>("Intervals in which readings are missing, and why", shapes::gaps())
         }
+        ("GET", "/gaps.csv") => Told {
+            answers: vec![("text/csv", text())],
+            ..get::<gaps::Wanted>("The same as a file", Value::Null)
+        },
         ("GET", "/silences") => get::<silences::Wanted>("When an agent was not heard", shapes::silences()),
         ("GET", "/ledger") => {
             get::<ledger::Wanted>("Where every reading is, and whether the books close", shapes::ledger())
@@ -232,11 +251,24 @@ fn told(method: &Method, path: &str) -> Option<Told> {
         }
         ("GET", "/quarantine") => get::<quarantine::Wanted>("What is kept aside", shapes::quarantine()),
         ("GET", "/joining") => get::<Nothing>("Gateways that wait for an operator's word", shapes::joining()),
+        ("POST", "/joining/{id}/approve") => {
+            sends::<joining::Approved>("Lets a gateway in that waits", Value::Null)
+        }
+        ("POST", "/joining/{id}/reject") => {
+            sends::<joining::Rejected>("Turns a gateway away that waits", Value::Null)
+        }
+        ("POST", "/joining/tokens") => {
+            sends::<joining::NewToken>("Makes a join string, told once", shapes::new_token())
+        }
         ("GET", "/server") => get::<Nothing>("This server and its store", shapes::server()),
         ("GET", "/live") => Told {
             answers: vec![("text/event-stream", text())],
             ..get::<live::Wanted>("Server-sent events: newest values as they are committed", Value::Null)
         },
+        ("GET", "/live/socket") => get::<live::Wanted>(
+            "The same over a WebSocket, one message an event: `{id, event, data}`",
+            Value::Null,
+        ),
         ("POST", "/quarantine/replay") => {
             sends::<quarantine::Replay>("Stores after all what is kept aside", shapes::replayed())
         }

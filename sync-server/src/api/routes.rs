@@ -2,7 +2,7 @@
 //! built from this list and from nothing else, and the tests of access go through it, so that no route
 //! is without a rule and none without a test.
 //!
-//! A new route is one line of [`routes`]: `get("/alarms", Needs::MainTenant(Right::Read), alarms::alarms)`. Its handler takes
+//! A new route is one line of [`routes`]: `get("/alarms", Right::Read, alarms::alarms)`. Its handler takes
 //! a [`Caller`](super::guard::Caller), which holds the store as the caller's tenant sees it; there is no
 //! other way to a store from here.
 
@@ -38,16 +38,21 @@ pub(super) fn routes() -> Vec<Route> {
         get("/query.csv", Right::Read, csv::csv),
         get("/statistics", Right::Read, statistics::statistics),
         get("/gaps", Right::Read, gaps::gaps),
+        get("/gaps.csv", Right::Read, gaps::gaps_csv),
         get("/silences", Right::Read, silences::silences),
         get("/ledger", Right::Read, ledger::ledger),
         get("/faults", Right::Read, faults::faults),
-        get("/alarms", Needs::MainTenant(Right::Read), alarms::alarms),
-        post("/alarms/{id}/acknowledge", Needs::MainTenant(Right::Operate), alarms::acknowledge),
+        get("/alarms", Right::Read, alarms::alarms),
+        post("/alarms/{id}/acknowledge", Right::Operate, alarms::acknowledge),
         get("/joining", Right::Operate, joining::joining),
+        post("/joining/{id}/approve", Right::Operate, joining::approve),
+        post("/joining/{id}/reject", Right::Operate, joining::reject),
+        post("/joining/tokens", Right::Manage, joining::invite),
         get("/time-marks", Right::Read, time_marks::time_marks),
         get("/quarantine", Right::Read, quarantine::quarantine),
         get("/server", Right::Read, server::server),
         get("/live", Right::Read, live::live),
+        get("/live/socket", Right::Read, live::socket),
         get("/openapi.json", Right::Read, openapi::openapi),
         post("/quarantine/replay", Right::Operate, quarantine::replay),
         post("/login", Needs::Nothing, session::login),

@@ -8,8 +8,7 @@ use forebay_protocols::boot_time::wall_micros;
 use crate::access::judge_name;
 use crate::store::{Access, Act, Change, Outcome, TenantKey};
 
-/// The one that is always there.
-pub(super) const MAIN: &str = "main";
+pub(super) use forebay_config::alarms::MAIN_TENANT as MAIN;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Tenant {

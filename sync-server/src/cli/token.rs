@@ -1,18 +1,18 @@
 //! `forebay-server token create`: makes a join string. The secret in it is shown once; the store
 //! keeps its hash.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use forebay_config::server::Server;
-use forebay_protocols::boot_time::wall_micros;
-use forebay_protocols::sync::join::{JoinString, TokenSecret};
-use forebay_protocols::sync::tls;
+use forebay_protocols::sync::join::JoinString;
 
 use crate::app;
 use crate::identity::Authority;
-use crate::store::{NewToken, Note, Store};
+use crate::invitation::{Invitation, Inviter};
+use crate::store::Store;
 
 /// Making join strings.
 #[derive(Debug, Subcommand)]
@@ -44,34 +44,17 @@ impl Create {
     /// Makes one and prints it, alone on its line.
     pub(super) async fn run(self, config: Server) -> Result<()> {
         let store = super::open_store(&config).await?;
-        let authority = Authority::open(&config.state_dir)?;
-        let join = self.make(&*store, &authority, app::address(&config)).await?;
+        let authority = Arc::new(Authority::open(&config.state_dir)?);
+        let inviter = Inviter { authority, address: app::address(&config) };
+        let join = self.make(&*store, &inviter).await?;
         super::print(&format!("{join}\n"))
     }
 
-    async fn make(self, store: &dyn Store, authority: &Authority, address: String) -> Result<JoinString> {
-        if let Err(why) = tls::server_name(&address) {
-            bail!("{why}; set `sync.address` to the host:port agents reach this server by");
-        }
-        let secret = TokenSecret::random().context("make a secret")?;
-        let created = wall_micros();
-        let life = i64::try_from(self.expires.as_micros()).unwrap_or(i64::MAX);
-        let token = NewToken {
-            secret_hash: secret.hash(),
-            expires: created.saturating_add(life),
-            uses: self.uses,
-            note: self.note,
-            approval: self.approval,
-            created,
-        };
+    async fn make(self, store: &dyn Store, inviter: &Inviter) -> Result<JoinString> {
         let tenant = super::tenants::find(&store.access(), &self.tenant).await?;
-        let hash = token.secret_hash;
-        let note =
-            Note::new("join token made", token.note.clone()).from_to("", format!("{} uses", self.uses));
-        store.add_token(token).await.context("store the token")?;
-        store.access().give_token(hash, tenant).await.context("give the token to its tenant")?;
-        store.access().record(&super::tenants::act(tenant), note).await.context("write the audit")?;
-        Ok(JoinString { address, ca_pin: authority.pin(), secret })
+        let Self { expires, uses, note, approval, .. } = self;
+        let invitation = Invitation { expires, uses, note, approval };
+        inviter.invite(store, invitation, &super::tenants::act(tenant)).await.context("make a join string")
     }
 }
 
@@ -84,6 +67,8 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, String> {
 
 #[cfg(test)]
 mod tests {
+    use forebay_protocols::boot_time::wall_micros;
+
     use super::*;
     use crate::ingest::tests::memory::Memory;
     use crate::store::TokenVerdict;
@@ -91,7 +76,7 @@ mod tests {
     #[tokio::test]
     async fn a_join_string_holds_what_the_store_and_the_ca_know() {
         let state = tempfile::tempdir().unwrap();
-        let (store, authority) = (Memory::default(), Authority::open(state.path()).unwrap());
+        let (store, authority) = (Memory::default(), Arc::new(Authority::open(state.path()).unwrap()));
         let create = Create {
             expires: Duration::from_secs(60),
             uses: 1,
@@ -99,7 +84,10 @@ mod tests {
             note: "north gate".into(),
             approval: false,
         };
-        let join = create.make(&store, &authority, "plant:8443".into()).await.unwrap();
+        let join = create
+            .make(&store, &Inviter { authority: authority.clone(), address: "plant:8443".into() })
+            .await
+            .unwrap();
         let copied: JoinString = join.to_string().parse().unwrap();
         assert_eq!(copied.ca_pin, authority.pin());
         let verdict = async |at| store.token(copied.secret.hash(), at).await.unwrap();
@@ -110,7 +98,7 @@ mod tests {
     #[tokio::test]
     async fn an_address_no_gateway_can_reach_is_refused_with_the_setting_to_change() {
         let state = tempfile::tempdir().unwrap();
-        let (store, authority) = (Memory::default(), Authority::open(state.path()).unwrap());
+        let (store, authority) = (Memory::default(), Arc::new(Authority::open(state.path()).unwrap()));
         let create = Create {
             expires: Duration::from_secs(60),
             uses: 1,
@@ -118,8 +106,9 @@ mod tests {
             note: String::new(),
             approval: false,
         };
-        let refused = create.make(&store, &authority, "0.0.0.0:0".into()).await.unwrap_err();
-        assert!(refused.to_string().contains("sync.address"), "{refused}");
+        let refused =
+            create.make(&store, &Inviter { authority, address: "0.0.0.0:0".into() }).await.unwrap_err();
+        assert!(format!("{refused:#}").contains("sync.address"), "{refused:#}");
     }
 
     #[test]

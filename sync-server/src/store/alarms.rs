@@ -1,6 +1,9 @@
 //! Alarms as they are kept. The row in the database is the truth: any number of servers may look, and
 //! each change takes place once, because it names the version of the row that it was decided on.
 //!
+//! An alarm is a tenant's. A store that was made for one (`Store::within`) raises, tells and changes that one's
+//! and no other's; one that was not raises the main tenant's, and tells all.
+//!
 //! Every change is also an event, in the same transaction. Webhooks follow the events, each from a
 //! position of its own, so that none is lost by a restart and none is sent before it is true.
 
@@ -10,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::{Latest, Micros, PointKey, Silence, StoreError};
 
-/// Events kept; a webhook that is further behind loses the oldest.
+/// Events kept of each tenant; a webhook that is further behind loses the oldest.
 pub const EVENTS: i64 = 10_000;
 /// An event is not told after so long: whoever comes back asks for the alarms that stand.
 pub const TOLD_WITHIN: Micros = 86_400_000_000;
@@ -58,7 +61,7 @@ pub trait Alarms: Send + Sync + 'static {
         most: usize,
     ) -> Result<Vec<Silence>, StoreError>;
 
-    /// Makes a webhook known. It is told what happens from now on.
+    /// Makes a webhook known. It is told what happens from now on. Its name is of the whole server.
     async fn add_webhook(&self, name: &str) -> Result<(), StoreError>;
 
     /// The next event for a webhook of at least this priority, if one is due, and how often it was tried.

@@ -9,7 +9,6 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use forebay_protocols::sync::wire;
 use rusqlite::{Connection, ErrorCode};
 use tokio::sync::{mpsc, oneshot};
 
@@ -17,9 +16,10 @@ use super::plan::Failure;
 use super::scope::{self, Scope};
 use super::{
     Access, Admission, Adopted, AgentKey, AgentRow, Application, ApplicationId, Applied, AsideId, AsideRow,
-    Bucket, Delivery, Facts, Fault, FaultKind, FaultRow, Grain, Horizons, LedgerRow, Micros, NewApplication,
-    NewToken, OddPoint, PointKey, PointRow, Progress, Quarantine, Query, Receipt, Removal, Removed, Replayed,
-    Standing, Store, StoreError, TenantKey, Tier, TimeMark, Timed, TokenVerdict, Upkeep, Word,
+    Bucket, Delivery, Facts, Fault, FaultKind, FaultRow, GapQuery, GapRow, Grain, Horizons, LedgerRow,
+    Micros, NewApplication, NewToken, OddPoint, PointKey, PointRow, Progress, Quarantine, Query, Receipt,
+    Removal, Removed, Replayed, Standing, Store, StoreError, TenantKey, Tier, TimeMark, Timed, TokenVerdict,
+    Upkeep, Word,
 };
 
 mod access;
@@ -265,15 +265,9 @@ impl Store for Sqlite {
         Ok(scope::as_asked(&query.points, answer))
     }
 
-    async fn gaps(
-        &self,
-        agent: Option<AgentKey>,
-        from: Micros,
-        to: Micros,
-        most: usize,
-    ) -> Result<Vec<(AgentKey, wire::Gap)>, StoreError> {
-        let scope = self.scope(agent);
-        self.desks.readers.ask(move |on| read::gaps(on, scope, from, to, most)).await
+    async fn find_gaps(&self, query: &GapQuery) -> Result<Vec<GapRow>, StoreError> {
+        let (scope, query) = (self.scope(query.agent), query.clone());
+        self.desks.readers.ask(move |on| read::gaps(on, scope, &query)).await
     }
 
     async fn add_token(&self, token: NewToken) -> Result<(), StoreError> {

@@ -9,7 +9,6 @@ use std::time::Duration;
 use async_trait::async_trait;
 use deadpool_postgres::{Client, Hook, HookError, Manager, ManagerConfig, Pool, PoolError, RecyclingMethod};
 use forebay_config::units::Secret;
-use forebay_protocols::sync::wire;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
 use tracing::debug;
@@ -18,9 +17,10 @@ use super::plan::Failure;
 use super::scope::{self, Scope};
 use super::{
     Access, Admission, Adopted, AgentKey, AgentRow, Application, ApplicationId, Applied, AsideId, AsideRow,
-    Bucket, Delivery, Facts, Fault, FaultKind, FaultRow, Grain, Horizons, LedgerRow, Micros, NewApplication,
-    NewToken, OddPoint, PointKey, PointRow, Progress, Quarantine, Query, Receipt, Removal, Removed, Replayed,
-    Standing, Store, StoreError, TenantKey, Tier, TimeMark, Timed, TokenVerdict, Upkeep, Word,
+    Bucket, Delivery, Facts, Fault, FaultKind, FaultRow, GapQuery, GapRow, Grain, Horizons, LedgerRow,
+    Micros, NewApplication, NewToken, OddPoint, PointKey, PointRow, Progress, Quarantine, Query, Receipt,
+    Removal, Removed, Replayed, Standing, Store, StoreError, TenantKey, Tier, TimeMark, Timed, TokenVerdict,
+    Upkeep, Word,
 };
 
 mod access;
@@ -222,14 +222,8 @@ impl Store for Timescale {
         Ok(scope::as_asked(&query.points, answer))
     }
 
-    async fn gaps(
-        &self,
-        agent: Option<AgentKey>,
-        from: Micros,
-        to: Micros,
-        most: usize,
-    ) -> Result<Vec<(AgentKey, wire::Gap)>, StoreError> {
-        limited(async { read::gaps(&self.client().await?, self.scope(agent), from, to, most).await }).await
+    async fn find_gaps(&self, query: &GapQuery) -> Result<Vec<GapRow>, StoreError> {
+        limited(async { read::gaps(&self.client().await?, self.scope(query.agent), query).await }).await
     }
 
     async fn add_token(&self, token: NewToken) -> Result<(), StoreError> {

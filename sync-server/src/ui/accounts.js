@@ -73,21 +73,21 @@ function equations(buffer) {
 
 const REASONS = { full: "for want of room", corrupt: "damaged", thinned: "thinned out", other: "for other reasons" };
 
-/** Where readings are missing. `name` gives the words for a point. */
-export function gapTable(gaps, more, name) {
+/** Where readings are missing. */
+export function gapTable(gaps, more) {
   if (!gaps.length) return el("p", { class: "quiet" }, "None.");
-  const what = (gap) => (gap.point !== null ? name(gap.point) : gap.device ?? "the whole gateway");
+  const what = (gap) => (gap.name ? `${gap.device}/${gap.name}` : gap.device ?? "the whole gateway");
   const row = (gap) => el("tr", {},
     el("td", { class: "steady" }, clock(gap.from)), el("td", { class: "steady" }, clock(gap.to)),
     el("td", { class: "steady more" }, span((Date.parse(gap.to) - Date.parse(gap.from)) / 1000)),
     el("td", {}, what(gap)), el("td", { class: "number" }, gap.count === null ? NOTHING : number(gap.count)),
-    el("td", {}, gap.reason));
+    el("td", {}, gap.words));
   // Latest first: that is what the reader came for.
   return [
     el("div", { class: "wide" }, el("table", { class: "gaps" },
       el("thead", {}, el("tr", {}, head("From"), head("To"), head("For", "more"), head("What"), head("Readings", "number"), head("Why"))),
-      el("tbody", {}, ...gaps.map(row).reverse()))),
-    more ? el("p", { class: "quiet" }, "There are more; /api/v1/gaps gives them all.") : null,
+      el("tbody", {}, ...gaps.map(row)))),
+    more ? el("p", { class: "quiet" }, "There are more: the link above shows them all.") : null,
   ].filter(Boolean);
 }
 

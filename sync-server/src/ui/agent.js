@@ -23,7 +23,7 @@ export function agentView(main, name, signal) {
   const trend = trendPanel(name, signal);
   const points = pointsTable(name, (point) => trend.show(point), signal);
   main.replaceChildren(el("h1", {}, name, " ", standing), alarms, faults, why, facts, trend.node, points.node,
-    el("h2", {}, "Missing readings, last day"), missing,
+    el("div", { class: "bar" }, el("h2", {}, "Missing readings, last day"), el("a", { href: `#/gaps?${new URLSearchParams({ agent: name, from: "-30d" })}` }, "Other ranges, reasons, CSV")), missing,
     el("h2", {}, "Ledger"), ledger,
     el("h2", {}, "Devices"), devices);
 
@@ -36,7 +36,7 @@ export function agentView(main, name, signal) {
       const agent = (await get(`/api/v1/fleet?${new URLSearchParams({ agent: name })}`, signal)).agents[0];
       if (!agent) return strange(main, name);
       const { buffers } = await get(`/api/v1/ledger?${new URLSearchParams({ agent: name })}`, signal);
-      const { gaps, more } = await get(`/api/v1/gaps?${new URLSearchParams({ agent: name })}`, signal);
+      const { gaps, more } = await get(`/api/v1/gaps?${new URLSearchParams({ agent: name, sort: "-from" })}`, signal);
       fill(standing, agent.state, () => state(agent.state));
       showAlarms(alarms, agent);
       const mates = agent.state === "silent" ? await sitemates(agent.site, signal) : [];
@@ -44,7 +44,7 @@ export function agentView(main, name, signal) {
       showFacts(facts, agent);
       points.forks(await forkTimes(name, buffers, signal));
       fill(faults, agent.faults, () => faultList(agent.faults));
-      fill(missing, [gaps, points.names()], () => gapTable(gaps, more, (id) => points.names()[id] ?? `point ${id}`));
+      fill(missing, [gaps, more], () => gapTable(gaps, more));
       fill(ledger, buffers, () => ledgerTables(buffers));
       fill(devices, [agent.state, agent.devices], () => deviceTable(agent));
       tell();

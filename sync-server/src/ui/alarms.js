@@ -50,7 +50,7 @@ export function alarmsView(main, signal) {
       table.hidden = !shown.size;
       none.hidden = shown.size > 0;
       say(none, view === "cleared" ? "No alarm has cleared yet." : "● No alarm stands: everything that is looked after is as it should be.");
-      say(summary, page.active + page.acknowledged ? `${page.active} active, ${page.acknowledged} acknowledged` : "No alarm stands.");
+      say(summary, page.active + page.acknowledged ? `${page.active} active, ${page.acknowledged} acknowledged` : "\u00a0");
       status.good();
     } catch (error) { status.lost(error); }
   }

@@ -45,7 +45,7 @@ export function exploreView(main, address, signal) {
     el("h2", { id: "stats" }, "Statistics of the range"),
     el("div", { class: "wide", "aria-label": "Statistics" }, el("table", { class: "legend" },
       el("thead", {}, el("tr", {}, head("Point"), head("At the pointer", "number"), head("Now", "number"), ...["Readings", "Minimum", "Mean", "Maximum", "First", "Last"].map((words) => head(words, "number")), head("Unit"), el("td"))), legend)),
-    files, el("h2", {}, "Gaps"), gaps);
+    files, el("div", { class: "bar" }, el("h2", {}, "Gaps"), el("a", { href: "#/gaps" }, "All gaps, with filters and CSV")), gaps);
   main.replaceChildren(el("h1", {}, "Explore"),
     el("div", { class: "bar" }, el("div", { class: "finder" }, search, found), foundWords),
     el("div", { class: "bar" }, el("div", { class: "ranges", role: "group", "aria-label": "Range" }, ...ranges),
@@ -241,7 +241,7 @@ export function exploreView(main, address, signal) {
     const rows = [];
     for (const [agent, [gapsOf, silences, marks]] of answer.told) {
       const mine = [...points.values()].filter((point) => state.ids.includes(point.id) && point.agent === agent);
-      for (const gap of gapsOf) if (mine.some((point) => concerns(gap, point))) rows.push([gap.from, gap.to, gap.point === null ? (gap.device ?? "the whole gateway") : points.get(gap.point)?.name ?? "", agent, gap.count, gap.reason]);
+      for (const gap of gapsOf) if (mine.some((point) => concerns(gap, point))) rows.push([gap.from, gap.to, gap.point === null ? (gap.device ?? "the whole gateway") : gap.name ?? "", agent, gap.count, gap.words]);
       for (const silence of silences) rows.push([silence.from, silence.to, "the whole gateway", agent, null, silence.to ? "not heard; what it read came later" : "not heard now; what it reads may come later"]);
       for (const mark of marks) rows.push([mark.from, mark.to, "the whole gateway", agent, mark.readings, `times ${mark.clock} later`]);
     }

@@ -3,7 +3,7 @@
 import { faultMark } from "/ui/accounts.js";
 import { again, el, fill, get, say } from "/ui/dom.js";
 import { status } from "/ui/status.js";
-import { ago, bytes, count, number, NOTHING, off, state } from "/ui/words.js";
+import { ago, breakable, bytes, count, number, NOTHING, off, state } from "/ui/words.js";
 
 const REFRESH_MS = 2000;
 const SITES_MS = 30000;
@@ -175,7 +175,7 @@ function select(label, values, words, change) {
 }
 
 function link(agent) {
-  return el("a", { href: `#/agent/${encodeURIComponent(agent.site)}/${encodeURIComponent(agent.gateway)}` }, agent.agent);
+  return el("a", { href: `#/agent/${encodeURIComponent(agent.site)}/${encodeURIComponent(agent.gateway)}` }, ...breakable(agent.agent));
 }
 
 function devices({ state, device_counts: { all, silent, first_silent: first } }) {

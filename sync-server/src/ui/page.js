@@ -1,5 +1,5 @@
-// The page: the fleet, one agent with its live values, the explorer, alarms, adding a gateway, settings. Routes are
-// hashes: #/, #/agent/SITE/GATEWAY, #/explore?points=…, #/alarms, #/join, #/settings, #/login. Everything is built with
+// The page: the fleet, one agent with its live values, the explorer, gaps, alarms, adding a gateway, settings. Routes are
+// hashes: #/, #/agent/SITE/GATEWAY, #/explore?points=…, #/gaps?agent=…, #/alarms, #/join, #/settings, #/login. Everything is built with
 // DOM calls, so that no name from a device can become markup. A view lives until its signal is aborted, and takes its timers and its feed with it.
 import { accessView, know } from "/ui/access.js";
 import { agentView } from "/ui/agent.js";
@@ -7,13 +7,13 @@ import { alarmCount, alarmsView } from "/ui/alarms.js";
 import { el, get } from "/ui/dom.js";
 import { exploreView } from "/ui/explore.js";
 import { fleetView } from "/ui/fleet.js";
+import { gapsView } from "/ui/gaps.js";
 import { joiningView } from "/ui/joining.js";
 import { status } from "/ui/status.js";
 
 const main = document.getElementById("main");
 const where = document.getElementById("where");
 const places = document.getElementById("places");
-const PLACES = ["explore", "alarms", "join"];
 let view = new AbortController();
 
 function route() {
@@ -25,7 +25,7 @@ function route() {
   document.title = `${title} · Forebay`;
   where.replaceChildren(...crumbs);
   for (const link of places.querySelectorAll("a")) {
-    if (link.getAttribute("href") === `#/${PLACES.includes(place) ? place : ""}` && !crumbs.length) link.setAttribute("aria-current", "page");
+    if (link.getAttribute("href") === `#/${place}` && !crumbs.length) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
 }
@@ -40,6 +40,7 @@ function show(place, site, gateway, asked) {
     return [name, el("span", { class: "quiet" }, `› ${name}`)];
   }
   if (place === "explore") { exploreView(main, asked, view.signal); return ["Explore"]; }
+  if (place === "gaps") { gapsView(main, asked, view.signal); return ["Gaps"]; }
   if (place === "join") { joiningView(main, view.signal); return ["Add a gateway"]; }
   if (place === "alarms") { alarmsView(main, view.signal); return ["Alarms"]; }
   fleetView(main, view.signal);

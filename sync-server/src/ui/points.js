@@ -3,7 +3,7 @@
 import { again, el, fill, get, head, say } from "/ui/dom.js";
 import { spark } from "/ui/spark.js";
 import { status } from "/ui/status.js";
-import { clock, decimals, number, quality } from "/ui/words.js";
+import { clock, decimals, number, quality, breakable } from "/ui/words.js";
 
 const PAGE = 200;
 const SPARK_MS = 600e3;
@@ -77,7 +77,7 @@ export function pointsTable(agent, choose, signal) {
 
   function add(found) {
     const point = { ...found, at: -Infinity, decimals: 0, course: [],
-      name: el("button", { type: "button", click: () => pick(point) }, found.name),
+      name: el("button", { type: "button", click: () => pick(point) }, ...breakable(found.name)),
       value: el("td", { class: "number" }, "–"), quality: el("td", { class: "quality" }),
       time: el("td", { class: "more time quiet" }), trace: el("td", { class: "more trace" }) };
     point.row = el("tr", {}, el("th", { scope: "row" }, el("small", {}, found.device), point.name),
@@ -150,8 +150,6 @@ export function pointsTable(agent, choose, signal) {
     load: () => load(),
     /** fork -> when it was found. */
     forks(told) { since = told; nameForks(); },
-    /** id -> "device / name", for those who speak of points. */
-    names: () => Object.fromEntries([...points.values()].map((point) => [point.id, `${point.device} / ${point.name.textContent}`])),
     readings(rows) {
       for (const [id, time, value, words] of rows) {
         const point = points.get(id);

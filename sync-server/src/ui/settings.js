@@ -1,9 +1,9 @@
-// Settings: one's own password; for admins users, API keys, and the audit of every change.
+// Settings: one's own password; for admins users, API keys, and the audit of every change; what the server is.
 import { know, send, session } from "/ui/access.js";
 import { el, get, head, say } from "/ui/dom.js";
 import { field, form, sentence } from "/ui/login.js";
 import { status } from "/ui/status.js";
-import { ago, clock, NOTHING } from "/ui/words.js";
+import { ago, bytes, clock, NOTHING, span } from "/ui/words.js";
 
 const ROLES = [["viewer", "Viewer: looks"], ["operator", "Operator: runs the plant"], ["admin", "Admin: says who may"]];
 const RIGHTS = [["read", "Read"], ["metrics", "Metrics"], ["operate", "Operate"], ["manage", "Manage"]];
@@ -23,6 +23,7 @@ export async function settingsView(main, signal) {
   } else if (me.kind === "user") {
     parts.push(el("p", { class: "quiet" }, "Users, API keys and the audit are for admins."));
   }
+  parts.push(serverPart(signal));
   const as = me.kind === "user" ? [el("p", { class: "quiet" }, `Logged in as ${me.name}, ${me.role}.`)] : [];
   main.replaceChildren(el("h1", {}, "Settings"), ...as, ...parts);
 }
@@ -42,7 +43,7 @@ function section(title, ...children) {
 }
 
 /** Says what was done, where it was done. */
-function notice() {
+export function notice() {
   const node = el("p", { role: "status", class: "quiet done" });
   return { node, say: (words) => say(node, words, "quiet done"), fail: (error) => say(node, `▲ ${sentence(error.message)}`, "bad done") };
 }
@@ -65,9 +66,9 @@ function passwordPart(me) {
 }
 
 /** A button that asks once more, in its own place, before it does something that cannot be undone. */
-function sure(words, question, act) {
+export function sure(words, question, act, kind = "bad") {
   const first = el("button", { type: "button", click: () => { node.replaceChildren(ask); yes.focus(); } }, words);
-  const yes = el("button", { type: "button", class: "bad", click: act }, question);
+  const yes = el("button", { type: "button", class: kind, click: act }, question);
   const no = el("button", { type: "button", click: () => { node.replaceChildren(first); first.focus(); } }, "Keep");
   const ask = el("span", { class: "sure", keydown: (event) => { if (event.key === "Escape") no.click(); } }, yes, no);
   const node = el("span", {}, first);
@@ -198,4 +199,25 @@ function auditPart(signal) {
   const node = section("Audit", el("div", { class: "wide" }, el("table", { class: "audit" },
     el("thead", {}, el("tr", {}, head("When"), head("Who"), head("What"), head("Of"), head("Change", "more"))), body)), more, wrong.node);
   return { node, load: () => page(true) };
+}
+
+/** What the configuration file and the database say; nothing here is changed on the page. */
+function serverPart(signal) {
+  const facts = el("dl", { class: "roomy" });
+  const kept = el("div");
+  const words = el("p", { class: "quiet" });
+  const node = section("This server", facts, kept, words);
+  get("/api/v1/server", signal).then(({ version, store, retention }) => {
+    const all = [["Version", version], ...(store ? [["Store", store.words], ["Size on the disk", bytes(store.bytes)]] : [])];
+    facts.replaceChildren(...all.map(([title, value]) => el("div", {}, el("dt", {}, title), el("dd", {}, value))));
+    if (!store) { say(words, "Store and retention are those of whoever runs this server."); return; }
+    const column = ["readings", "minutes", "hours", "days"];
+    const life = (seconds) => (seconds === null ? "for ever" : span(seconds));
+    const row = (name, of) => el("tr", {}, el("th", { scope: "row" }, name, of.points ? el("small", {}, of.points.join(", ")) : null), ...column.map((key) => el("td", {}, life(of[key]))));
+    kept.replaceChildren(el("h3", {}, "What is kept, and how long"), el("div", { class: "wide" }, el("table", { class: "kept" },
+      el("thead", {}, el("tr", {}, head("Points"), head("Readings"), head("Rollups of a minute"), head("of an hour"), head("of a day"))),
+      el("tbody", {}, ...retention.classes.map((of) => row(of.name, of)), row(retention.classes.length ? "All others" : "All", retention)))));
+    say(words, `${store.gives.charAt(0).toUpperCase()}${store.gives.slice(1)}. Retention stands in the server's configuration file, under [retention].`);
+  }, (error) => { if (!signal.aborted) say(words, `▲ ${sentence(error.message)}`, "bad"); });
+  return node;
 }

@@ -57,6 +57,11 @@ export function clock(time, withSeconds = true) {
   return day + (withSeconds ? TIME : MINUTE).format(date);
 }
 
+/** A name that may go on in the next line behind its `/`, `_`, `.` and `-`, where there is little room. */
+export function breakable(name) {
+  return name.split(/(?<=[/_.-])/).flatMap((part, place) => (place ? [el("wbr"), part] : [part]));
+}
+
 /** Words in which `code` stands between backquotes. */
 export function prose(text) {
   return text.split("`").map((part, place) => (place % 2 ? el("code", {}, part) : part));

@@ -119,7 +119,7 @@ async fn every_route_wants_its_right_and_takes_no_other() {
         assert!(answer.body.contains(right.word()), "{method} {path}: {}", answer.body);
         done(&house, main, Change::RemoveKey { key: forebay_server::store::KeyKey(number) }).await;
         // With it there is an answer, or a word on what is missing. A live feed has no end.
-        if path.ends_with("/live") {
+        if path.contains("/live") {
             continue;
         }
         let answer = send(&house, method.clone(), &path, Some(&root), None).await;

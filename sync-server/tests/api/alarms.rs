@@ -12,6 +12,7 @@ use forebay_config::alarms::Alarms;
 use forebay_config::load;
 use forebay_protocols::boot_time::wall_micros;
 use forebay_server::alarms::{Evaluator, Webhooks, sign};
+use forebay_server::store::{Change, TenantKey};
 use forebay_server::telemetry::Telemetry;
 use serde_json::{Value as Json, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -20,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::access::done;
 use crate::house::{House, PATIENCE, SECOND, float};
 
 /// The certificates of the house end within the hour.
@@ -50,7 +52,7 @@ async fn an_alarm_is_listed_acknowledged_and_over_when_the_value_is() {
     let mut evaluator = evaluator(&house, HOT);
     let none = house.json("/api/v1/alarms").await;
     assert_eq!((&none["alarms"], &none["active"]), (&json!([]), &json!(0)));
-    let mut bell = house.feed.alarms();
+    let mut bell = house.feed.alarms(TenantKey::MAIN);
     evaluator.look(true, house.now, 0).await.unwrap();
     assert_eq!(bell.borrow_and_update().active, 1);
     let found = house.json("/api/v1/alarms").await;
@@ -110,9 +112,13 @@ async fn a_spike_in_the_feed_is_an_alarm_within_seconds_and_the_live_feed_tells(
     })
     .await
     .unwrap();
-    let told = timeout(PATIENCE, http_body_util::BodyExt::frame(&mut feed)).await.unwrap().unwrap().unwrap();
-    let told = String::from_utf8_lossy(told.data_ref().unwrap()).into_owned();
-    assert!(told.contains("event: alarms") && told.contains("\"active\":1"), "{told}");
+    let mut told = String::new();
+    while !told.contains("event: alarms") || !told.ends_with("\n\n") {
+        let frame =
+            timeout(PATIENCE, http_body_util::BodyExt::frame(&mut feed)).await.unwrap().unwrap().unwrap();
+        told += &String::from_utf8_lossy(frame.data_ref().unwrap());
+    }
+    assert!(told.contains("\"active\":1"), "{told}");
     let all = house.json("/api/v1/alarms?state=active,acknowledged,cleared").await;
     assert_eq!(all["alarms"][0]["members"][0]["words"], "hall/one/boiler/p1 is 99 °C, above 90 °C");
     stop.cancel();
@@ -213,6 +219,63 @@ async fn what_happened_while_no_server_ran_is_told_by_the_next_one() {
     assert!(String::from_utf8_lossy(&body).contains("alarm.acknowledged"));
     stop.cancel();
     running.await.unwrap();
+}
+
+#[tokio::test]
+async fn each_tenant_has_its_own_alarms_rules_and_webhook() {
+    let house = House::build().await;
+    let made = done(&house, TenantKey::MAIN, Change::AddTenant { name: "acme".into() }).await;
+    let acme = TenantKey(made);
+    let theirs = house.agent_of(acme, "one").await;
+    let mine = house.agent("one").await;
+    for agent in [mine, theirs] {
+        house.stored(agent, 1, vec![float(1, house.now, 95.5)]).await;
+    }
+    let (main_desk, mut main_came) = receiver(vec![]).await;
+    let (acme_desk, mut acme_came) = receiver(vec![]).await;
+    let hook = |name: &str, address, more: &str| {
+        format!("[webhook.{name}]\nurl = \"http://{address}/hook\"\nsecret = \"{SECRET}\"\n{more}")
+    };
+    let text = format!(
+        "{HOT}[alarm.warm]\nwhen = \"value\"\npoints = [\"boiler/p1\"]\nabove = 50\ntenants = [\"acme\"]\n{}{}",
+        hook("main-desk", main_desk, ""),
+        hook("acme-desk", acme_desk, "tenant = \"acme\"\n")
+    );
+    let hooks = Webhooks::new(
+        house.store.clone(),
+        house.feed.clone(),
+        Arc::new(Telemetry::new()),
+        alarms(&text).webhooks,
+    )
+    .unwrap();
+    hooks.register().await.unwrap();
+    let (main_bell, acme_bell) = (house.feed.alarms(TenantKey::MAIN), house.feed.alarms(acme));
+    evaluator(&house, &text).look(true, house.now, 0).await.unwrap();
+    assert_eq!((main_bell.borrow().active, acme_bell.borrow().active), (1, 2));
+    let rules = async |tenant| {
+        let (standing, _) = house.store.clone().within(tenant).standing_alarms().await.unwrap();
+        standing.into_iter().map(|row| row.alarm.rule).collect::<Vec<_>>()
+    };
+    assert_eq!(rules(TenantKey::MAIN).await, ["hot"]);
+    assert_eq!(rules(acme).await, ["hot", "warm"], "and one that stands for this tenant alone");
+
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(hooks.run(stop.clone()));
+    for (came, count) in [(&mut main_came, 1), (&mut acme_came, 2)] {
+        for _ in 0..count {
+            timeout(PATIENCE, came.recv()).await.unwrap().unwrap();
+        }
+    }
+    // What happens to one is told to its own desk.
+    let own = house.store.clone().within(acme);
+    let (standing, _) = own.standing_alarms().await.unwrap();
+    own.acknowledge_alarm(standing[0].key, "kim", "", house.now).await.unwrap().unwrap();
+    house.feed.ring(acme, own.alarm_summary().await.unwrap());
+    let (_, body) = timeout(PATIENCE, acme_came.recv()).await.unwrap().unwrap();
+    assert!(String::from_utf8_lossy(&body).contains("alarm.acknowledged"));
+    stop.cancel();
+    running.await.unwrap();
+    assert!(main_came.try_recv().is_err(), "the main tenant's desk hears of its own alone");
 }
 
 /// A receiver with a certificate of its own for `localhost`; the certificate as PEM.

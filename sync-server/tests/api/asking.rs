@@ -289,6 +289,25 @@ async fn gaps_tell_whose_they_are_and_why() {
     assert_eq!((&first["gaps"][0]["reason"], &first["more"]), (&json!("corrupt"), &json!(true)));
     let others = house.json("/api/v1/gaps?agent=hall/other&limit=1").await;
     assert_eq!((&others["gaps"][0]["reason"], &others["more"]), (&json!("clock"), &json!(false)));
+
+    let full = all["gaps"][0].clone();
+    assert_eq!((&full["device"], &full["name"]), (&json!("boiler"), &json!("p1")));
+    assert!(full["words"].as_str().unwrap().contains("buffer was full"), "{full}");
+    let latest = house.json("/api/v1/gaps?sort=-from&limit=1").await;
+    assert_eq!((&latest["gaps"][0]["reason"], &latest["more"]), (&json!("agent down"), &json!(true)));
+    let damaged = house.json("/api/v1/gaps?reason=corrupt&from=-1w").await;
+    assert_eq!(damaged["gaps"].as_array().unwrap().len(), 1);
+    let boiler = house.json("/api/v1/gaps?device=boiler&from=-1w").await;
+    assert_eq!(boiler["gaps"], json!([full]));
+    for wrong in ["reason=hunger", "sort=to"] {
+        let refused = house.get(&format!("/api/v1/gaps?{wrong}")).await;
+        assert_eq!(refused.status, StatusCode::BAD_REQUEST, "{}", refused.body);
+    }
+    let file = house.get("/api/v1/gaps.csv?from=-1w&sort=-from").await;
+    let lines: Vec<&str> = file.body.split("\r\n").collect();
+    assert_eq!(lines[0], "from,to,seconds,gateway,device,point,readings,reason,words");
+    assert_eq!(lines.len(), 6, "{}", file.body);
+    assert!(lines[3].contains(",1,hall/one,boiler,p1,12,buffer full,"), "{}", file.body);
 }
 
 #[tokio::test]
@@ -296,7 +315,7 @@ async fn every_refusal_is_a_problem_that_names_the_way_out() {
     let house = House::build().await;
     let cases = [
         ("/nonsense", 404, "`/api/v1/nonsense` is no path of this API"),
-        ("/fleet/hall", 404, "there are alarms, audit, faults, fleet, gaps, joining, keys"),
+        ("/fleet/hall", 404, "there are alarms, audit, faults, fleet, gaps, gaps.csv, joining, keys"),
         ("", 404, "points, quarantine, query"),
         ("/fleet?colour=blue", 400, "colour"),
         ("/points?agent=hall/nobody", 404, "no agent is named `hall/nobody`; names are site/gateway"),

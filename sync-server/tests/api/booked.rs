@@ -269,14 +269,9 @@ impl Store for Booked {
         Ok(points.into_iter().map(|row| PointRow { fork, ..row }).collect())
     }
 
-    async fn gaps(
-        &self,
-        _: Option<AgentKey>,
-        _: Micros,
-        _: Micros,
-        _: usize,
-    ) -> Result<Vec<(AgentKey, wire::Gap)>, StoreError> {
-        Ok(self.ask()?.gaps.clone())
+    async fn find_gaps(&self, _: &GapQuery) -> Result<Vec<GapRow>, StoreError> {
+        let row = |(agent, gap): (AgentKey, wire::Gap)| GapRow { agent, gap, point: None };
+        Ok(self.ask()?.gaps.iter().cloned().map(row).collect())
     }
 
     fn describe(&self) -> String {

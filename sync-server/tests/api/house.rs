@@ -7,16 +7,18 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{HeaderMap, Request, Response, StatusCode, header, request};
-use forebay_config::server;
+use forebay_config::{load, server};
 use forebay_protocols::boot_time::wall_micros;
 use forebay_protocols::reading::{DataType, Point, PointId, PointKind, Quality, Value};
 use forebay_protocols::sync::batch::{Epoch, Sequence};
 use forebay_protocols::sync::wire;
 use forebay_server::access::{Gate, Openness, Rules};
-use forebay_server::api::{self, Api, Roster};
+use forebay_server::api::{self, About, Api, Roster};
+use forebay_server::identity::Authority;
+use forebay_server::invitation::Inviter;
 use forebay_server::live::{Committed, Feed};
 use forebay_server::store::{
-    self, AgentKey, Arrived, Content, Delivery, Micros, NewToken, PointKey, Store, Timed,
+    self, AgentKey, Arrived, Content, Delivery, Micros, NewToken, PointKey, Store, TenantKey, Timed,
 };
 use forebay_server::{headers, health, ui};
 use http_body_util::BodyExt;
@@ -43,6 +45,7 @@ pub struct House {
     pub serving: JoinHandle<std::io::Result<()>>,
     /// When it was built: the readings of the tests lie around this moment.
     pub now: Micros,
+    pub authority: Arc<Authority>,
     _folder: TempDir,
 }
 
@@ -87,16 +90,17 @@ impl House {
         let gate = Arc::new(Gate::new(store.access(), rules));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let router = router(&store, &feed, &gate, &stop);
+        let authority = Arc::new(Authority::open(folder.path()).unwrap());
+        let router = router(&store, &feed, &gate, &stop, &authority);
         let asked = stop.clone().cancelled_owned();
         let serving = axum::serve(listener, router).with_graceful_shutdown(asked);
         let serving = tokio::spawn(serving.into_future());
-        Self { store, feed, gate, stop, address, serving, now: wall_micros(), _folder: folder }
+        Self { store, feed, gate, stop, address, serving, now: wall_micros(), authority, _folder: folder }
     }
 
     /// The same router without a socket: nothing is read from it unless the test reads.
     pub fn router(&self) -> Router {
-        router(&self.store, &self.feed, &self.gate, &self.stop)
+        router(&self.store, &self.feed, &self.gate, &self.stop, &self.authority)
     }
 
     /// The same with another roster.
@@ -143,6 +147,11 @@ impl House {
 
     /// An agent of the site `hall` that has joined.
     pub async fn agent(&self, gateway: &str) -> AgentKey {
+        self.agent_of(TenantKey::MAIN, gateway).await
+    }
+
+    /// The same, of a tenant.
+    pub async fn agent_of(&self, tenant: TenantKey, gateway: &str) -> AgentKey {
         let mut hash = [0; 32];
         getrandom::fill(&mut hash).unwrap();
         let expires = self.now + 1_000 * SECOND;
@@ -155,6 +164,7 @@ impl House {
             created: self.now,
         };
         self.store.add_token(token).await.unwrap();
+        self.gate.access().give_token(hash, tenant).await.unwrap();
         let joined = self.store.join(hash, "hall", gateway, hash, expires, self.now).await.unwrap();
         joined.1.unwrap()
     }
@@ -189,12 +199,25 @@ impl Drop for House {
     }
 }
 
-fn router(store: &Arc<dyn Store>, feed: &Feed, gate: &Arc<Gate>, stop: &CancellationToken) -> Router {
+/// Where agents reach the house, if there were one.
+pub const ADDRESS: &str = "plant.example:8443";
+
+fn router(
+    store: &Arc<dyn Store>,
+    feed: &Feed,
+    gate: &Arc<Gate>,
+    stop: &CancellationToken,
+    authority: &Arc<Authority>,
+) -> Router {
     // Tests look at once at what they did.
     let fleet = Roster::fresh_for(store.clone(), Duration::ZERO);
     let api = Api { store: store.clone(), fleet, feed: feed.clone(), gate: gate.clone(), stop: stop.clone() };
     let metrics = api::guarded(health::metrics_router(Arc::default()), &api, api::METRICS);
-    headers::secure(metrics.merge(api::router(api)).merge(ui::router()), false)
+    let text = "[retention]\nreadings = \"90d\"\n[retention.class.alarms]\npoints = [\"*/alarm_*\"]\nreadings = \"365d\"\n";
+    let retention = load::server_text("server.toml", text).unwrap().retention;
+    let inviter = Some(Inviter { authority: authority.clone(), address: ADDRESS.into() });
+    let api = api::router_about(api, About { retention, inviter });
+    headers::secure(metrics.merge(api).merge(ui::router()), false)
 }
 
 pub async fn ask(request: Request<Body>) -> Response<Incoming> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use forebay_server::store::alarms::{
     Alarm, AlarmChange, AlarmKey, AlarmQuery, AlarmState, EventKind, Member, Pending, Told,
 };
-use forebay_server::store::{Delivery, PointKey, Silence, Store};
+use forebay_server::store::{Act, Change, Delivery, Outcome, PointKey, Silence, Store, TenantKey};
 use futures::future::try_join_all;
 
 use crate::place::{NOW, Place, SECOND, agent, delivery, delivery_of};
@@ -202,6 +202,61 @@ pub async fn one_server_at_a_time_tells_a_webhook(place: Arc<Place>) {
     let event = told.into_iter().flatten().next().unwrap().0.event;
     stores[0].webhook_failed("desk", event, NOW + 400 * 86_400 * SECOND, "?").await.unwrap();
     assert!(ask(0).await.unwrap().is_some());
+}
+
+pub async fn alarms_are_of_one_tenant(place: Arc<Place>) {
+    let whole = place.open().await;
+    let act = Act { tenant: TenantKey::MAIN, who: "test".into(), origin: String::new(), at: NOW };
+    let made = whole.access().change(&act, Change::AddTenant { name: "other".into() }).await.unwrap();
+    let Outcome::Done(other) = made else { panic!("{made:?}") };
+    let (main, other) = (whole.clone().within(TenantKey::MAIN), whole.clone().within(TenantKey(other)));
+    for hook in ["main-desk", "other-desk"] {
+        whole.add_webhook(hook).await.unwrap();
+    }
+    // The same rule and the same subject, of both.
+    let mine = raised(&main, "north", 2).await.1;
+    let theirs = raised(&other, "north", 2).await.1;
+    assert_ne!(mine.key, theirs.key);
+    let wait = |base| {
+        let wait = Pending { rule: "hot".into(), member: "a".into(), since: NOW, base };
+        vec![AlarmChange::Wait(wait)]
+    };
+    main.change_alarms(wait(1.0), NOW).await.unwrap();
+    other.change_alarms(wait(2.0), NOW).await.unwrap();
+    for (store, own, base) in [(&main, &mine, 1.0), (&other, &theirs, 2.0)] {
+        let (standing, pending) = store.standing_alarms().await.unwrap();
+        assert_eq!(standing, std::slice::from_ref(own));
+        assert_eq!(pending.iter().map(|wait| wait.base).collect::<Vec<_>>(), [base]);
+        let all = AlarmQuery { states: AlarmState::ALL.to_vec(), site: None, before: None, most: 9 };
+        assert_eq!(store.alarms(&all).await.unwrap(), std::slice::from_ref(own));
+        assert_eq!(store.alarm_summary().await.unwrap().active, 1);
+    }
+    assert_eq!(whole.alarm_summary().await.unwrap().active, 2);
+
+    // Nothing of another's is changed, whatever number is named.
+    let strange = vec![
+        AlarmChange::Clear { alarm: mine.key, version: 1 },
+        AlarmChange::Renew { alarm: mine.key, version: 1, now: alarm("north", 2, &["x"]), grew: true },
+        AlarmChange::Forget { rule: "hot".into(), member: "b".into() },
+    ];
+    assert_eq!(other.change_alarms(strange, NOW).await.unwrap(), []);
+    assert_eq!(other.acknowledge_alarm(mine.key, "eva", "", NOW).await.unwrap(), None);
+    assert_eq!(main.standing_alarms().await.unwrap().0, std::slice::from_ref(&mine));
+    assert_eq!(main.standing_alarms().await.unwrap().1.len(), 1);
+    let seen = other.acknowledge_alarm(theirs.key, "eva", "", NOW).await.unwrap().unwrap();
+    assert_eq!(seen.state(), AlarmState::Acknowledged);
+    assert!(main.alarm_summary().await.unwrap().newest < other.alarm_summary().await.unwrap().newest);
+
+    // A webhook is told what happens to its tenant's, in order.
+    for (store, hook, own, events) in [(&main, "main-desk", &mine, 1), (&other, "other-desk", &theirs, 2)] {
+        for _ in 0..events {
+            let (event, _) = store.next_for_webhook(hook, 0, NOW, SECOND).await.unwrap().unwrap();
+            let told: serde_json::Value = serde_json::from_str(&event.alarm).unwrap();
+            assert_eq!(told["id"], own.key.0, "{hook}");
+            store.webhook_told(hook, event.event).await.unwrap();
+        }
+        assert_eq!(store.next_for_webhook(hook, 0, NOW, SECOND).await.unwrap(), None, "{hook}");
+    }
 }
 
 pub async fn an_interval_in_which_an_agent_was_not_heard_is_kept(place: Arc<Place>) {

@@ -129,10 +129,12 @@ pub(super) fn gaps() -> Value {
         ("agent", or_null(text())),
         ("point", or_null(integer())),
         ("device", or_null(text())),
+        ("name", or_null(text())),
         ("from", moment()),
         ("to", moment()),
         ("count", or_null(count())),
         ("reason", text()),
+        ("words", text()),
     ]);
     object(&[("gaps", list(gap)), ("more", boolean())])
 }
@@ -273,7 +275,26 @@ pub(super) fn joining() -> Value {
 pub(super) fn server() -> Value {
     let store =
         object(&[("words", text()), ("tier", text()), ("gives", text()), ("bytes", or_null(count()))]);
-    object(&[("time", moment()), ("version", text()), ("store", store)])
+    let kept = ["readings", "minutes", "hours", "days"].map(|key| (key, or_null(count())));
+    let class = object(&[&[("name", text()), ("points", list(text()))], &kept[..]].concat());
+    let retention = object(&[&[("classes", list(class))], &kept[..]].concat());
+    object(&[
+        ("time", moment()),
+        ("version", text()),
+        ("store", or_null(store)),
+        ("retention", or_null(retention)),
+    ])
+}
+
+pub(super) fn new_token() -> Value {
+    object(&[
+        ("join", text()),
+        ("command", text()),
+        ("expires", moment()),
+        ("uses", count()),
+        ("approval", boolean()),
+        ("qr", or_null(object(&[("size", count()), ("path", text())]))),
+    ])
 }
 
 pub(super) fn notice() -> Value {
@@ -289,7 +310,8 @@ pub(super) fn body(keys: &[&str]) -> Value {
         let schema = match *key {
             "rights" => list(one_of(&["read", "metrics", "operate", "manage"])),
             "role" => one_of(&["viewer", "operator", "admin"]),
-            "expires_s" | "shift_s" => integer(),
+            "expires_s" | "shift_s" | "uses" => integer(),
+            "approval" => boolean(),
             "id" => json!({ "type": ["string", "integer"] }),
             _ => text(),
         };

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use forebay_protocols::reading::PointId;
 use forebay_protocols::sync::batch::{Epoch, Sequence};
 use forebay_protocols::sync::ranges::Ranges;
-use forebay_protocols::sync::wire::{self, sync_answer::Verdict};
+use forebay_protocols::sync::wire::sync_answer::Verdict;
 use tokio::sync::{Notify, OwnedMutexGuard};
 
 use crate::store::*;
@@ -428,13 +428,7 @@ impl Store for Memory {
         Ok(vec![])
     }
 
-    async fn gaps(
-        &self,
-        _: Option<AgentKey>,
-        _: Micros,
-        _: Micros,
-        _: usize,
-    ) -> Result<Vec<(AgentKey, wire::Gap)>, StoreError> {
+    async fn find_gaps(&self, _: &GapQuery) -> Result<Vec<GapRow>, StoreError> {
         Ok(vec![])
     }
 

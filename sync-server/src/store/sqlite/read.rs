@@ -9,7 +9,8 @@ use super::super::buckets::Buckets;
 use super::super::rollups::{Grain, Segment, Source, cover};
 use super::super::scope::Scope;
 use super::super::{
-    AgentKey, AgentRow, Bucket, Latest, Micros, PointKey, PointRow, Query, StoreError, sieve, words,
+    AgentKey, AgentRow, Bucket, GapQuery, GapRow, Latest, Micros, PointKey, PointRow, Query, StoreError,
+    sieve, words,
 };
 use super::rollups;
 use super::values::{quality, value};
@@ -151,22 +152,24 @@ fn readings(
     Ok(true)
 }
 
-pub fn gaps(
-    on: &Connection,
-    scope: Scope,
-    from: Micros,
-    to: Micros,
-    most: usize,
-) -> Result<Vec<(AgentKey, wire::Gap)>, StoreError> {
-    let sql = "select e.agent, g.number, coalesce(d.point, 0), from_time, to_time, count, reason, g.device \
-               from gaps g \
-               join epochs e on e.epoch_key = g.epoch_key \
-               left join dictionary d on d.epoch_key = g.epoch_key and d.number = g.entry \
-               where (?1 is null or e.agent = ?1) and from_time < ?3 and to_time >= ?2 \
-               and (?5 is null or e.agent in (select agent from agents where tenant = ?5)) \
-               order by from_time, e.agent, g.number limit ?4";
-    let mut statement = on.prepare_cached(sql)?;
-    let rows = statement.query_map(params![scope.agent, from, to, limit(most), scope.tenant], |row| {
+pub fn gaps(on: &Connection, scope: Scope, query: &GapQuery) -> Result<Vec<GapRow>, StoreError> {
+    let sql = format!(
+        "select e.agent, g.number, coalesce(d.point, 0), from_time, to_time, count, reason, g.device, \
+         p.device, p.name from gaps g \
+         join epochs e on e.epoch_key = g.epoch_key \
+         left join dictionary d on d.epoch_key = g.epoch_key and d.number = g.entry \
+         left join points p on p.point = d.point \
+         where (?1 is null or e.agent = ?1) and from_time < ?3 and to_time >= ?2 \
+         and (?5 is null or e.agent in (select agent from agents where tenant = ?5)) \
+         and (?6 is null or reason = ?6) and (?7 is null or coalesce(p.device, g.device) = ?7) \
+         order by {} limit ?4",
+        query.order()
+    );
+    let reason = query.reason.map(i32::from);
+    let mut statement = on.prepare_cached(&sql)?;
+    let with =
+        params![scope.agent, query.from, query.to, limit(query.most), scope.tenant, reason, query.device];
+    let rows = statement.query_map(with, |row| {
         let gap = wire::Gap {
             // The server's own records have no number of the gateway's.
             number: row.get::<_, i64>(1)?.max(0) as u64,
@@ -178,7 +181,9 @@ pub fn gaps(
             device: row.get(7)?,
             ..Default::default()
         };
-        Ok((AgentKey(row.get(0)?), gap))
+        let device: Option<String> = row.get(8)?;
+        let point = device.zip(row.get(9)?);
+        Ok(GapRow { agent: AgentKey(row.get(0)?), gap, point })
     })?;
     Ok(rows.collect::<Result<_, _>>()?)
 }

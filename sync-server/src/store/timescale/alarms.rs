@@ -12,7 +12,8 @@ use super::super::alarms::{
     members_text,
 };
 use super::super::plan::Failure;
-use super::super::{AgentKey, Latest, Micros, PointKey, Silence, StoreError, sieve};
+use super::super::scope::Scope;
+use super::super::{AgentKey, Latest, Micros, PointKey, Silence, StoreError, TenantKey, sieve};
 use super::ingest::run;
 use super::read::limit;
 use super::values::{Moment, quality, value};
@@ -47,7 +48,10 @@ fn row(row: &Row) -> Result<AlarmRow, tokio_postgres::Error> {
     })
 }
 
-pub async fn standing(client: &mut Client) -> Result<(Vec<AlarmRow>, Vec<Pending>), StoreError> {
+pub async fn standing(
+    client: &mut Client,
+    scope: Scope,
+) -> Result<(Vec<AlarmRow>, Vec<Pending>), StoreError> {
     // One moment for both.
     let on = client
         .build_transaction()
@@ -55,11 +59,13 @@ pub async fn standing(client: &mut Client) -> Result<(Vec<AlarmRow>, Vec<Pending
         .read_only(true)
         .start()
         .await?;
-    let rows = on.query(&format!("{ROW} where cleared is null order by alarm"), &[]).await?;
+    let sql = format!("{ROW} where cleared is null and ($1::bigint is null or tenant = $1) order by alarm");
+    let rows = on.query(&sql, &[&scope.tenant]).await?;
     let rows = rows.iter().map(row).collect::<Result<_, _>>()?;
-    let sql = "select rule, member, since, base from alarms_pending order by rule, member";
+    let sql = "select rule, member, since, base from alarms_pending \
+               where $1::bigint is null or tenant = $1 order by rule, member";
     let mut pending = Vec::new();
-    for row in on.query(sql, &[]).await? {
+    for row in on.query(sql, &[&scope.tenant]).await? {
         pending.push(Pending {
             rule: row.try_get(0)?,
             member: row.try_get(1)?,
@@ -71,98 +77,120 @@ pub async fn standing(client: &mut Client) -> Result<(Vec<AlarmRow>, Vec<Pending
     Ok((rows, pending))
 }
 
-pub async fn alarms(client: &Client, query: &AlarmQuery) -> Result<Vec<AlarmRow>, StoreError> {
+pub async fn alarms(client: &Client, scope: Scope, query: &AlarmQuery) -> Result<Vec<AlarmRow>, StoreError> {
     let sql = format!(
         "{ROW} where ($1::text is null or site = $1) and ($2::bigint is null or alarm < $2) and (\
          ($3 and cleared is null and acknowledged is null) \
          or ($4 and cleared is null and acknowledged is not null) or ($5 and cleared is not null)) \
-         order by alarm desc limit $6"
+         and ($7::bigint is null or tenant = $7) order by alarm desc limit $6"
     );
     let [active, acknowledged, cleared] = AlarmState::ALL.map(|state| query.states.contains(&state));
     let before = query.before.map(|before| before.0);
     let most = limit(query.most);
-    let rows = client.query(&sql, &[&query.site, &before, &active, &acknowledged, &cleared, &most]).await?;
+    let with: [&(dyn tokio_postgres::types::ToSql + Sync); 7] =
+        [&query.site, &before, &active, &acknowledged, &cleared, &most, &scope.tenant];
+    let rows = client.query(&sql, &with).await?;
     Ok(rows.iter().map(row).collect::<Result<_, _>>()?)
 }
 
-pub async fn summary(client: &Client) -> Result<AlarmSummary, StoreError> {
+pub async fn summary(client: &Client, scope: Scope) -> Result<AlarmSummary, StoreError> {
     let sql = "select count(*) filter (where acknowledged is null), \
                count(*) filter (where acknowledged is not null), \
-               (select coalesce(max(event), 0) from alarm_events) from alarms where cleared is null";
-    let row = client.query_one(sql, &[]).await?;
+               (select coalesce(max(event), 0) from alarm_events where $1::bigint is null or tenant = $1) \
+               from alarms where cleared is null and ($1::bigint is null or tenant = $1)";
+    let row = client.query_one(sql, &[&scope.tenant]).await?;
     let (active, acknowledged) = (row.try_get::<_, i64>(0)? as u64, row.try_get::<_, i64>(1)? as u64);
     Ok(AlarmSummary { active, acknowledged, newest: row.try_get(2)? })
 }
 
-pub async fn change(client: &mut Client, changes: &[AlarmChange], now: Micros) -> Result<Vec<Told>, Failure> {
+pub async fn change(
+    client: &mut Client,
+    scope: Scope,
+    changes: &[AlarmChange],
+    now: Micros,
+) -> Result<Vec<Told>, Failure> {
+    let tenant = scope.tenant.unwrap_or(TenantKey::MAIN.0);
     let on = client.transaction().await?;
     run(&on, "select pg_advisory_xact_lock($1)", &[&LOCK]).await?;
     let mut told = Vec::new();
     for change in changes {
-        told.extend(one(&on, change, now).await?);
+        told.extend(one(&on, tenant, change, now).await?);
     }
     on.commit().await?;
     Ok(told)
 }
 
-async fn one(on: &Transaction<'_>, change: &AlarmChange, now: Micros) -> Result<Option<Told>, Failure> {
+async fn one(
+    on: &Transaction<'_>,
+    tenant: i64,
+    change: &AlarmChange,
+    now: Micros,
+) -> Result<Option<Told>, Failure> {
     let at = Moment(now);
     match change {
         AlarmChange::Wait(Pending { rule, member, since, base }) => {
-            let sql = "insert into alarms_pending (rule, member, since, base) values ($1, $2, $3, $4) \
-                       on conflict (rule, member) do update set since = excluded.since, base = excluded.base";
-            run(on, sql, &[rule, &sieve::text(member), &Moment(*since), base]).await?;
+            let sql = "insert into alarms_pending (rule, member, since, base, tenant) values ($1, $2, $3, $4, $5) \
+                       on conflict (tenant, rule, member) do update set since = excluded.since, base = excluded.base";
+            run(on, sql, &[rule, &sieve::text(member), &Moment(*since), base, &tenant]).await?;
             Ok(None)
         }
         AlarmChange::Forget { rule, member } => {
-            forget(on, rule, member).await?;
+            forget(on, tenant, rule, member).await?;
             Ok(None)
         }
         AlarmChange::Raise(alarm) => {
             for member in &alarm.members {
-                forget(on, &alarm.rule, &member.name).await?;
+                forget(on, tenant, &alarm.rule, &member.name).await?;
             }
             let sql = "insert into alarms (rule, kind, priority, site, subject, words, remedy, members, \
-                       raised, changed) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9) \
-                       on conflict (rule, subject) where cleared is null do nothing returning alarm";
+                       raised, changed, tenant) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $9, $10) \
+                       on conflict (tenant, rule, subject) where cleared is null do nothing returning alarm";
             let [site, subject, words, remedy] = texts(alarm);
             let members = members_text(&alarm.members);
             let Alarm { rule, kind, priority, .. } = alarm;
-            let made = run(on, sql, &[rule, kind, priority, &site, &subject, &words, &remedy, &members, &at])
-                .await?;
+            let made = run(
+                on,
+                sql,
+                &[rule, kind, priority, &site, &subject, &words, &remedy, &members, &at, &tenant],
+            )
+            .await?;
             match made.first() {
-                Some(made) => Ok(Some(note(on, made.try_get(0)?, EventKind::Raised, now).await?)),
+                Some(made) => Ok(Some(note(on, tenant, made.try_get(0)?, EventKind::Raised, now).await?)),
                 None => Ok(None),
             }
         }
         AlarmChange::Renew { alarm, version, now: is, grew } => {
             for member in &is.members {
-                forget(on, &is.rule, &member.name).await?;
+                forget(on, tenant, &is.rule, &member.name).await?;
             }
             let sql = "update alarms set words = $3, remedy = $4, members = $5, priority = $6, \
                        changed = greatest(changed, $7), version = version + 1, \
                        acknowledged = case when $8 then null else acknowledged end, \
                        by_whom = case when $8 then '' else by_whom end, note = case when $8 then '' else note end \
-                       where alarm = $1 and version = $2 and cleared is null returning alarm";
+                       where alarm = $1 and version = $2 and cleared is null and tenant = $9 returning alarm";
             let [_, _, words, remedy] = texts(is);
             let members = members_text(&is.members);
-            let done = run(on, sql, &[&alarm.0, version, &words, &remedy, &members, &is.priority, &at, grew])
-                .await?;
+            let done = run(
+                on,
+                sql,
+                &[&alarm.0, version, &words, &remedy, &members, &is.priority, &at, grew, &tenant],
+            )
+            .await?;
             let kind = if *grew { EventKind::Grew } else { EventKind::Changed };
             match done.is_empty() {
                 true => Ok(None),
-                false => Ok(Some(note(on, alarm.0, kind, now).await?)),
+                false => Ok(Some(note(on, tenant, alarm.0, kind, now).await?)),
             }
         }
         AlarmChange::Clear { alarm, version } => {
             let sql = "update alarms set cleared = greatest(raised, $3), changed = greatest(changed, $3), \
                        version = version + 1 where alarm = $1 and version = $2 and cleared is null \
-                       returning alarm";
-            let done = run(on, sql, &[&alarm.0, version, &at]).await?;
+                       and tenant = $4 returning alarm";
+            let done = run(on, sql, &[&alarm.0, version, &at, &tenant]).await?;
             run(on, "delete from alarms where cleared < $1", &[&Moment(now - KEPT)]).await?;
             match done.is_empty() {
                 true => Ok(None),
-                false => Ok(Some(note(on, alarm.0, EventKind::Cleared, now).await?)),
+                false => Ok(Some(note(on, tenant, alarm.0, EventKind::Cleared, now).await?)),
             }
         }
     }
@@ -172,26 +200,35 @@ fn texts(alarm: &Alarm) -> [Cow<'_, str>; 4] {
     [&alarm.site, &alarm.subject, &alarm.words, &alarm.remedy].map(|text| sieve::text(text))
 }
 
-async fn forget(on: &Transaction<'_>, rule: &str, member: &str) -> Result<(), Failure> {
-    let sql = "delete from alarms_pending where rule = $1 and member = $2";
-    run(on, sql, &[&rule, &sieve::text(member)]).await?;
+async fn forget(on: &Transaction<'_>, tenant: i64, rule: &str, member: &str) -> Result<(), Failure> {
+    let sql = "delete from alarms_pending where tenant = $1 and rule = $2 and member = $3";
+    run(on, sql, &[&tenant, &rule, &sieve::text(member)]).await?;
     Ok(())
 }
 
 /// Keeps the event, and gives the row as it is now.
-async fn note(on: &Transaction<'_>, key: i64, kind: EventKind, now: Micros) -> Result<Told, Failure> {
+async fn note(
+    on: &Transaction<'_>,
+    tenant: i64,
+    key: i64,
+    kind: EventKind,
+    now: Micros,
+) -> Result<Told, Failure> {
     let found = on.query_one(&format!("{ROW} where alarm = $1"), &[&key]).await?;
     let found = row(&found)?;
-    let sql = "insert into alarm_events (kind, priority, at, alarm) values ($1, $2, $3, $4) returning event";
+    let sql = "insert into alarm_events (kind, priority, at, alarm, tenant) values ($1, $2, $3, $4, $5)";
     let json = found.json().to_string();
-    let made = run(on, sql, &[&kind.word(), &found.alarm.priority, &Moment(now), &json]).await?;
-    let newest: i64 = made.first().map_or(Ok(0), |row| row.try_get(0))?;
-    run(on, "delete from alarm_events where event <= $1", &[&(newest - EVENTS)]).await?;
+    run(on, sql, &[&kind.word(), &found.alarm.priority, &Moment(now), &json, &tenant]).await?;
+    // Of each tenant for itself: one that is noisy takes no other's place.
+    let sql = "delete from alarm_events where tenant = $1 and event <= \
+               (select event from alarm_events where tenant = $1 order by event desc limit 1 offset $2)";
+    run(on, sql, &[&tenant, &EVENTS]).await?;
     Ok((kind, found))
 }
 
 pub async fn acknowledge(
     client: &mut Client,
+    scope: Scope,
     alarm: AlarmKey,
     by: &str,
     words: &str,
@@ -199,6 +236,9 @@ pub async fn acknowledge(
 ) -> Result<Option<AlarmRow>, Failure> {
     let on = client.transaction().await?;
     run(&on, "select pg_advisory_xact_lock($1)", &[&LOCK]).await?;
+    let sql = "select tenant from alarms where alarm = $1 and ($2::bigint is null or tenant = $2)";
+    let whose = on.query_opt(sql, &[&alarm.0, &scope.tenant]).await?;
+    let Some(tenant) = whose.map(|row| row.try_get::<_, i64>(0)).transpose()? else { return Ok(None) };
     let sql = "update alarms set acknowledged = $2, by_whom = $3, note = $4, changed = greatest(changed, $2), \
                version = version + 1 where alarm = $1 and acknowledged is null returning alarm";
     let done = run(&on, sql, &[&alarm.0, &Moment(now), &sieve::text(by), &sieve::text(words)]).await?;
@@ -207,7 +247,7 @@ pub async fn acknowledge(
             let found = on.query_opt(&format!("{ROW} where alarm = $1"), &[&alarm.0]).await?;
             found.as_ref().map(row).transpose()?
         }
-        false => Some(note(&on, alarm.0, EventKind::Acknowledged, now).await?.1),
+        false => Some(note(&on, tenant, alarm.0, EventKind::Acknowledged, now).await?.1),
     };
     on.commit().await?;
     Ok(found)
@@ -252,16 +292,17 @@ pub async fn add_webhook(client: &Client, name: &str) -> Result<(), StoreError> 
 
 pub async fn next_for_webhook(
     client: &mut Client,
+    scope: Scope,
     name: &str,
     least: i16,
     now: Micros,
     lease: Micros,
 ) -> Result<Option<(AlarmEvent, u32)>, Failure> {
     // Most often there is nothing, and nothing is locked for it.
-    let waits =
-        "select exists (select from webhooks w join alarm_events e on event > position where name = $1)";
+    let waits = "select exists (select from webhooks w join alarm_events e on event > position \
+                 and ($2::bigint is null or e.tenant = $2) where name = $1)";
     let statement = client.prepare_cached(waits).await?;
-    if !client.query_one(&statement, &[&name]).await?.try_get::<_, bool>(0)? {
+    if !client.query_one(&statement, &[&name, &scope.tenant]).await?.try_get::<_, bool>(0)? {
         return Ok(None);
     }
     let on = client.transaction().await?;
@@ -271,8 +312,9 @@ pub async fn next_for_webhook(
     let Some(own) = own.first() else { return Ok(None) };
     let (position, attempts): (i64, i32) = (own.try_get(0)?, own.try_get(1)?);
     let sql = "select event, kind, at, alarm from alarm_events where event > $1 and priority >= $2 \
-               and kind <> 'changed' and at >= $3 order by event limit 1";
-    let found = run(&on, sql, &[&position, &least, &Moment(now - TOLD_WITHIN)]).await?;
+               and kind <> 'changed' and at >= $3 and ($4::bigint is null or tenant = $4) \
+               order by event limit 1";
+    let found = run(&on, sql, &[&position, &least, &Moment(now - TOLD_WITHIN), &scope.tenant]).await?;
     let Some(found) = found.first() else { return Ok(None) };
     let event = AlarmEvent {
         event: found.try_get(0)?,
@@ -308,19 +350,19 @@ pub async fn webhook_failed(
 #[async_trait]
 impl Alarms for Timescale {
     async fn standing_alarms(&self) -> Result<(Vec<AlarmRow>, Vec<Pending>), StoreError> {
-        limited(async { standing(&mut self.client().await?).await }).await
+        limited(async { standing(&mut self.client().await?, self.scope(None)).await }).await
     }
 
     async fn alarms(&self, query: &AlarmQuery) -> Result<Vec<AlarmRow>, StoreError> {
-        limited(async { alarms(&self.client().await?, query).await }).await
+        limited(async { alarms(&self.client().await?, self.scope(None), query).await }).await
     }
 
     async fn alarm_summary(&self) -> Result<AlarmSummary, StoreError> {
-        limited(async { summary(&self.client().await?).await }).await
+        limited(async { summary(&self.client().await?, self.scope(None)).await }).await
     }
 
     async fn change_alarms(&self, changes: Vec<AlarmChange>, now: Micros) -> Result<Vec<Told>, StoreError> {
-        limited(async { Ok(change(&mut self.client().await?, &changes, now).await?) }).await
+        limited(async { Ok(change(&mut self.client().await?, self.scope(None), &changes, now).await?) }).await
     }
 
     async fn acknowledge_alarm(
@@ -330,7 +372,9 @@ impl Alarms for Timescale {
         note: &str,
         now: Micros,
     ) -> Result<Option<AlarmRow>, StoreError> {
-        limited(async { Ok(acknowledge(&mut self.client().await?, alarm, by, note, now).await?) }).await
+        let scope = self.scope(None);
+        limited(async { Ok(acknowledge(&mut self.client().await?, scope, alarm, by, note, now).await?) })
+            .await
     }
 
     async fn latest(&self, points: &[PointKey]) -> Result<Vec<(PointKey, Latest)>, StoreError> {
@@ -358,8 +402,11 @@ impl Alarms for Timescale {
         now: Micros,
         lease: Micros,
     ) -> Result<Option<(AlarmEvent, u32)>, StoreError> {
-        limited(async { Ok(next_for_webhook(&mut self.client().await?, name, least, now, lease).await?) })
-            .await
+        let scope = self.scope(None);
+        limited(async {
+            Ok(next_for_webhook(&mut self.client().await?, scope, name, least, now, lease).await?)
+        })
+        .await
     }
 
     async fn webhook_told(&self, name: &str, event: i64) -> Result<(), StoreError> {

@@ -15,7 +15,8 @@ use super::super::plan::Failure;
 use super::super::rollups::{Grain, Rolled, Segment, Source, Stale, cover};
 use super::super::scope::Scope;
 use super::super::{
-    AgentKey, AgentRow, Bucket, Latest, Micros, PointKey, PointRow, Query, StoreError, words,
+    AgentKey, AgentRow, Bucket, GapQuery, GapRow, Latest, Micros, PointKey, PointRow, Query, StoreError,
+    words,
 };
 use super::rollups;
 use super::values::{Moment, quality, value};
@@ -262,23 +263,25 @@ async fn gathered(
     Ok(gathered)
 }
 
-pub async fn gaps(
-    client: &Client,
-    scope: Scope,
-    from: Micros,
-    to: Micros,
-    most: usize,
-) -> Result<Vec<(AgentKey, wire::Gap)>, StoreError> {
-    let sql = "select e.agent, g.number, coalesce(d.point, 0), from_time, to_time, count, reason, g.device \
-               from gaps g \
-               join epochs e on e.epoch_key = g.epoch_key \
-               left join dictionary d on d.epoch_key = g.epoch_key and d.number = g.entry \
-               where ($1::bigint is null or e.agent = $1) and from_time < $3 and to_time >= $2 \
-               and ($5::bigint is null or e.agent in (select agent from agents where tenant = $5)) \
-               order by from_time, e.agent, g.number limit $4";
-    let most = limit(most);
+pub async fn gaps(client: &Client, scope: Scope, query: &GapQuery) -> Result<Vec<GapRow>, StoreError> {
+    let sql = format!(
+        "select e.agent, g.number, coalesce(d.point, 0), from_time, to_time, count, reason, g.device, \
+         p.device, p.name from gaps g \
+         join epochs e on e.epoch_key = g.epoch_key \
+         left join dictionary d on d.epoch_key = g.epoch_key and d.number = g.entry \
+         left join points p on p.point = d.point \
+         where ($1::bigint is null or e.agent = $1) and from_time < $3 and to_time >= $2 \
+         and ($5::bigint is null or e.agent in (select agent from agents where tenant = $5)) \
+         and ($6::bigint is null or reason = $6) and ($7::text is null or coalesce(p.device, g.device) = $7) \
+         order by {} limit $4",
+        query.order()
+    );
+    let (most, reason) = (limit(query.most), query.reason.map(|reason| i64::from(i32::from(reason))));
+    let (from, to) = (Moment(query.from), Moment(query.to));
+    let with: [&(dyn ToSql + Sync); 7] =
+        [&scope.agent, &from, &to, &most, &scope.tenant, &reason, &query.device];
     let mut gaps = Vec::new();
-    for row in client.query(sql, &[&scope.agent, &Moment(from), &Moment(to), &most, &scope.tenant]).await? {
+    for row in client.query(&sql, &with).await? {
         let gap = wire::Gap {
             // The server's own records have no number of the gateway's.
             number: row.try_get::<_, i64>(1)?.max(0) as u64,
@@ -290,7 +293,9 @@ pub async fn gaps(
             device: row.try_get(7)?,
             ..Default::default()
         };
-        gaps.push((AgentKey(row.try_get(0)?), gap));
+        let device: Option<String> = row.try_get(8)?;
+        let point = device.zip(row.try_get(9)?);
+        gaps.push(GapRow { agent: AgentKey(row.try_get(0)?), gap, point });
     }
     Ok(gaps)
 }
