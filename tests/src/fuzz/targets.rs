@@ -44,7 +44,7 @@ pub const TARGETS: &[Target] = &[
     Target {
         name: "opcua",
         about: "answers of OPC UA servers in their frames, down to values and endpoints",
-        // The library makes room for as many elements as are announced, and for XML; see there.
+        // The library makes room for as many elements as are announced.
         memory: 192 * MIB,
         make: super::opcua::make,
     },

@@ -23,10 +23,11 @@ use opcua::core::comms::tcp_codec::TcpCodec;
 use opcua::core::{RequestMessage, ResponseMessage};
 use opcua::crypto::{CertificateStore, SecurityPolicy};
 use opcua::sync::RwLock;
+use opcua::types::xml::XmlStreamReader;
 use opcua::types::{
     ByteString, ByteStringBody, Context, ContextOwned, DataChangeNotification, DateTime, DecodingOptions,
     DepthGauge, DynEncodable, EndpointDescription, Error, NamespaceMap, NodeId, ObjectId, RequestHeader,
-    StatusChangeNotification, StatusCode, StructureDefinition, TypeLoader, TypeLoaderCollection,
+    StatusChangeNotification, StatusCode, StructureDefinition, TypeLoader, TypeLoaderCollection, XmlBody,
     binary_decode_to_enc,
 };
 use rustix::net::sockopt;
@@ -308,6 +309,17 @@ impl TypeLoader for Bodies {
             Ok(_) => Some(Err(Error::decoding("a structure that ends too early"))),
             Err(why) => Some(Err(why.into())),
         }
+    }
+
+    /// No structure in XML is read; it is marked as one.
+    fn load_from_xml(
+        &self,
+        node_id: &NodeId,
+        _stream: &mut XmlStreamReader<&mut dyn Read>,
+        _context: &Context<'_>,
+        _name: &str,
+    ) -> Option<Result<Box<dyn DynEncodable>, Error>> {
+        Some(Ok(Box::new(XmlBody::new(Vec::new(), node_id.clone(), String::new()))))
     }
 }
 

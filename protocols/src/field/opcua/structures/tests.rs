@@ -259,3 +259,29 @@ fn structures_arrive_as_bytes_and_those_of_the_services_as_they_are() {
     bytes.truncate(bytes.len() - 1);
     assert!(ExtensionObject::decode(&mut bytes.as_slice(), &context).is_err());
 }
+
+/// OPC UA Part 6, 5.2.2.15: an encoding id, 2 for XML, the length, the text.
+fn in_xml(announced: i32, text: &str) -> Vec<u8> {
+    let mut bytes = vec![0, 85, 2];
+    bytes.extend(announced.to_le_bytes());
+    bytes.extend(text.as_bytes());
+    bytes
+}
+
+#[test]
+fn a_structure_in_xml_is_marked_as_one_and_no_more_room_is_made_for_it_than_for_texts() {
+    let context = context();
+    let context = context.context();
+    let text = "<Range><Low>1</Low></Range>";
+    let bytes = in_xml(text.len() as i32, text);
+    let object = ExtensionObject::decode(&mut bytes.as_slice(), &context).unwrap();
+    assert!(object.inner_is::<opcua::types::XmlBody>());
+    for nothing in ["", "  ", "no tag"] {
+        let bytes = in_xml(nothing.len() as i32, nothing);
+        assert!(ExtensionObject::decode(&mut bytes.as_slice(), &context).unwrap().is_null(), "{nothing:?}");
+    }
+    for announced in [17 << 20, i32::MAX] {
+        let refusal = ExtensionObject::decode(&mut in_xml(announced, text).as_slice(), &context).unwrap_err();
+        assert!(refusal.to_string().contains("length"), "{refusal}");
+    }
+}
