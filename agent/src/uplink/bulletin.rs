@@ -10,7 +10,7 @@ use forebay_protocols::sync::wire;
 use tokio::time::Instant;
 
 /// While nothing but counts changes, reports that go along with readings are this far apart.
-const EVERY: Duration = Duration::from_secs(10);
+const EVERY: Duration = Duration::from_secs(20);
 
 /// What the server was told last.
 #[derive(Debug, Default)]

@@ -29,16 +29,17 @@ const UNIT: usize = 50;
 struct Case {
     points: usize,
     interval: &'static str,
+    /// Appends are nine tenths of it apart.
     window: &'static str,
-    /// Readings in a batch.
+    /// Readings in a batch, about.
     batch: u64,
 }
 
 const CASES: [Case; 4] = [
-    Case { points: 10, interval: "1s", window: "10s", batch: 100 },
-    Case { points: 50, interval: "1s", window: "20s", batch: 1_000 },
-    Case { points: 50, interval: "100ms", window: "20s", batch: 10_000 },
-    Case { points: 500, interval: "100ms", window: "2s", batch: 10_000 },
+    Case { points: 10, interval: "1s", window: "11s", batch: 100 },
+    Case { points: 50, interval: "1s", window: "22s", batch: 1_000 },
+    Case { points: 50, interval: "100ms", window: "22s", batch: 10_000 },
+    Case { points: 500, interval: "100ms", window: "2200ms", batch: 10_000 },
 ];
 
 #[tokio::main]
