@@ -3,10 +3,9 @@
 //! The watchdog is fed only after the batcher went round since the last time: an agent whose tasks
 //! hang is restarted, even if its runtime still ticks. Without systemd all of this does nothing.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+pub use forebay_protocols::progress::Progress;
 use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
@@ -14,22 +13,6 @@ use tracing::debug;
 
 /// How often the words of `systemctl status` are looked at anew, without a watchdog.
 const STATUS_EVERY: Duration = Duration::from_secs(10);
-
-/// Counts signs of progress. Cheap to clone; every clone is the same counter.
-#[derive(Clone, Debug, Default)]
-pub struct Progress(Arc<AtomicU64>);
-
-impl Progress {
-    /// Something went on.
-    pub fn advance(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Signs so far.
-    pub fn count(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// Says that the agent collects.
 pub fn ready() {

@@ -5,5 +5,6 @@
 pub mod boot_time;
 pub mod field;
 pub mod private_files;
+pub mod progress;
 pub mod reading;
 pub mod sync;

@@ -2,29 +2,11 @@
 //! or without deliveries, whether the database answers or not. A server whose tasks hang is started
 //! again; one whose database is away is not, for that would help nobody.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
+pub use forebay_protocols::progress::Progress;
 use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
-
-/// Counts signs of progress. Every clone is the same counter.
-#[derive(Clone, Debug, Default)]
-pub struct Progress(Arc<AtomicU64>);
-
-impl Progress {
-    /// Something went on.
-    pub fn advance(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Signs so far.
-    pub fn count(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// Feeds the watchdog, if systemd keeps one, while `progress` advances.
 pub async fn run(progress: Progress, stop: CancellationToken) {

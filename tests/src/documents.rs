@@ -269,7 +269,9 @@ fn form(line: &str) -> Vec<String> {
     for part in parts {
         // A dash stands for a number that is not known.
         let part = if part == "-" || part.chars().any(|c| c.is_ascii_digit()) { "0" } else { part };
-        if !(UNITS.contains(&part) && form.last().is_some_and(|last| last == "0")) {
+        // Neither its unit nor its thousands (131, and 1,310) make it another number.
+        let goes_on = part == "0" || UNITS.contains(&part);
+        if !(goes_on && form.last().is_some_and(|last| last == "0")) {
             form.push(part.to_owned());
         }
     }
@@ -314,7 +316,7 @@ mod tests {
     #[test]
     fn numbers_may_differ_and_words_may_not() {
         let shown = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
-        let said = "Buffer  nothing waits; 12 KiB of 1.0 GiB\nlink  x is down: cannot reach 1: refused\n";
+        let said = "Buffer  nothing waits; 1,234 KiB of 1.0 GiB\nlink  x is down: cannot reach 1: refused\n";
         is_said(&shown("Buffer nothing waits; 3.5 MiB of 2.0 GiB\n…\nlink  x is down: cannot …"), said)
             .unwrap();
         assert!(is_said(&shown("Buffer nothing waits; 3 MiB of it"), said).is_err());

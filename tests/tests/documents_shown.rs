@@ -138,8 +138,8 @@ async fn check_tells_mistakes_as_the_readme_shows() -> Result<()> {
     fs::write(house.site.file("agent.toml"), MISTAKES)?;
     let readme = Document::read("README.md")?;
     let commands = readme.commands().into_iter();
-    let shown = commands.filter(|one| one.words == ["forebay-agent", "check"] && !one.shown.is_empty());
-    let command = shown.last().context("README shows mistakes")?;
+    let mut shown = commands.filter(|one| one.words == ["forebay-agent", "check"] && !one.shown.is_empty());
+    let command = shown.next_back().context("README shows mistakes")?;
     let said = house.perform(&command, &[]).await?;
     ensure!(said.code == 78, "{said:?}");
     is_exactly_said(&command, &said.all)
@@ -187,7 +187,7 @@ async fn read_says_of_a_silent_device_what_the_readme_shows() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn status_says_what_the_readme_shows_and_doctor_checks_what_is_documented() -> Result<()> {
     let device = LoadDevice::start().await?;
-    // Rarely enough that between two polls nothing waits.
+    // Rarely enough that one batch waits, the last one: what was acknowledged is written down with the next.
     let boiler = device.link_toml(10, "5s").replace("link.load", "link.boiler");
     let press = "[link.press]\nbackoff_max = \"30s\"\n[link.press.opcua]\nendpoint = \"opc.tcp://127.0.0.1:1\"\n\
                  [link.press.device.press-1]\npoints.t = { node = \"ns=2;s=t\" }\n";
