@@ -57,7 +57,7 @@ impl Inviter {
         invitation: Invitation,
         act: &Act,
     ) -> Result<JoinString, InviteError> {
-        tls::server_name(&self.address).map_err(|why| InviteError::Address(why.to_string()))?;
+        tls::server_name(&self.address).map_err(InviteError::Address)?;
         let secret = TokenSecret::random().map_err(|error| InviteError::Secret(error.to_string()))?;
         let Invitation { expires, uses, note, approval } = invitation;
         let life = i64::try_from(expires.as_micros()).unwrap_or(i64::MAX);

@@ -71,6 +71,7 @@ async fn picture(browser: &mut Browser, name: &str) -> Result<()> {
     let Some(folder) = std::env::var_os("FOREBAY_TEST_PICTURES") else { return Ok(()) };
     let data = browser.picture().await?;
     let png = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, data)?;
+    std::fs::create_dir_all(&folder)?;
     Ok(std::fs::write(std::path::Path::new(&folder).join(name), png)?)
 }
 

@@ -3,7 +3,7 @@
 import { send } from "/ui/access.js";
 import { again, el, fill, get, head, say } from "/ui/dom.js";
 import { status } from "/ui/status.js";
-import { clock, count, prose, span } from "/ui/words.js";
+import { clock, count, prose, span, timed } from "/ui/words.js";
 
 const REFRESH_MS = 10_000;
 const LIMIT = 100;
@@ -68,7 +68,7 @@ export function alarmsView(main, signal) {
     const [shape, kind] = STATES[alarm.state] ?? ["?", "odd"];
     fill(state, alarm.state, () => el("span", { class: kind }, `${shape} ${alarm.state}`));
     fill(what, [alarm.words, alarm.remedy, alarm.members, alarm.acknowledged, alarm.cleared], () => [
-      el("p", { class: "words" }, alarm.words), alarm.cleared ? null : el("p", { class: "quiet" }, ...prose(alarm.remedy)), members(alarm),
+      el("p", { class: "words" }, timed(alarm.words)), alarm.cleared ? null : el("p", { class: "quiet" }, ...prose(alarm.remedy)), members(alarm),
       alarm.acknowledged ? el("p", { class: "quiet" }, `◆ Acknowledged ${clock(alarm.acknowledged.time)}${alarm.acknowledged.by ? ` by ${alarm.acknowledged.by}` : ""}${alarm.acknowledged.note ? `: ${alarm.acknowledged.note}` : "."}`) : null].filter(Boolean));
     say(site, alarm.site);
     fill(priority, alarm.priority, () => el("span", { class: alarm.priority === "high" && !alarm.cleared ? "strong" : "quiet" }, alarm.priority));
@@ -111,7 +111,7 @@ export function alarmsView(main, signal) {
 function members(alarm) {
   if (alarm.members.length < 2) return null;
   return el("details", {}, el("summary", {}, count(alarm.members.length, "of them", "of them")),
-    el("ul", {}, ...alarm.members.map((member) => el("li", {}, `${member.words}, since ${clock(member.since)}`))));
+    el("ul", {}, ...alarm.members.map((member) => el("li", {}, `${timed(member.words)}, since ${clock(member.since)}`))));
 }
 
 /** Keeps the number in the navigation, whatever page is shown. */

@@ -97,7 +97,7 @@ export function trendPanel(agent, signal) {
     const each = answer.step_ms ? `one step is ${span(answer.step_ms / 1000)}` : "every reading";
     const holes = answer.gaps.length ? `; ${count(answer.gaps.length, "gap")}: ${[...new Set(answer.gaps.map((gap) => gap.reason))].join(", ")}` : "";
     say(reading, numbers.length
-      ? `Minimum ${number(Math.min(...numbers.map((row) => row[MIN])))}, maximum ${number(Math.max(...numbers.map((row) => row[MAX])))} ${point.unit}; ${each}${holes}`
+      ? `Minimum ${number(Math.min(...numbers.map((row) => row[MIN])))}, maximum ${number(Math.max(...numbers.map((row) => row[MAX])))}${point.unit ? ` ${point.unit}` : ""}; ${each}${holes}`
       : `${answer.rows.length ? "No numbers in this range: see the table" : "No readings in this range"}${holes}`);
   }
 

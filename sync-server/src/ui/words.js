@@ -57,6 +57,11 @@ export function clock(time, withSeconds = true) {
   return day + (withSeconds ? TIME : MINUTE).format(date);
 }
 
+/** Words of the server, in which times are of UTC, with times as everywhere on the page. */
+export function timed(words) {
+  return words.replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z/g, (time) => clock(time));
+}
+
 /** A name that may go on in the next line behind its `/`, `_`, `.` and `-`, where there is little room. */
 export function breakable(name) {
   return name.split(/(?<=[/_.-])/).flatMap((part, place) => (place ? [el("wbr"), part] : [part]));

@@ -15,8 +15,9 @@ use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use serde_json::{Value as Json, json};
-use tokio::io::{AsyncRead, AsyncWrite, duplex};
+use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, duplex};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
@@ -204,13 +205,9 @@ async fn a_socket_is_of_one_tenant_and_ends_with_the_key_and_with_the_server() {
     assert_eq!(lasting.end().await, Some(1001));
 }
 
-/// A connection that holds a kilobyte: what the reader does not take stays with the server.
-#[tokio::test]
-async fn a_socket_that_takes_nothing_costs_a_fixed_amount_and_then_gets_the_newest() {
-    let house = House::build().await;
-    let agent = house.agent("one").await;
-    let keys = house.stored(agent, 1, vec![float(1, house.now, 0.0)]).await;
-    let (near, far) = duplex(1 << 10);
+/// A socket over a connection in memory, which holds so many bytes, and its server.
+async fn connected(house: &House, holds: usize) -> (Watcher<DuplexStream>, JoinHandle<hyper::Result<()>>) {
+    let (near, far) = duplex(holds);
     let service = TowerToHyperService::new(house.router());
     let serving = hyper::server::conn::http1::Builder::new()
         .serve_connection(TokioIo::new(near), service)
@@ -220,7 +217,32 @@ async fn a_socket_that_takes_nothing_costs_a_fixed_amount_and_then_gets_the_newe
     let (socket, _) = timeout(PATIENCE, client_async(request, far)).await.unwrap().unwrap();
     let mut watcher = Watcher(socket);
     assert_eq!(watcher.next().await.unwrap()["event"], "ready");
+    (watcher, serving)
+}
 
+#[tokio::test]
+async fn a_reader_is_pinged_and_who_answers_no_ping_is_gone() {
+    let house = House::build().await;
+    let (mut watcher, _serving) = connected(&house, 1 << 16).await;
+    tokio::time::pause();
+    let began = Instant::now();
+    for _ in 0..6 {
+        // Reading on answers the one before.
+        while !matches!(watcher.0.next().await.unwrap().unwrap(), Message::Ping(_)) {}
+    }
+    assert!(began.elapsed() > Duration::from_secs(100), "it stays: {:?}", began.elapsed());
+    assert!(house.feed.watched());
+    sleep(Duration::from_secs(120)).await;
+    assert!(!house.feed.watched(), "nothing is read here any more, and so nothing answered");
+}
+
+/// A connection that holds a kilobyte: what the reader does not take stays with the server.
+#[tokio::test]
+async fn a_socket_that_takes_nothing_costs_a_fixed_amount_and_then_gets_the_newest() {
+    let house = House::build().await;
+    let agent = house.agent("one").await;
+    let keys = house.stored(agent, 1, vec![float(1, house.now, 0.0)]).await;
+    let (mut watcher, serving) = connected(&house, 1 << 10).await;
     let long = Value::Text("x".repeat(16 << 10).into());
     house.show(agent, &keys, vec![reading(1, house.now, Some(long), Quality::Good)]);
     // Until it is under way, and stuck: nothing more is taken from the feed.
