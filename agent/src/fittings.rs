@@ -220,3 +220,35 @@ pub fn opcua_application(site: &Name, gateway: &Name, state_dir: &Path) -> Appli
         uri: format!("urn:forebay:{site}:{gateway}"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use forebay_protocols::reading::{PointId, Quality, Stamp, Value};
+    use forebay_protocols::sync::batch::{Boot, Decoder, Epoch, Sequence};
+
+    use super::*;
+
+    #[test]
+    fn batches_are_of_a_format_that_the_server_reads() {
+        let server_reads = ServerReads::default();
+        let mut encode = encoder(server_reads.clone());
+        let boot = Boot { counter: 1, id: [1; 8], wall_offset_us: 0, synchronised: true };
+        let head = Head { epoch: Epoch([1; 16]), sequence: Sequence(1), boot };
+        let mut format = || {
+            let beside = |n: i64| (1_500 + n * 37 % 900) as f64 * 0.001;
+            let reading = |n: i64| Reading {
+                point: PointId(1),
+                stamp: Stamp::device(n),
+                value: Some(Value::Float(beside(n))),
+                quality: Quality::Good,
+            };
+            let encoded = encode(&head, &mut (0..100).map(reading).collect::<Vec<_>>());
+            Decoder::new().decode(&encoded.bytes).unwrap().format
+        };
+        assert_eq!(format(), 1, "nobody has said anything");
+        server_reads.learn(2);
+        assert_eq!(format(), 2);
+        server_reads.learn(0);
+        assert_eq!(format(), 1, "an older server took its place");
+    }
+}

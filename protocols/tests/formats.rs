@@ -2,6 +2,8 @@
 //! readings as text. A format that is released is never written anew; while one is being made,
 //! FOREBAY_WRITE_FIXTURES with its number writes its files.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 use std::path::PathBuf;
 
 use forebay_protocols::boot_time::BootTime;

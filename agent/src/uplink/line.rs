@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(judge(409, &protobuf, &answer.encode_to_vec()), Reply::Lacking(answer.clone()));
         let greet = SyncAnswer { greet: true, ..answer.clone() };
         assert_eq!(judge(409, &protobuf, &greet.encode_to_vec()), Reply::Stranger);
-        assert_eq!(judge(200, &[], &answer.encode_to_vec()), Reply::Answer(answer.clone()));
+        assert_eq!(judge(200, &[], &answer.encode_to_vec()), Reply::Answer(answer));
         assert!(matches!(judge(200, &[], b"<html>Please pay</html>"), Reply::Strange(_)));
         let portal = judge(200, &[("content-type", "text/html")], b"<html>Please pay</html>");
         assert!(matches!(portal, Reply::Strange(_)), "{portal:?}");

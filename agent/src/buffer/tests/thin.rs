@@ -1,6 +1,7 @@
 //! Thinning: old data at half its resolution instead of none.
 
-use forebay_protocols::reading::{Quality, Value};
+use forebay_protocols::reading::{Clock, Quality, Reading, Stamp, Value};
+use forebay_protocols::sync::batch::{Boot, Decoder, Encoder, Head};
 use forebay_protocols::sync::wire::gap::Reason;
 
 use super::super::rewrite::THINNING;
@@ -53,6 +54,33 @@ fn a_thinned_batch_keeps_every_second_number_its_ends_and_all_that_is_no_good_nu
     let (gaps, by) = (store.gaps(0, 9), store.status().dropped_by);
     assert_eq!((gaps.len(), gaps[0].reason(), gaps[0].count), (1, Reason::Thinned, by.thinned));
     assert!(by.thinned > 400 && by.full + by.corrupt == 0 && gaps[0].to_us > gaps[0].from_us, "{gaps:?}");
+}
+
+#[test]
+fn a_thinned_batch_is_of_no_newer_format_than_it_was() {
+    let disk = Simulated::default();
+    let (mut store, _) = open(&disk, THIN);
+    store.define(&[point("flow")]);
+    let beside = |n: u64| (n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40) as f64 * 0.001;
+    let reading = |n: u64| Reading {
+        point: PointId(1),
+        stamp: Stamp { clock: Clock::Boot, micros: n as i64 * 1000 },
+        value: Some(Value::Float(beside(n))),
+        quality: Quality::Good,
+    };
+    let mut readings: Vec<_> = (0..600).map(reading).collect();
+    let boot = Boot { counter: store.boot.counter, id: [1; 8], wall_offset_us: 0, synchronised: true };
+    let head = Head { epoch: store.epoch, sequence: store.next_sequence(), boot };
+    let newest = Encoder::new().encode(&head, &mut readings.clone());
+    assert_eq!(Decoder::new().decode(&newest.bytes).unwrap().format, 2, "else the test tests nothing");
+    // As it was written while the server read nothing newer.
+    store.append(&[Encoder::new().up_to(1).encode(&head, &mut readings)]).unwrap();
+    store.seal_growing();
+    store.tick();
+    assert!(store.thin_oldest().unwrap());
+    let stored = store.oldest(Sequence(0), usize::MAX).remove(0);
+    assert!(stored.thinned);
+    assert_eq!((decoded(&stored).format, decoded(&stored).readings.len()), (1, 301));
 }
 
 #[test]

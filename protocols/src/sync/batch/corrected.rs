@@ -84,7 +84,7 @@ impl Decimal {
     /// none, nor has what is no decimal of so many digits.
     pub fn fit(self, value: f64) -> Option<(i64, i64)> {
         let whole = (value * POWERS[usize::from(self.digits.min(MAX_DIGITS))] + ROUNDING) - ROUNDING;
-        if !(whole.abs() < LARGEST_WHOLE) {
+        if whole.is_nan() || whole.abs() >= LARGEST_WHOLE {
             return None;
         }
         let number = whole as i64;
@@ -123,7 +123,7 @@ pub(super) fn recognise(values: impl Iterator<Item = f64> + Clone, count: usize)
         let decimal = Decimal { way, digits };
         sample().filter(|value| matches!(decimal.fit(*value), Some((_, 0)))).count()
     };
-    // Of equals the first.
+    // Of equals the last one.
     let ways = [Way::InTurn, Way::Times, Way::Over].map(|way| (exact(way), way));
     let (_, way) = ways.into_iter().max_by_key(|(exact, _)| *exact)?;
     Some(Decimal { way, digits })

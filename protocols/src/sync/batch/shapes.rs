@@ -129,7 +129,10 @@ fn put_all(residuals: impl Iterator<Item = i64> + Clone, planes: bool, to: &mut 
     let mut filled = 8;
     while filled == 8 {
         let mut words = [0; 8];
-        filled = words.iter_mut().zip(&mut residuals).map(|(word, number)| *word = number).count();
+        filled = words.iter_mut().zip(&mut residuals).fold(0, |filled, (word, number)| {
+            *word = number;
+            filled + 1
+        });
         transpose(&mut words);
         for (plane, word) in planes.iter_mut().zip(words).take(width as usize) {
             plane.extend_from_slice(&word.to_le_bytes()[..filled]);
