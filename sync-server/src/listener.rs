@@ -8,6 +8,7 @@
 
 mod resting;
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -39,11 +40,6 @@ use crate::telemetry::Telemetry;
 
 /// The most that is read of a connection at once; heads of requests must fit.
 const READ_BUFFER: usize = 32 << 10;
-
-/// Handshakes under way at once. Each takes memory that the heap keeps, and more at once are no sooner over.
-const HANDSHAKES: usize = 64;
-/// Whoever has not had a turn by then shakes hands all the same: those before may be slow on purpose.
-const TURN_WITHIN: Duration = Duration::from_secs(1);
 
 /// The peer of a connection; handlers find it among a request's extensions.
 #[derive(Clone, Copy, Debug)]
@@ -84,8 +80,7 @@ impl Default for Limits {
             first_request: Duration::from_secs(20),
             // Agents report every few seconds; this spares them a handshake each time.
             idle: Duration::from_secs(90),
-            // The next request makes little work; in a storm the buffers of one go to the next.
-            quiet: Duration::from_millis(100),
+            quiet: Duration::from_secs(3),
             stranger: Duration::from_secs(120),
             drain: Duration::from_secs(10),
             connections: 8192,
@@ -124,7 +119,6 @@ impl Listener {
     pub async fn run(self, router: Router, stop: CancellationToken) {
         let Self { tcp, tls, limits, telemetry, doors } = self;
         let room = Arc::new(Semaphore::new(limits.connections));
-        let turns = Arc::new(Semaphore::new(HANDSHAKES));
         let graceful = GracefulShutdown::new();
         let mut tasks = JoinSet::new();
         loop {
@@ -157,7 +151,6 @@ impl Listener {
                 watcher: graceful.watcher(),
                 stop: stop.clone(),
                 doors: doors.clone(),
-                turns: turns.clone(),
                 _permit: permit,
             };
             let acceptor = TlsAcceptor::from(tls.borrow().clone());
@@ -191,7 +184,6 @@ struct Connection {
     watcher: Watcher,
     stop: CancellationToken,
     doors: Doors,
-    turns: Arc<Semaphore>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -203,12 +195,7 @@ impl Connection {
         // Small answers must not wait for more to say.
         let _ = stream.set_nodelay(true);
         // In a box that is gone when it is over: of a connection that idles, little shall remain.
-        let handshake = Box::pin(timeout(self.limits.handshake, async {
-            // Who says nothing takes no turn.
-            stream.readable().await?;
-            let _turn = timeout(TURN_WITHIN, self.turns.acquire()).await;
-            acceptor.accept(stream).await
-        }));
+        let handshake = Box::pin(timeout(self.limits.handshake, acceptor.accept(stream)));
         // A handshake cut short by the stop costs nobody anything: no request was made yet.
         let shaken = tokio::select! {
             shaken = handshake => shaken,
@@ -292,8 +279,12 @@ impl Served {
                 .header_read_timeout(limits.idle)
                 .max_buf_size(READ_BUFFER);
             if peer.certificate.is_some() {
-                let (stream, ending) = (Box::new(stream), (stop, watcher));
-                Box::pin(resting::serve(builder, stream, service, asked.clone(), limits, ending))
+                let served = resting::serve(builder, stream, service, asked.clone(), limits, stop);
+                Box::pin(async move {
+                    // Whoever waits for the watchers waits for this connection too.
+                    let _watcher = watcher;
+                    served.await
+                })
             } else {
                 Box::pin(watcher.watch(builder.serve_connection(TokioIo::new(stream), service)))
             }

@@ -16,10 +16,9 @@ use axum::body::Body;
 use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper::server::conn::http1::{Builder, Connection, Parts};
+use hyper::server::conn::http1::{Builder, Connection};
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
-use hyper_util::server::graceful::Watcher;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -67,38 +66,31 @@ impl Asked {
 }
 
 /// Serves requests on `stream` until the peer ends it, is silent for [`Limits::idle`], or `stop` and what was under
-/// way is answered. `asked` is what `service` counts; whoever waits for `_watcher` waits for the end.
+/// way is answered. `asked` is what `service` counts.
 pub(super) async fn serve<I, S>(
     http: Builder,
-    // In a box, for it moves in and out of hyper.
-    stream: Box<I>,
+    stream: I,
     mut service: S,
     asked: Arc<Asked>,
     limits: Limits,
-    (stop, _watcher): (CancellationToken, Watcher),
+    stop: CancellationToken,
 ) -> hyper::Result<()>
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future = Answering> + Unpin,
 {
-    let mut line = Line { said: Bytes::new(), stream };
+    // In a box, for it moves in and out of hyper.
+    let mut line = Line { said: Bytes::new(), stream: Box::new(stream) };
     loop {
-        // Nothing of what it was in outlives it.
-        let (rests, parts) = {
-            let mut talk = Box::new(http.serve_connection(TokioIo::new(line), service));
-            let rests = converse(&mut talk, &asked, limits.quiet, &stop).await?;
-            (rests, talk.into_parts())
-        };
-        let Parts { io, read_buf, service: again, .. } = parts;
-        (line, service) = (io.into_inner(), again);
+        let mut talk = Box::new(http.serve_connection(TokioIo::new(line), service));
+        let rests = converse(&mut talk, &asked, limits.quiet, &stop).await?;
+        let parts = talk.into_parts();
+        (line, service) = (parts.io.into_inner(), parts.service);
         if !rests {
             break;
         }
-        if !read_buf.is_empty() {
-            line.said = read_buf;
-        } else {
-            // Empty, it would still hold all that hyper had for it.
-            drop(read_buf);
+        line.said = parts.read_buf;
+        if line.said.is_empty() {
             match next_byte(&mut line.stream, limits.idle.saturating_sub(limits.quiet), &stop).await {
                 Some(byte) => line.said = Bytes::copy_from_slice(&[byte]),
                 None => break,
@@ -122,39 +114,34 @@ where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible, Future = Answering> + Unpin,
 {
     let began = asked.answered();
-    let (mut seen, mut ending) = (began, false);
+    let (mut before, mut ending) = (None, false);
     loop {
-        // Before a request is whole it has limits of its own.
-        let limit = if seen > began && !ending { quiet } else { Duration::MAX };
-        let news = poll_fn(|context| match talk.poll_without_shutdown(context) {
-            Poll::Ready(over) => Poll::Ready(Some(over)),
-            Poll::Pending if asked.answered() == seen => Poll::Pending,
-            Poll::Pending => {
-                seen = asked.answered();
-                Poll::Ready(None)
-            }
-        });
-        let news = tokio::select! {
-            () = stop.cancelled(), if !ending => {
-                Pin::new(&mut *talk).graceful_shutdown();
-                ending = true;
-                continue;
-            }
+        let looked = tokio::select! {
+            () = stop.cancelled(), if !ending => None,
             // Cancel-safe: whatever was read or written so far lies in `talk`.
-            news = timeout(limit, news) => news,
+            looked = timeout(quiet, poll_fn(|context| talk.poll_without_shutdown(context))) => Some(looked),
         };
-        match news {
-            Ok(Some(over)) => return over.map(|()| false),
-            Ok(None) => {}
-            Err(_) => {
-                // With nothing under way this is its end at once. Else an answer is still on its way to the peer,
-                // and the connection ends behind it: the agent makes another one.
+        match looked {
+            Some(Ok(over)) => return over.map(|()| false),
+            None => {
                 Pin::new(&mut *talk).graceful_shutdown();
                 ending = true;
-                let at_once = poll_fn(|context| Poll::Ready(talk.poll_without_shutdown(context))).await;
-                if let Poll::Ready(over) = at_once {
-                    return over.map(|()| asked.answered() == seen);
+            }
+            Some(Err(_)) if ending => {}
+            Some(Err(_)) => {
+                let now = asked.answered();
+                // Before a request is whole it has limits of its own.
+                if now > began && now == before {
+                    // With nothing under way this is its end at once. Else an answer is still on its way to the
+                    // peer, and the connection ends behind it: the agent makes another one.
+                    Pin::new(&mut *talk).graceful_shutdown();
+                    ending = true;
+                    let at_once = poll_fn(|context| Poll::Ready(talk.poll_without_shutdown(context))).await;
+                    if let Poll::Ready(over) = at_once {
+                        return over.map(|()| asked.answered() == now);
+                    }
                 }
+                before = now;
             }
         }
     }

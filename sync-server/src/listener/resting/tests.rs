@@ -1,6 +1,5 @@
 use hyper::service::service_fn;
 use hyper_util::rt::TokioTimer;
-use hyper_util::server::graceful::GracefulShutdown;
 use tokio::io::{DuplexStream, duplex};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -32,8 +31,7 @@ fn served(long: Duration) -> Served {
     let mut http = Builder::new();
     http.auto_date_header(false).timer(TokioTimer::new()).header_read_timeout(IDLE);
     let limits = Limits { quiet: QUIET, idle: IDLE, ..Limits::default() };
-    let ending = (stop.clone(), GracefulShutdown::new().watcher());
-    let serving = tokio::spawn(serve(http, Box::new(stream), service, asked.clone(), limits, ending));
+    let serving = tokio::spawn(serve(http, stream, service, asked.clone(), limits, stop.clone()));
     Served { peer, asked, stop, serving }
 }
 
