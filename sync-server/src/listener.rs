@@ -6,12 +6,11 @@
 //!   when the server stops; requests under way at that moment get [`Limits::drain`] to finish.
 //! - At [`Limits::connections`] open connections new ones are closed at once, and counted.
 
-mod resting;
-
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -34,7 +33,6 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, error, warn};
 
-use self::resting::Asked;
 use crate::doors::{Doors, Entered};
 use crate::telemetry::Telemetry;
 
@@ -63,8 +61,6 @@ pub struct Limits {
     pub first_request: Duration,
     /// Between requests, and for the head of each.
     pub idle: Duration,
-    /// After a request, until an agent's connection gives its buffers back.
-    pub quiet: Duration,
     /// For all a peer without a certificate has to say: a request to join.
     pub stranger: Duration,
     /// For requests under way when the server stops.
@@ -80,7 +76,6 @@ impl Default for Limits {
             first_request: Duration::from_secs(20),
             // Agents report every few seconds; this spares them a handshake each time.
             idle: Duration::from_secs(90),
-            quiet: Duration::from_secs(3),
             stranger: Duration::from_secs(120),
             drain: Duration::from_secs(10),
             connections: 8192,
@@ -203,8 +198,7 @@ impl Connection {
         };
         let served = match shaken {
             Ok(Ok(stream)) => {
-                let ending = (self.watcher, self.stop.clone());
-                Served::new(stream, self.address, self.limits, ending, &self.doors, router)
+                Served::new(stream, self.address, self.limits, self.watcher, &self.doors, router)
             }
             Ok(Err(error)) => {
                 self.telemetry.handshakes_failed.increment(1);
@@ -224,7 +218,8 @@ impl Connection {
 /// A connection on which requests come. The larger part of it lies in one box.
 struct Served {
     peer: Peer,
-    asked: Arc<Asked>,
+    /// Did a request come?
+    asked: Arc<AtomicBool>,
     /// With a certificate: until it is revoked.
     entered: Option<Entered>,
     http: Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>>,
@@ -235,7 +230,7 @@ impl Served {
         stream: TlsStream<TcpStream>,
         address: SocketAddr,
         limits: Limits,
-        (watcher, stop): (Watcher, CancellationToken),
+        watcher: Watcher,
         doors: &Doors,
         router: Router,
     ) -> Self {
@@ -247,16 +242,18 @@ impl Served {
         // The version is the one agreed on in the handshake: hyper's own detection waits for the first
         // bytes without a limit.
         let is_http2 = session.alpn_protocol() == Some(tls::ALPN[0]);
-        let asked = Arc::new(Asked::default());
+        let asked = Arc::new(AtomicBool::new(false));
         let heard = asked.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
+            heard.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(peer);
             if let Some(shown) = shown.clone() {
                 request.extensions_mut().insert(shown);
             }
             let router = router.clone();
-            heard.count(async move { Ok(answer(router, request).await) })
+            async move { Ok::<_, Infallible>(answer(router, request).await) }
         });
+        let io = TokioIo::new(stream);
         // Without a timer hyper's limits and keep-alives do nothing.
         let http: Pin<Box<dyn Future<Output = _> + Send>> = if is_http2 {
             let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -269,7 +266,7 @@ impl Served {
                 .keep_alive_timeout(limits.idle / 3)
                 .max_concurrent_streams(16)
                 .max_header_list_size(16 << 10);
-            Box::pin(watcher.watch(builder.serve_connection(TokioIo::new(stream), service)))
+            Box::pin(watcher.watch(builder.serve_connection(io, service)))
         } else {
             let mut builder = http1::Builder::new();
             // An idle connection keeps its buffer: one that once brought a backlog shall not keep 400 KiB.
@@ -278,16 +275,7 @@ impl Served {
                 .timer(TokioTimer::new())
                 .header_read_timeout(limits.idle)
                 .max_buf_size(READ_BUFFER);
-            if peer.certificate.is_some() {
-                let served = resting::serve(builder, stream, service, asked.clone(), limits, stop);
-                Box::pin(async move {
-                    // Whoever waits for the watchers waits for this connection too.
-                    let _watcher = watcher;
-                    served.await
-                })
-            } else {
-                Box::pin(watcher.watch(builder.serve_connection(TokioIo::new(stream), service)))
-            }
+            Box::pin(watcher.watch(builder.serve_connection(io, service)))
         };
         Self { peer, asked, entered, http }
     }
@@ -309,7 +297,7 @@ impl Served {
         let outcome = match timeout(limits.first_request, &mut self.http).await {
             Ok(outcome) => outcome,
             // hyper has no limit of its own on the first bytes of a connection.
-            Err(_) if !self.asked.any() => {
+            Err(_) if !self.asked.load(Ordering::Relaxed) => {
                 return debug!(peer = %address, "A peer was silent after its TLS handshake.");
             }
             Err(_) if self.peer.certificate.is_none() => match timeout(limits.stranger, &mut self.http).await
