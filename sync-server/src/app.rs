@@ -42,7 +42,6 @@ const PAGE_LIMITS: Limits = Limits {
     handshake: Duration::from_secs(10),
     first_request: Duration::from_secs(20),
     idle: Duration::from_secs(90),
-    quiet: Duration::from_secs(3),
     stranger: Duration::from_secs(30 * 86_400),
     drain: WEB_DRAIN,
     connections: 1024,

@@ -6,11 +6,11 @@
 //!   when the server stops; requests under way at that moment get [`Limits::drain`] to finish.
 //! - At [`Limits::connections`] open connections new ones are closed at once, and counted.
 
-mod resting;
-
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -33,17 +33,11 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::{debug, error, warn};
 
-use self::resting::Asked;
 use crate::doors::{Doors, Entered};
 use crate::telemetry::Telemetry;
 
 /// The most that is read of a connection at once; heads of requests must fit.
 const READ_BUFFER: usize = 32 << 10;
-
-/// Handshakes under way at once. Each takes memory that the heap keeps, and more at once are no sooner over.
-const HANDSHAKES: usize = 64;
-/// Whoever has not had a turn by then shakes hands all the same: those before may be slow on purpose.
-const TURN_WITHIN: Duration = Duration::from_secs(1);
 
 /// The peer of a connection; handlers find it among a request's extensions.
 #[derive(Clone, Copy, Debug)]
@@ -67,8 +61,6 @@ pub struct Limits {
     pub first_request: Duration,
     /// Between requests, and for the head of each.
     pub idle: Duration,
-    /// After a request, until an agent's connection gives its buffers back.
-    pub quiet: Duration,
     /// For all a peer without a certificate has to say: a request to join.
     pub stranger: Duration,
     /// For requests under way when the server stops.
@@ -84,8 +76,6 @@ impl Default for Limits {
             first_request: Duration::from_secs(20),
             // Agents report every few seconds; this spares them a handshake each time.
             idle: Duration::from_secs(90),
-            // The next request makes little work; in a storm the buffers of one go to the next.
-            quiet: Duration::from_millis(100),
             stranger: Duration::from_secs(120),
             drain: Duration::from_secs(10),
             connections: 8192,
@@ -124,7 +114,6 @@ impl Listener {
     pub async fn run(self, router: Router, stop: CancellationToken) {
         let Self { tcp, tls, limits, telemetry, doors } = self;
         let room = Arc::new(Semaphore::new(limits.connections));
-        let turns = Arc::new(Semaphore::new(HANDSHAKES));
         let graceful = GracefulShutdown::new();
         let mut tasks = JoinSet::new();
         loop {
@@ -157,7 +146,6 @@ impl Listener {
                 watcher: graceful.watcher(),
                 stop: stop.clone(),
                 doors: doors.clone(),
-                turns: turns.clone(),
                 _permit: permit,
             };
             let acceptor = TlsAcceptor::from(tls.borrow().clone());
@@ -191,7 +179,6 @@ struct Connection {
     watcher: Watcher,
     stop: CancellationToken,
     doors: Doors,
-    turns: Arc<Semaphore>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -203,12 +190,7 @@ impl Connection {
         // Small answers must not wait for more to say.
         let _ = stream.set_nodelay(true);
         // In a box that is gone when it is over: of a connection that idles, little shall remain.
-        let handshake = Box::pin(timeout(self.limits.handshake, async {
-            // Who says nothing takes no turn.
-            stream.readable().await?;
-            let _turn = timeout(TURN_WITHIN, self.turns.acquire()).await;
-            acceptor.accept(stream).await
-        }));
+        let handshake = Box::pin(timeout(self.limits.handshake, acceptor.accept(stream)));
         // A handshake cut short by the stop costs nobody anything: no request was made yet.
         let shaken = tokio::select! {
             shaken = handshake => shaken,
@@ -216,8 +198,8 @@ impl Connection {
         };
         let served = match shaken {
             Ok(Ok(stream)) => {
-                let ending = (self.watcher, self.stop.clone());
-                Served::new(stream, self.address, self.limits, ending, &self.doors, router)
+                let end = (self.watcher, self.stop);
+                Served::new(stream, self.address, self.limits, end, &self.doors, router)
             }
             Ok(Err(error)) => {
                 self.telemetry.handshakes_failed.increment(1);
@@ -237,7 +219,8 @@ impl Connection {
 /// A connection on which requests come. The larger part of it lies in one box.
 struct Served {
     peer: Peer,
-    asked: Arc<Asked>,
+    /// Did a request come?
+    asked: Arc<AtomicBool>,
     /// With a certificate: until it is revoked.
     entered: Option<Entered>,
     http: Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>>,
@@ -260,16 +243,18 @@ impl Served {
         // The version is the one agreed on in the handshake: hyper's own detection waits for the first
         // bytes without a limit.
         let is_http2 = session.alpn_protocol() == Some(tls::ALPN[0]);
-        let asked = Arc::new(Asked::default());
+        let asked = Arc::new(AtomicBool::new(false));
         let heard = asked.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
+            heard.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(peer);
             if let Some(shown) = shown.clone() {
                 request.extensions_mut().insert(shown);
             }
             let router = router.clone();
-            heard.count(async move { Ok(answer(router, request).await) })
+            async move { Ok::<_, Infallible>(answer(router, request).await) }
         });
+        let io = TokioIo::new(stream);
         // Without a timer hyper's limits and keep-alives do nothing.
         let http: Pin<Box<dyn Future<Output = _> + Send>> = if is_http2 {
             let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -282,7 +267,7 @@ impl Served {
                 .keep_alive_timeout(limits.idle / 3)
                 .max_concurrent_streams(16)
                 .max_header_list_size(16 << 10);
-            Box::pin(watcher.watch(builder.serve_connection(TokioIo::new(stream), service)))
+            Box::pin(watcher.watch(builder.serve_connection(io, service)))
         } else {
             let mut builder = http1::Builder::new();
             // An idle connection keeps its buffer: one that once brought a backlog shall not keep 400 KiB.
@@ -291,23 +276,18 @@ impl Served {
                 .timer(TokioTimer::new())
                 .header_read_timeout(limits.idle)
                 .max_buf_size(READ_BUFFER);
-            if peer.certificate.is_some() {
-                let (stream, ending) = (Box::new(stream), (stop, watcher));
-                Box::pin(resting::serve(builder, stream, service, asked.clone(), limits, ending))
-            } else {
-                let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
-                Box::pin(async move {
-                    // hyper-util watches no connection that may become a WebSocket. While this one is there its
-                    // watcher is, and the listener waits for it.
-                    let _watcher = watcher;
-                    tokio::pin!(connection);
-                    tokio::select! {
-                        outcome = &mut connection => return outcome,
-                        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
-                    }
-                    connection.await
-                })
-            }
+            let connection = builder.serve_connection(io, service).with_upgrades();
+            Box::pin(async move {
+                // hyper-util watches no connection that may become a WebSocket. While this one is there its watcher
+                // is, and the listener waits for it.
+                let _watcher = watcher;
+                tokio::pin!(connection);
+                tokio::select! {
+                    outcome = &mut connection => return outcome,
+                    () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+                }
+                connection.await
+            })
         };
         Self { peer, asked, entered, http }
     }
@@ -329,7 +309,7 @@ impl Served {
         let outcome = match timeout(limits.first_request, &mut self.http).await {
             Ok(outcome) => outcome,
             // hyper has no limit of its own on the first bytes of a connection.
-            Err(_) if !self.asked.any() => {
+            Err(_) if !self.asked.load(Ordering::Relaxed) => {
                 return debug!(peer = %address, "A peer was silent after its TLS handshake.");
             }
             Err(_) if self.peer.certificate.is_none() => match timeout(limits.stranger, &mut self.http).await

@@ -34,8 +34,8 @@ use asking::{Question, Teller, ask_all};
 use filling::{Kept, connect};
 use served::Served;
 
-pub const DAY: Micros = 86_400_000_000;
-pub const YEAR: Micros = 365 * DAY;
+const DAY: Micros = 86_400_000_000;
+const YEAR: Micros = 365 * DAY;
 /// Readings of a point in a year.
 const EACH: i64 = 3_153_600;
 /// Buckets in a step of rollups: as many as the server takes at most.
