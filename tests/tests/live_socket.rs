@@ -40,8 +40,9 @@ async fn a_program_reads_values_as_they_come_and_comes_back_to_where_it_was() ->
     let times: Vec<f64> = messages[1..].iter().filter_map(newest).collect();
     ensure!(times.len() == 4 && times.is_sorted_by(|a, b| a < b), "newer each time: {told}");
 
-    // The gateway ends; what is told from then on is what was committed since the last event.
+    // The gateway goes on for a while and ends; what is told from then on is what was committed since the last event.
     let last = messages[4]["id"].as_str().context("an id")?.to_owned();
+    sleep(Duration::from_secs(2)).await;
     agent.terminate(PATIENCE).await?;
     let again = read(format!("{feed}&after={last}"), 2, vec![]).await?;
     let told = &again["messages"][1];
