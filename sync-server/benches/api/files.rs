@@ -80,9 +80,6 @@ pub async fn measure(scene: &Scene, served: &Served) {
 async fn get(url: &str) -> hyper::body::Incoming {
     let answer = http().request(http::Request::get(url).body(Body::empty()).unwrap()).await.unwrap();
     let status = answer.status();
-    if status != 200 {
-        let words = answer.into_body().collect().await.unwrap().to_bytes();
-        panic!("{url}: {status} {}", String::from_utf8_lossy(&words));
-    }
+    assert_eq!(status, 200, "{url}");
     answer.into_body()
 }
