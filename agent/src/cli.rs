@@ -149,8 +149,9 @@ pub fn run_cli(args: impl Iterator<Item = OsString>) -> ExitCode {
     // Before anything can open a TLS connection.
     forebay_protocols::sync::tls::install_provider();
     let words: Vec<OsString> = args.collect();
+    let own = words.len();
     if let Some(config) = run::config_of_plain_words(&words) {
-        return collect(config);
+        return collect(config, own);
     }
     let cli = match Cli::try_parse_from(words) {
         Ok(cli) => cli,
@@ -161,7 +162,7 @@ pub fn run_cli(args: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     match cli.command {
-        Command::Run(ConfigPath { config }) => collect(&config),
+        Command::Run(ConfigPath { config }) => collect(&config, own),
         Command::Check(ConfigPath { config }) => with_config(&config, |config| {
             check::overloads(&config).iter().for_each(|warning| complain(warning));
             say(&check::summary(&config))
@@ -183,9 +184,9 @@ pub fn run_cli(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-/// Runs as a service does.
-fn collect(config: &Path) -> ExitCode {
-    run::in_one_heap(config);
+/// Runs as a service does; this program was begun with so many words of ours.
+fn collect(config: &Path, own: usize) -> ExitCode {
+    run::in_one_heap(config, own);
     with_config(config, |agent| run::run(agent, config))
 }
 

@@ -27,13 +27,18 @@ const HEAP: [(&str, &str); 2] = [("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_THRESH
 
 /// Begins this program anew with [`HEAP`], which glibc reads before anything else, as the same process. Returns
 /// if something was said of the heap already, or if the program cannot be begun anew (it would be larger).
-pub fn in_one_heap(config: &Path) {
+///
+/// Of the words that this program began with, the last `own` are ours, its name among them: a program that an agent is
+/// one part of has words before them.
+pub fn in_one_heap(config: &Path, own: usize) {
     if HEAP.iter().any(|(name, _)| env::var_os(name).is_some()) {
         return;
     }
-    let name = env::args_os().next().unwrap_or_else(|| "forebay-agent".into());
+    let mut words = env::args_os();
+    let before_ours = words.len().saturating_sub(own);
+    let name = words.next().unwrap_or_else(|| "forebay-agent".into());
     let mut anew = Command::new("/proc/self/exe");
-    drop(anew.arg0(name).args(plain_words(config)).envs(HEAP).exec());
+    drop(anew.arg0(name).args(words.take(before_ours)).args(plain_words(config)).envs(HEAP).exec());
 }
 
 /// The words after the program's name that [`config_of_plain_words`] understands.
