@@ -12,6 +12,7 @@
 mod application;
 mod errand;
 mod identity;
+mod kept;
 mod succession;
 mod verifiers;
 

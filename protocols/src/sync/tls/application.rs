@@ -11,14 +11,13 @@
 //! ```
 
 use std::fmt;
-use std::io;
 use std::path::Path;
 
 use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::identity::{FreshKey, IdentityError, pem_block};
-use crate::private_files::{self, Place};
+use super::kept;
 use crate::sync::join::JoinString;
 
 const FILE: &str = "application.pem";
@@ -46,32 +45,20 @@ impl Application {
 
     /// The one kept in `folder`; `None` if there is none. A damaged one is an error that names it.
     pub fn load(folder: &Path) -> Result<Option<Self>, IdentityError> {
-        let path = folder.join(FILE);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(IdentityError::File { doing: "read", path, source }),
-        };
-        Self::parse(&text).map(Some).map_err(|why| IdentityError::Damaged { path, why })
+        kept::load(folder, FILE, Self::parse)
     }
 
     /// Keeps it in `folder`, durable when this returns.
     pub fn save(&self, folder: &Path) -> Result<(), IdentityError> {
-        let path = folder.join(FILE);
         let Self { name, join, key } = self;
         let block = pem_block("PRIVATE KEY", key.secret_der());
         let text = format!("{FIRST_LINE}\nName: {name}\nJoin string: {join}\n\n{block}");
-        private_files::private_folder(folder)
-            .and_then(|()| private_files::replace(&path, text.as_bytes(), 0o600))
-            .map_err(|source| IdentityError::File { doing: "write", path, source })
+        kept::save(folder, FILE, &text)
     }
 
     /// Removes the one kept in `folder`, if there is one.
     pub fn forget(folder: &Path) -> Result<(), IdentityError> {
-        let place = Place::new(folder);
-        private_files::remove_from(&place, FILE)
-            .and_then(|()| private_files::sweep(&place, FILE))
-            .map_err(|source| IdentityError::File { doing: "remove", path: folder.join(FILE), source })
+        kept::forget(folder, FILE)
     }
 
     fn parse(text: &str) -> Result<Self, String> {
