@@ -28,6 +28,9 @@ use forebay_demo::process::Program;
 use forebay_demo::site::Programs;
 use serde_json::Value;
 
+/// An agent's configuration with a mistake of each kind; README shows what `check` says of it.
+pub const FIVE_MISTAKES: &str = include_str!("five_mistakes.toml");
+
 /// Our programs as `cargo build` left them, beside this test. `FOREBAY_TEST_AGENT` names another agent:
 /// `cross/test` has one of another architecture.
 ///

@@ -12,31 +12,8 @@ use anyhow::{Context, Result, ensure};
 use forebay_demo::modbus::ModbusPlant;
 use forebay_demo::process::Program;
 use forebay_tests::load_device::LoadDevice;
-use forebay_tests::programs;
+use forebay_tests::{FIVE_MISTAKES, programs};
 use serde_json::Value;
-
-const FIVE_MISTAKES: &str = r#"[agent]
-site = "north"
-gateway = "boiler-house"
-
-[link.boiler.modbus-tcp]
-adress = "10.0.0.5:502"
-address = "10.0.0.5:502"
-
-[link.boiler.device.pump.points]
-speed = { address = 70000 }
-flow = { address = 1, type = "float23" }
-
-[link.meters.modbus-rtu]
-port = "/dev/ttyUSB0"
-baud = 9500
-
-[link.meters.device.main]
-points.power = { address = 0 }
-
-[buffer]
-durability_window = 10
-"#;
 
 fn run(program: &Program, arguments: &[&OsStr]) -> Result<Output> {
     let words = program.words();

@@ -15,7 +15,7 @@ use forebay_protocols::sync::tls;
 use forebay_tests::documents::{Command, Document, documents, is_said};
 use forebay_tests::load_device::LoadDevice;
 use forebay_tests::patience::{HASTY, PATIENCE};
-use forebay_tests::programs;
+use forebay_tests::{FIVE_MISTAKES, programs};
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::time::{Instant, sleep, timeout};
@@ -108,34 +108,10 @@ fn is_exactly_said(command: &Command, said: &str) -> Result<()> {
     Ok(())
 }
 
-/// The file of which README shows the mistakes.
-const MISTAKES: &str = r#"[agent]
-site = "north"
-gateway = "boiler-house"
-
-[link.boiler.modbus-tcp]
-adress = "10.0.0.5:502"
-address = "10.0.0.5:502"
-
-[link.boiler.device.pump.points]
-speed = { address = 70000 }
-flow = { address = 1, type = "float23" }
-
-[link.meters.modbus-rtu]
-port = "/dev/ttyUSB0"
-baud = 9500
-
-[link.meters.device.main]
-points.power = { address = 0 }
-
-[buffer]
-durability_window = 10
-"#;
-
 #[tokio::test]
 async fn check_tells_mistakes_as_the_readme_shows() -> Result<()> {
     let house = House::new(("north", "boiler-house"), "", "").await?;
-    fs::write(house.site.file("agent.toml"), MISTAKES)?;
+    fs::write(house.site.file("agent.toml"), FIVE_MISTAKES)?;
     let readme = Document::read("README.md")?;
     let commands = readme.commands().into_iter();
     let mut shown = commands.filter(|one| one.words == ["forebay-agent", "check"] && !one.shown.is_empty());
