@@ -1,6 +1,7 @@
 //! Questions to a database of whose files nothing is in memory, as after a restart, or as with a database
 //! much larger than memory.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use forebay_config::server;
@@ -11,8 +12,8 @@ use super::filling::connect;
 use super::served::Served;
 use super::{Scene, charts};
 
-/// Questions of each kind.
-const ASKED: usize = 31;
+/// Questions of each kind: it takes seconds to forget a large database.
+const ASKED: usize = 20;
 
 /// What is to be forgotten.
 pub struct Cold {
@@ -41,32 +42,50 @@ impl Cold {
         }
     }
 
+    /// Brings what is dirty to the disk: it is not forgotten else.
+    async fn settle(&self) {
+        if let Some(database) = &self.database {
+            database.batch_execute("checkpoint").await.unwrap();
+        }
+        let files = self.files.clone();
+        let settle = move || {
+            each(&files, |file| {
+                let _ = rustix::fs::fdatasync(file);
+            });
+        };
+        tokio::task::spawn_blocking(settle).await.unwrap();
+    }
+
     /// Takes all that is on the disk out of memory.
     async fn forget(&self) {
         if let Some(database) = &self.database {
-            // What is dirty goes to the disk first: it is not forgotten else.
-            database.batch_execute("checkpoint").await.unwrap();
             let sql = "select count(pg_buffercache_evict(bufferid)) from pg_buffercache where reldatabase = \
                        (select oid from pg_database where datname = current_database())";
             database.query_one(sql, &[]).await.unwrap();
         }
         let files = self.files.clone();
-        tokio::task::spawn_blocking(move || forget_files(&files)).await.unwrap();
+        let forget = move || {
+            each(&files, |file| {
+                let _ = fadvise(file, 0, None, Advice::DontNeed);
+            });
+        };
+        tokio::task::spawn_blocking(forget).await.unwrap();
     }
 }
 
-fn forget_files(folder: &Path) {
+fn each(folder: &Path, visit: impl Fn(&OwnedFd)) {
     for file in std::fs::read_dir(folder).unwrap() {
         // One that has gone meanwhile is forgotten.
-        let Ok(file) = open(file.unwrap().path(), OFlags::RDONLY, Mode::empty()) else { continue };
-        let _ = rustix::fs::fdatasync(&file);
-        let _ = fadvise(&file, 0, None, Advice::DontNeed);
+        if let Ok(file) = open(file.unwrap().path(), OFlags::RDONLY, Mode::empty()) {
+            visit(&file);
+        }
     }
 }
 
 /// Charts, each of a point and days that nobody has asked for, with all files out of memory before each.
 pub async fn ask(scene: &Scene, served: &Served, cold: &Cold) {
     let http = http();
+    cold.settle().await;
     for question in charts(scene, served) {
         let mut times = Vec::new();
         for n in 0..ASKED {

@@ -112,22 +112,25 @@ impl Scene {
 async fn measure(scene: &mut Scene, config: server::Store, rows: i64) {
     prepare(scene, &config, rows).await;
     let scene = &*scene;
-    let served = Served::start(&config, scene.browsers.max(1)).await;
+    // Each part has a server that has just begun: its memory is of that part.
+    let start = || Served::start(&config, scene.browsers.max(1));
     if scene.has("cold") {
         match cold::Cold::of(&config).await {
-            Ok(cold) => cold::ask(scene, &served, &cold).await,
+            Ok(cold) => cold::ask(scene, &start().await, &cold).await,
             Err(why) => println!("  not asked of the disk: {why}"),
         }
     }
     if scene.has("warm") {
+        let served = start().await;
         ask_all(scene, "", &charts(scene, &served)).await;
         ask_all(scene, "", &fleet(scene, &served)).await;
         scene.teller.memory("with all that", served.peak());
     }
     if scene.browsers > 0 && scene.has("live") {
-        browsers::live(scene, &served).await;
+        browsers::live(scene, &start().await).await;
     }
     if scene.browsers > 0 && scene.has("browsers") {
+        let served = start().await;
         let open = browsers::Browsers::open(scene, &served, browsers::Look::Each, true).await;
         let among = format!(", {} browsers open", scene.browsers);
         ask_all(scene, &among, &charts(scene, &served)).await;
@@ -136,7 +139,7 @@ async fn measure(scene: &mut Scene, config: server::Store, rows: i64) {
         scene.teller.memory(&format!("with all that{among}"), served.peak());
     }
     if scene.has("files") {
-        files::measure(scene, &served).await;
+        files::measure(scene, &start().await).await;
     }
 }
 

@@ -188,6 +188,7 @@ pub async fn buckets(
 }
 
 /// Buckets of one point gathered to longer ones where they are, by time: what [`Rolled::follow`] makes of them.
+/// The key leads to the first and last value, which else would cost two more looks at all rows.
 pub async fn gathered(
     client: &Client,
     grain: Grain,
@@ -208,8 +209,8 @@ pub async fn gathered(
          select $1, b.begin, b.count, b.good, b.numbers, b.quality, b.sum, b.min, b.max, \
            f.first_value, f.first_whole, f.first_state, f.first_text, \
            l.last_value, l.last_whole, l.last_state, l.last_text from bucket b \
-         left join {table} f on f.point = $1 and f.time = b.first and f.time >= $2 and f.time < $3 \
-         left join {table} l on l.point = $1 and l.time = b.last and l.time >= $2 and l.time < $3 \
+         left join lateral (select * from {table} t where t.point = $1 and t.time = b.first limit 1) f on true \
+         left join lateral (select * from {table} t where t.point = $1 and t.time = b.last limit 1) l on true \
          order by b.begin"
     );
     let statement = client.prepare_cached(&sql).await?;
