@@ -23,6 +23,7 @@ mod order;
 mod packing;
 mod runs;
 mod shapes;
+mod tens;
 
 /// The newest format that this version reads and writes. Each batch is of the oldest that has what it
 /// needs: 2 has decimals with corrections, which 1 has not.

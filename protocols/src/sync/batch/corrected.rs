@@ -5,14 +5,11 @@
 //! Only in batches of format 2.
 
 use super::packing::{Column, Flaw, put, put_signed};
+use super::tens::{POWERS, rounded};
 use crate::sync::wire;
 
 /// The most digits behind the point.
 const MAX_DIGITS: u8 = 12;
-const POWERS: [f64; MAX_DIGITS as usize + 1] =
-    [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11, 1e12];
-/// Adding and taking away 1.5 * 2^52 rounds a smaller number to a whole one without a library call.
-const ROUNDING: f64 = 6_755_399_441_055_744.0;
 /// Whole numbers from 2^43 on say so much of a float that the others of its bits are no correction.
 const LARGEST_WHOLE: f64 = 8_796_093_022_208.0;
 /// More units than this arithmetic does not leave beside.
@@ -83,7 +80,7 @@ impl Decimal {
     /// The whole number and the correction that give `value`, bit for bit. NaN, infinities and -0.0 have
     /// none, nor has what is no decimal of so many digits.
     pub fn fit(self, value: f64) -> Option<(i64, i64)> {
-        let whole = (value * POWERS[usize::from(self.digits.min(MAX_DIGITS))] + ROUNDING) - ROUNDING;
+        let whole = rounded(value, POWERS[usize::from(self.digits.min(MAX_DIGITS))]);
         if whole.is_nan() || whole.abs() >= LARGEST_WHOLE {
             return None;
         }

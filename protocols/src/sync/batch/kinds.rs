@@ -6,15 +6,13 @@ use std::sync::Arc;
 
 use super::corrected::{self, Correction, Decimal};
 use super::packing::{Column, Flaw, put};
+use super::tens::{POWERS, rounded};
 use crate::reading::{DataType, Reading, Value};
 use crate::sync::wire;
 
 /// A decimal kind has at most this many digits after the point.
 const MAX_DIGITS: u8 = 9;
-const POWERS: [f64; MAX_DIGITS as usize + 1] = [1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
-/// Adding and taking away 1.5 * 2^52 rounds a smaller number to a whole one without a library call.
-const ROUNDING: f64 = 6_755_399_441_055_744.0;
-/// Whole numbers below 2^51 survive that.
+/// Whole numbers below 2^51 survive [`rounded`].
 const LARGEST_WHOLE: f64 = 2_251_799_813_685_248.0;
 /// A kind that leaves out more than one value in eight is not worth its exceptions.
 const ODD_SHARE: usize = 8;
@@ -323,7 +321,7 @@ fn pack_decimals(series: &[Reading], floats: usize, plain: &mut Vec<i64>, odd: &
 /// and -0.0 have none.
 fn decimal(value: f64, digits: u8) -> Option<i64> {
     let power = POWERS[usize::from(digits)];
-    let whole = (value * power + ROUNDING) - ROUNDING;
+    let whole = rounded(value, power);
     (whole.abs() < LARGEST_WHOLE && (whole / power).to_bits() == value.to_bits()).then_some(whole as i64)
 }
 
