@@ -235,6 +235,11 @@ impl Series<'_> {
                 let value = |bits: i64| Value::Float(f64::from_bits(bits as u64));
                 to.extend(pairs.map(|(stamp, number)| self.reading(stamp, Some(value(*number)))));
             }
+            // All numbers are of 32 bits.
+            Kind::Single if plain.iter().fold(0, |bits, number| bits | number) as u64 >> 32 == 0 => {
+                let value = |bits: i64| Value::Float(f32::from_bits(bits as u32).into());
+                to.extend(pairs.map(|(stamp, number)| self.reading(stamp, Some(value(*number)))));
+            }
             kind => {
                 for (stamp, number) in pairs {
                     to.push(self.reading(stamp, Some(kind.value(*number, texts)?)));

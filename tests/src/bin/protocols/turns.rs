@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use forebay_config::load;
 use forebay_demo::process::{Process, Program};
 use forebay_demo::site::Site;
 use forebay_protocols::field::modbus::ModbusSource;
@@ -19,7 +20,6 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tokio_modbus::prelude::{Reader, Slave, SlaveContext, tcp};
 
 use super::Measure;
-use super::lines::link;
 
 const REGISTERS: u16 = 125;
 const UNITS: u8 = 40;
@@ -77,7 +77,7 @@ async fn figure(way: &str, time: Duration) -> Result<(f64, f64)> {
     sleep(time).await;
     let (seconds, requests) = (seconds_of(id)? - before.0, device.asked() - before.1);
     end(process).await?;
-    ensure!(requests > 0, "nothing was read");
+    ensure!(requests > 0, "{way}: nothing was read");
     let readings = (requests * u64::from(REGISTERS)) as f64;
     Ok((seconds / readings * 1e6, readings / time.as_secs_f64()))
 }
@@ -100,7 +100,10 @@ fn toml(address: SocketAddr) -> String {
 pub async fn child(way: &str, address: &str) -> Result<()> {
     let address: SocketAddr = address.parse()?;
     if way == "source" {
-        let mut source = ModbusSource::new(&link(&toml(address))?).context("a Modbus link")?;
+        let text = format!("[agent]\nsite = \"bench\"\ngateway = \"turns\"\n{}", toml(address));
+        let config = load::agent_text("bench.toml", &text)?;
+        let mut source =
+            ModbusSource::new(config.links.first().context("one link")?).context("a Modbus link")?;
         source.connect().await?;
         loop {
             std::hint::black_box(source.next().await?);
