@@ -8,6 +8,7 @@ use forebay_config::load;
 use forebay_config::redact::redact;
 use forebay_config::units::ByteSize;
 use forebay_protocols::boot_time::wall_micros;
+use forebay_protocols::checkup::Finding;
 use rustix::fs::{Access, access, statvfs};
 
 use super::super::buffer::words::{count, moment};
@@ -15,7 +16,6 @@ use super::super::check;
 use super::super::serial;
 use super::super::sight::{Seen, Sight, list, text};
 use super::super::status::Page;
-use super::Finding;
 use crate::clock::machine::Machine;
 
 /// Less free space than this beyond the reserve, and soon readings have to go.
