@@ -22,6 +22,7 @@ pub mod simulated;
 pub mod store;
 
 mod acknowledged;
+mod age;
 mod boots;
 mod catalogue;
 mod charts;
@@ -50,6 +51,7 @@ mod tests;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use forebay_config::agent::WhenFull;
@@ -208,6 +210,9 @@ pub struct Status {
     pub writable: bool,
     /// When the server acknowledged something last, since the store was opened.
     pub acknowledged_at: Option<BootTime>,
+    /// How long the oldest of the backlog has waited since it was appended; `None` if nothing waits, or for a minute
+    /// and more, or since before the store was opened.
+    pub oldest_waits: Option<Duration>,
 }
 
 /// A batch read back for sending.

@@ -95,6 +95,9 @@ pub struct BufferShown {
     pub state: &'static str,
     pub backlog_batches: u64,
     pub backlog_bytes: u64,
+    /// Seconds that the oldest of the backlog has waited; `None` if nothing waits, or for a minute and more, or since
+    /// before the agent was started.
+    pub oldest_s: Option<f64>,
     pub disk_bytes: u64,
     pub limit_bytes: u64,
     pub tail_bytes: u64,
@@ -304,6 +307,7 @@ impl BufferShown {
             state,
             backlog_batches: status.backlog_batches,
             backlog_bytes: status.backlog_bytes,
+            oldest_s: status.oldest_waits.map(rounded),
             disk_bytes: status.disk_bytes,
             limit_bytes: status.limit_bytes,
             tail_bytes: status.tail_bytes,

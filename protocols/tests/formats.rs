@@ -7,6 +7,7 @@
 use std::path::PathBuf;
 
 use forebay_protocols::boot_time::BootTime;
+use forebay_protocols::hexadecimal::Hexadecimal;
 use forebay_protocols::reading::{Clock, Fault, PointId, Quality, Reading, Stamp, Value};
 use forebay_protocols::sync::batch::{Boot, Decoded, Decoder, Encoder, Epoch, Head, Sequence};
 
@@ -60,7 +61,7 @@ fn fixture(format: u32, ending: &str) -> PathBuf {
 /// The batch as text: a line for its head, then a line for each reading. Floats stand as their bits.
 fn spell(decoded: &Decoded) -> String {
     let Head { epoch, sequence, boot } = decoded.head;
-    let id: String = boot.id.iter().map(|byte| format!("{byte:02x}")).collect();
+    let id = Hexadecimal(&boot.id);
     let mut text = format!(
         "epoch {epoch} sequence {} boot {} {id} offset {} synchronised {} dictionary {}\n",
         sequence.0, boot.counter, boot.wall_offset_us, boot.synchronised, decoded.dictionary_revision.0,

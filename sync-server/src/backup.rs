@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use forebay_config::server::{Server, Store};
 use forebay_protocols::boot_time::wall_micros;
+use forebay_protocols::hexadecimal::Hexadecimal;
 use forebay_protocols::private_files;
 use ring::digest::{Context as Digest, SHA256};
 use rusqlite::{Connection, OpenFlags};
@@ -107,7 +108,7 @@ fn fill(config: &Server, folder: &Path) -> Result<Manifest> {
         version: env!("CARGO_PKG_VERSION").into(),
         made_us: wall_micros(),
         store: store.into(),
-        ca_pin: hex(&authority.pin()),
+        ca_pin: Hexadecimal(&authority.pin()).to_string(),
         ca_generation: authority.generation(),
         files,
     };
@@ -168,11 +169,7 @@ fn sum(path: &Path) -> io::Result<(u64, String)> {
         digest.update(read);
         bytes += read.len() as u64;
     }
-    Ok((bytes, hex(digest.finish().as_ref())))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    Ok((bytes, Hexadecimal(digest.finish().as_ref()).to_string()))
 }
 
 fn sync_folder(folder: Option<&Path>) -> io::Result<()> {

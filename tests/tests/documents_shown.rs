@@ -163,7 +163,7 @@ async fn read_says_of_a_silent_device_what_the_readme_shows() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn status_says_what_the_readme_shows_and_doctor_checks_what_is_documented() -> Result<()> {
     let device = LoadDevice::start().await?;
-    // Rarely enough that one batch waits, the last one: what was acknowledged is written down with the next.
+    // Rarely enough that most looks find everything acknowledged.
     let boiler = device.link_toml(10, "5s").replace("link.load", "link.boiler");
     let press = "[link.press]\nbackoff_max = \"30s\"\n[link.press.opcua]\nendpoint = \"opc.tcp://127.0.0.1:1\"\n\
                  [link.press.device.press-1]\npoints.t = { node = \"ns=2;s=t\" }\n";

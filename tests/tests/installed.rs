@@ -79,6 +79,8 @@ struct Trial {
     machine: Machine,
     meter: CountingMeter,
     events: Vec<Event>,
+    /// What `systemd-analyze security` says of the services.
+    exposures: Vec<String>,
 }
 
 impl Trial {
@@ -114,8 +116,12 @@ impl Trial {
         let units =
             "/usr/lib/systemd/system/forebay-agent.service /usr/lib/systemd/system/forebay-server.service";
         machine.run(&format!("systemd-analyze verify --man=no {units}"))?;
-        machine.run("systemd-analyze security --no-pager --threshold=15 forebay-agent")?;
-        machine.run("systemd-analyze security --no-pager --threshold=12 forebay-server")?;
+        for (service, threshold) in [("forebay-agent", 15), ("forebay-server", 12)] {
+            let security = format!("systemd-analyze security --no-pager --threshold={threshold} {service}");
+            let told = machine.run(&security)?;
+            let overall = told.lines().find(|line| line.contains("Overall exposure level"));
+            self.exposures.push(overall.context("an overall level")?.trim().to_owned());
+        }
         machine.run("test -s /usr/share/bash-completion/completions/forebay-agent")?;
         machine.run("gzip -dc /usr/share/man/man1/forebay-agent-join.1.gz | grep -q 'join string'")?;
 
@@ -220,7 +226,7 @@ async fn the_packages_live_through_kill_upgrade_reboot_and_power_cut_and_go_with
     check(&share.join("1"))?;
     let meter = CountingMeter::start().await?;
     let machine = Machine::new(folder.path(), &share, meter.address())?;
-    let mut trial = Trial { machine, meter, events: Vec::new() };
+    let mut trial = Trial { machine, meter, events: Vec::new(), exposures: Vec::new() };
     let appended = match trial.life().await {
         Ok(appended) => appended,
         Err(error) => {
@@ -229,7 +235,8 @@ async fn the_packages_live_through_kill_upgrade_reboot_and_power_cut_and_go_with
         }
     };
 
-    let Trial { machine, meter, events } = trial;
+    let Trial { machine, meter, events, exposures } = trial;
+    println!("{}", exposures.join("\n"));
     let (numbers, unit, rows) = stored(&machine.shared("forebay.db")?)?;
     let different: BTreeSet<u32> = numbers.iter().copied().collect();
     let missing: BTreeSet<u32> =

@@ -223,7 +223,17 @@ async fn a_gateway_leaves_and_keeps_what_it_has_not_sent() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let device = LoadDevice::start().await?;
     let site = house(&folder, &device.link_toml(20, "200ms")).await?;
-    ensure!(agent(&site, &["leave"]).await?.words.contains("has not joined"), "nothing to leave");
+    ensure!(agent(&site, &["leave"]).await?.words.contains("nothing to leave"), "it has not joined");
+    // Who has asked by a stick and thinks better of it leaves no key behind.
+    let (stick, kept) =
+        (folder.path().join("stick"), identity_folder(&site.agent_state()).join("errand.pem"));
+    std::fs::create_dir(&stick)?;
+    let ask = ["join", "--offline", stick.to_str().context("UTF-8")?];
+    ensure!(agent(&site, &ask).await?.code == 19 && kept.exists(), "it has asked");
+    let said = agent(&site, &["leave"]).await?;
+    ensure!(said.code == 0 && said.words.contains("was to be carried is forgotten"), "{said:?}");
+    ensure!(!kept.exists(), "the key is gone");
+    ensure!(agent(&site, &ask).await?.words.contains("made on this gateway"), "another one is asked with");
     let running = site.start_server().await?;
     site.join().await?;
     let collecting = site.start_agent().await?;
@@ -236,8 +246,11 @@ async fn a_gateway_leaves_and_keeps_what_it_has_not_sent() -> Result<()> {
     let said = agent(&site, &["leave", "--yes"]).await?;
     ensure!(said.code == 12 && identity(&site)?.is_some(), "nothing was done: {said:?}");
     let running = site.start_server().await?;
+    // It is a member, and asks for another house all the same.
+    ensure!(agent(&site, &ask).await?.code == 19 && kept.exists(), "it has asked again");
     let said = agent(&site, &["leave", "--yes"]).await?;
     ensure!(said.code == 0 && said.words.contains("t/gate has left"), "{said:?}");
+    ensure!(said.words.contains("was to be carried is forgotten") && !kept.exists(), "{said:?}");
     ensure!(identity(&site)?.is_none(), "the identity is gone");
     ensure!(server(&site, &["agents"]).await?.contains("has left"), "the server knows");
     // It collects all the same, and says where it stands.

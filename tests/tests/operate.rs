@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use forebay_demo::site::Site;
 use forebay_tests::load_device::LoadDevice;
+use forebay_tests::patience::{HASTY, until};
 use forebay_tests::programs;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{Winsize, tcgetattr, tcsetwinsize};
@@ -87,6 +88,70 @@ async fn status_tells_a_running_agent_from_one_that_does_not_run_and_what_to_loo
     let (code, json) = status(&site).await?;
     assert_eq!((code, &json["running"]), (Some(3), &Value::from(false)));
     assert!(json["buffer"]["disk_bytes"].as_u64() > Some(0), "the disk tells: {json:#}");
+    server.terminate(Duration::from_secs(30)).await?;
+    Ok(())
+}
+
+/// The words behind `Buffer` and `Uplink` of `forebay-agent status`.
+async fn buffer_and_uplink(site: &Site) -> Result<(String, String)> {
+    let text = String::from_utf8(agent(site, &["status"]).await?.stdout)?;
+    let line = |name: &str| {
+        let found =
+            text.lines().find_map(|line| line.strip_prefix(name)).map(|words| words.trim().to_owned());
+        found.with_context(|| format!("no {name} in\n{text}"))
+    };
+    Ok((line("Buffer")?, line("Uplink")?))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_healthy_agent_is_up_to_date_at_every_look_and_one_that_is_cut_off_tells_what_waits() -> Result<()>
+{
+    let folder = tempfile::tempdir()?;
+    let device = LoadDevice::start().await?;
+    let site = Site::new(folder.path(), programs()?, None, 0).await?;
+    site.configure_agent("t", "seen", &device.link_toml(10, "200ms"), HASTY)?;
+    let server = site.start_server().await?;
+    site.join().await?;
+    let running = site.start_agent().await?;
+    let up_to_date = async || Ok(buffer_and_uplink(&site).await?.0.starts_with("up to date"));
+    until(&site, "the server to have everything", up_to_date).await?;
+    for _ in 0..20 {
+        let (buffer, uplink) = buffer_and_uplink(&site).await?;
+        ensure!(buffer.starts_with("up to date"), "{buffer}");
+        println!("{uplink}\n  {buffer}");
+        sleep(Duration::from_millis(150)).await;
+    }
+    let behind = async || Ok(status(&site).await?.1["buffer"]["backlog_readings"].as_u64() > Some(0));
+    until(&site, "a disk that has not heard of it", behind).await?;
+    let (_, json) = status(&site).await?;
+    ensure!(json["agent"]["buffer"].get("oldest_s").is_some(), "{json:#}");
+    for key in
+        ["backlog_batches", "backlog_bytes", "oldest", "newest", "disk_bytes", "limit_bytes", "free_bytes"]
+    {
+        ensure!(json["buffer"].get(key).is_some(), "no {key} any more: {json:#}");
+    }
+
+    server.terminate(Duration::from_secs(30)).await?;
+    let told = async || {
+        let (buffer, uplink) = buffer_and_uplink(&site).await?;
+        let words = buffer.split_once(" wait (").and_then(|(_, rest)| rest.split_once(", the oldest from "));
+        println!("{uplink}\n  {buffer}");
+        Ok(words.is_some_and(|(_, age)| age.contains(" ago)")) && uplink.starts_with("cannot use"))
+    };
+    until(&site, "a backlog that is told", told).await?;
+    let (_, json) = status(&site).await?;
+    let before = json["agent"]["ledger"]["backlog"].as_u64();
+    sleep(Duration::from_secs(2)).await;
+    let (code, json) = status(&site).await?;
+    ensure!(code == Some(1) && json["agent"]["ledger"]["backlog"].as_u64() > before, "{json:#}");
+    let (buffer, _) = buffer_and_uplink(&site).await?;
+    ensure!(buffer.contains(" wait ("), "{buffer}");
+
+    let server = site.start_server().await?;
+    until(&site, "the server to have everything again", up_to_date).await?;
+    running.terminate(Duration::from_secs(30)).await?;
+    // Now the disk has been told of everything.
+    ensure!(buffer_and_uplink(&site).await?.0.starts_with("nothing waits"));
     server.terminate(Duration::from_secs(30)).await?;
     Ok(())
 }

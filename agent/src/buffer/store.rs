@@ -217,6 +217,8 @@ impl Store {
             writable: self.fault.is_none(),
             // Known to whoever carries the acknowledgement.
             acknowledged_at: None,
+            // Known to whoever saw it appended.
+            oldest_waits: None,
         }
     }
 

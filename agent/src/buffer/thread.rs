@@ -13,6 +13,7 @@ use forebay_protocols::sync::wire;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 
+use super::age::Ages;
 use super::disk::Flash;
 use super::store::{Rules, Store};
 use super::{BootKnown, BufferError, Opening, Revived, Settings, Status, Stored};
@@ -53,6 +54,7 @@ pub(super) enum Wish {
 pub(super) struct Shared {
     books: Mutex<(Status, Option<String>)>,
     acknowledged_at: Mutex<Option<BootTime>>,
+    ages: Mutex<Ages>,
     /// Told of every append.
     pub appended: Notify,
 }
@@ -60,7 +62,13 @@ pub(super) struct Shared {
 impl Shared {
     pub fn status(&self) -> Status {
         let acknowledged_at = *self.acknowledged_at();
-        Status { acknowledged_at, ..self.books().0 }
+        let books = self.books().0;
+        let oldest_waits = books.oldest.and_then(|oldest| self.ages().of(oldest, BootTime::now()));
+        Status { acknowledged_at, oldest_waits, ..books }
+    }
+
+    fn ages(&self) -> MutexGuard<'_, Ages> {
+        self.ages.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     fn acknowledged_at(&self) -> MutexGuard<'_, Option<BootTime>> {
@@ -93,6 +101,7 @@ pub(super) async fn start(
         .name("buffer".into())
         .spawn(move || match open(&settings, machine) {
             Ok((store, opening)) => {
+                *own.ages() = Ages::new(store.next_sequence());
                 own.update(&store);
                 // If nobody waits any more the channel of wishes is closed too.
                 drop(opened.send(Ok((store.next_sequence(), opening))));
@@ -153,6 +162,8 @@ fn grant(store: &mut Store, wish: Wish, shared: &Shared) {
     match wish {
         Wish::Append { batches, answer } => {
             let result = store.append(&batches);
+            // Before the books: whoever reads these finds an age for what stands in them.
+            shared.ages().appended(store.next_sequence(), BootTime::now());
             shared.update(store);
             if result.is_ok() {
                 shared.appended.notify_one();

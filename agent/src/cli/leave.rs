@@ -1,5 +1,9 @@
 //! `forebay-agent leave`: this gateway belongs to its server no more. The server is told first, and lets
-//! it in no more; then the identity is removed here. Cut off in between it is run again.
+//! it in no more; then the identity is removed here, and with it what this gateway asked to join with and
+//! has no answer to. Cut off in between it is run again.
+
+#[cfg(test)]
+mod tests;
 
 use std::io::{IsTerminal, Write, stderr, stdin};
 use std::path::Path;
@@ -8,7 +12,7 @@ use std::sync::Arc;
 
 use forebay_config::agent::Agent;
 use forebay_protocols::sync::problem::Kind;
-use forebay_protocols::sync::tls::{Application, GatewayClock, Identity};
+use forebay_protocols::sync::tls::{Application, Errand, GatewayClock, Identity, IdentityError};
 use forebay_protocols::sync::wire::JoinRequest;
 
 use super::join::identity_folder;
@@ -18,7 +22,8 @@ use crate::buffer::inspect::{Inspection, User};
 use crate::clock::Clock;
 use crate::uplink::admission::{self, Refusal};
 
-pub const HELP: &str = "The agent goes on collecting into its buffer, and brings it all to the server it joins next.\n\n\
+pub const HELP: &str = "The agent goes on collecting into its buffer, and brings it all to the server it joins next. A request to \
+     join that has no answer yet is forgotten, with its key.\n\n\
      Exit codes: 0 left, or had not joined; 1 not done, and why is said; 12 the server is out of reach; \
      16 the server refused.";
 
@@ -66,8 +71,11 @@ fn depart(leave: &Leave, config: &Agent) -> Result<String, Hindrance> {
         is_drained(&buffer).map_err(|words| (FAILED, words))?;
     }
     if identity.is_none() && !leave.remove_buffer {
-        Application::forget(&folder).map_err(|error| failed(&error))?;
-        return Ok("This gateway has not joined: there is nothing to leave.".into());
+        let forgotten = forget_requests(&folder).map_err(|error| failed(&error))?;
+        return Ok(match forgotten.as_str() {
+            "" => "This gateway has not joined: there is nothing to leave.".into(),
+            forgotten => format!("This gateway has not joined.{forgotten}"),
+        });
     }
     let server = identity.as_ref().map_or("no server", |identity| identity.server.as_str());
     confirm(leave, server)?;
@@ -76,7 +84,7 @@ fn depart(leave: &Leave, config: &Agent) -> Result<String, Hindrance> {
         None => "This gateway had not joined.".into(),
     };
     Identity::forget(&folder).map_err(|error| failed(&error))?;
-    Application::forget(&folder).map_err(|error| failed(&error))?;
+    words += &forget_requests(&folder).map_err(|error| failed(&error))?;
     if leave.remove_buffer {
         // Looked at again: an agent may have been started meanwhile.
         is_drained(&buffer).map_err(|words| (FAILED, words))?;
@@ -84,6 +92,20 @@ fn depart(leave: &Leave, config: &Agent) -> Result<String, Hindrance> {
         words.push_str(" Its buffer is removed.");
     } else {
         words.push_str(" Readings stay in the buffer until it joins again.");
+    }
+    Ok(words)
+}
+
+/// Forgets what this gateway asked to join with, whichever way, and the keys it did so with. In words, each
+/// with a space before it; empty if it had not asked.
+fn forget_requests(folder: &Path) -> Result<String, IdentityError> {
+    let mut words = String::new();
+    if Application::forget(folder)? {
+        words += " The request that waited for an operator is forgotten; `forebay-server agents reject` takes it off \
+                  the server's list.";
+    }
+    if Errand::forget(folder)? {
+        words += " The request that was to be carried is forgotten, with its key: no answer to it is taken any more.";
     }
     Ok(words)
 }

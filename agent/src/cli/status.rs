@@ -1,6 +1,8 @@
 //! `forebay-agent status`: what somebody in front of the gateway wants to know first. Asks the agent that
 //! runs; of one that does not it tells what lies on the disk.
 
+pub mod backlog;
+
 mod page;
 #[cfg(test)]
 mod tests;

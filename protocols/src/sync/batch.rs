@@ -10,6 +10,7 @@ use std::fmt;
 use bytes::Bytes;
 use prost::Message;
 
+use crate::hexadecimal::Hexadecimal;
 use crate::reading::{Fault, PointId, Quality, Reading, Value};
 use crate::sync::wire;
 
@@ -46,7 +47,7 @@ pub struct Epoch(pub [u8; 16]);
 
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        Hexadecimal(&self.0).fmt(f)
     }
 }
 

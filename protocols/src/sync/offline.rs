@@ -31,6 +31,7 @@ use rustls::pki_types::CertificateSigningRequestDer;
 
 use super::tls::{self, FreshKey, IdentityError, key_words};
 use super::wire::JoinAnswer;
+use crate::hexadecimal::Hexadecimal;
 
 /// Neither text is longer, in bytes; more is not read.
 pub const LONGEST: u64 = 64 << 10;
@@ -106,7 +107,7 @@ pub fn stem(site: &str, gateway: &str) -> String {
 
 /// The beginning of a CA's pin, as people compare it: what `forebay-server ca status` shows.
 pub fn pin_words(pin: &[u8; 32]) -> String {
-    pin.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    Hexadecimal(&pin[..8]).to_string()
 }
 
 impl OfflineRequest {
@@ -178,7 +179,7 @@ impl OfflineAnswer {
         let text = format!(
             "{ANSWER}{KIND}\nGateway: {name}\nKey: {key}\nMade: {}\nServer: {server}\nCA: {}\nAnswer: {}\n",
             moment(*made_us),
-            ca_pin.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+            Hexadecimal(ca_pin),
             STANDARD.encode(answer.encode_to_vec())
         );
         format!("{text}Sum: {:08x}\n", crc32c::crc32c(text.as_bytes()))

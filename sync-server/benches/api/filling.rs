@@ -6,6 +6,7 @@ use std::path::Path;
 
 use forebay_config::server;
 use forebay_protocols::boot_time::wall_micros;
+use forebay_protocols::hexadecimal::Hexadecimal;
 use forebay_protocols::sync::wire;
 use forebay_server::store::{Micros, Store};
 use tokio_postgres::NoTls;
@@ -90,11 +91,7 @@ fn report(number: i64) -> String {
         devices: (1..=5).map(device).collect(),
         ..wire::Report::default()
     };
-    let mut hex = String::new();
-    for byte in prost::Message::encode_to_vec(&report) {
-        let _ = write!(hex, "{byte:02x}");
-    }
-    hex
+    Hexadecimal(&prost::Message::encode_to_vec(&report)).to_string()
 }
 
 /// Agents, and the points of the first one. `moment` makes a time of microseconds, `bytes` of hex.

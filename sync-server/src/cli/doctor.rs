@@ -1,7 +1,6 @@
 //! `forebay-server doctor`: what the server needs, tried one after the other, each with its verdict and
 //! with what to do about it. Changes nothing, and works beside a running server.
 
-use std::fmt::Write;
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
@@ -12,8 +11,8 @@ use std::time::Duration;
 use clap::Args;
 use forebay_config::server::{Server, Store as Kind};
 use forebay_protocols::boot_time::wall_micros;
+use forebay_protocols::checkup::{self, Finding};
 use forebay_protocols::sync::tls;
-use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -44,88 +43,27 @@ pub(super) struct Doctor {
     deep: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Verdict {
-    Ok,
-    Warn,
-    Fail,
-}
-
-impl Verdict {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Ok => "OK",
-            Self::Warn => "WARN",
-            Self::Fail => "FAIL",
-        }
-    }
-}
-
-/// One check, done.
-#[derive(Debug)]
-struct Finding {
-    what: &'static str,
-    verdict: Verdict,
-    words: String,
-    /// Empty where nothing is to be done.
-    remedy: String,
-}
-
-fn ok(what: &'static str, words: impl Into<String>) -> Finding {
-    Finding { what, verdict: Verdict::Ok, words: words.into(), remedy: String::new() }
-}
-
-fn warn(what: &'static str, words: impl Into<String>, remedy: impl Into<String>) -> Finding {
-    Finding { what, verdict: Verdict::Warn, words: words.into(), remedy: remedy.into() }
-}
-
-fn fail(what: &'static str, words: impl Into<String>, remedy: impl Into<String>) -> Finding {
-    Finding { what, verdict: Verdict::Fail, words: words.into(), remedy: remedy.into() }
-}
-
 impl Doctor {
     /// Examines, shows, and gives the exit code.
     pub(super) async fn run(self, config: Server) -> anyhow::Result<ExitCode> {
         let findings = examine(&config, self.deep).await;
-        let worst = findings.iter().map(|finding| finding.verdict).max().unwrap_or(Verdict::Ok);
-        super::print(&if self.json { format!("{}\n", as_json(&findings, worst)) } else { text(&findings) })?;
-        Ok(ExitCode::from(worst as u8))
+        super::print(&if self.json { format!("{}\n", checkup::json(&findings)) } else { text(&findings) })?;
+        Ok(ExitCode::from(checkup::exit_code(&findings)))
     }
 }
 
 fn text(findings: &[Finding]) -> String {
-    let mut page = String::new();
-    for Finding { what, verdict, words, remedy } in findings {
-        let _ = writeln!(page, "{:<4}  {what:<16}  {words}", verdict.word());
-        remedy.lines().for_each(|line| {
-            let _ = writeln!(page, "{:<24}{line}", "");
-        });
-    }
-    let number = |verdict| findings.iter().filter(|finding| finding.verdict == verdict).count();
-    let (warned, failed) = (number(Verdict::Warn), number(Verdict::Fail));
-    let _ = match (warned, failed) {
-        (0, 0) => writeln!(page, "All is well."),
-        _ => writeln!(page, "{failed} FAIL, {warned} WARN, {} OK.", findings.len() - warned - failed),
-    };
-    page
-}
-
-fn as_json(findings: &[Finding], worst: Verdict) -> Value {
-    let one = |finding: &Finding| {
-        json!({
-            "check": finding.what, "verdict": finding.verdict.word(), "words": finding.words, "remedy": finding.remedy,
-        })
-    };
-    json!({ "verdict": worst.word(), "checks": findings.iter().map(one).collect::<Vec<_>>() })
+    checkup::text(findings, |_, mark| mark.to_owned())
 }
 
 async fn examine(config: &Server, deep: bool) -> Vec<Finding> {
-    let mut findings = vec![ok("configuration", "understood"), state_folder(&config.state_dir), clock()];
+    let mut findings =
+        vec![Finding::ok("configuration", "understood"), state_folder(&config.state_dir), clock()];
     findings.push(disk(config));
     if let Kind::Sqlite { path } = &config.store
         && !path.exists()
     {
-        findings.push(warn(
+        findings.push(Finding::warn(
             "database",
             format!("{} is not there yet", path.display()),
             "the server makes it when it starts; if there was one, `forebay-server restore` puts a backup back",
@@ -136,7 +74,7 @@ async fn examine(config: &Server, deep: bool) -> Vec<Finding> {
     let opened = timeout(WITHIN, store::open(&config.store)).await;
     let store = match opened.unwrap_or_else(|_| Err(store::StoreError::Away("no answer in time".into()))) {
         Ok(store) => {
-            findings.push(ok("database", store.describe()));
+            findings.push(Finding::ok("database", store.describe()));
             Some(store)
         }
         Err(error) => {
@@ -148,7 +86,7 @@ async fn examine(config: &Server, deep: bool) -> Vec<Finding> {
                     "does PostgreSQL run, and does `store.url` name it? Agents keep their readings meanwhile"
                 }
             };
-            findings.push(fail("database", error.to_string(), remedy));
+            findings.push(Finding::fail("database", error.to_string(), remedy));
             None
         }
     };
@@ -180,30 +118,34 @@ fn state_folder(folder: &Path) -> Finding {
     const WHAT: &str = "state directory";
     let shown = folder.display();
     let Ok(about) = fs::metadata(folder) else {
-        return fail(WHAT, format!("{shown} is not there"), "start the server once, or make it for its user");
+        return Finding::fail(
+            WHAT,
+            format!("{shown} is not there"),
+            "start the server once, or make it for its user",
+        );
     };
     let probe = folder.join(".doctor");
     if let Err(error) = fs::write(&probe, b"can this be written?").and_then(|()| fs::remove_file(&probe)) {
-        return fail(
+        return Finding::fail(
             WHAT,
             format!("{shown} cannot be written: {error}"),
             "give it to the server's user, with chown",
         );
     }
     match about.permissions().mode() & 0o007 {
-        0 => ok(WHAT, shown.to_string()),
-        _ => warn(WHAT, format!("every user may look into {shown}"), format!("chmod o= {shown}")),
+        0 => Finding::ok(WHAT, shown.to_string()),
+        _ => Finding::warn(WHAT, format!("every user may look into {shown}"), format!("chmod o= {shown}")),
     }
 }
 
 fn clock() -> Finding {
     match wall_micros() / 1_000_000 < tls::EARLIEST_TIME {
-        true => fail(
+        true => Finding::fail(
             "clock",
             "it shows a time before this program was made",
             "set it: certificates and the times of readings hang on it (`timedatectl set-ntp true`)",
         ),
-        false => ok("clock", "not obviously wrong"),
+        false => Finding::ok("clock", "not obviously wrong"),
     }
 }
 
@@ -215,15 +157,15 @@ fn disk(config: &Server) -> Finding {
     };
     let remedy = "make room, or set `[retention]`; while it is full agents keep their readings";
     match rustix::fs::statvfs(folder) {
-        Err(error) => fail(WHAT, format!("{}: {error}", folder.display()), remedy),
+        Err(error) => Finding::fail(WHAT, format!("{}: {error}", folder.display()), remedy),
         Ok(room) => {
             let free = room.f_bavail.saturating_mul(room.f_frsize) >> 20;
             let share = room.f_bavail.saturating_mul(100) / room.f_blocks.max(1);
             let words = format!("{free} MiB free ({share} %) at {}", folder.display());
             match (free, share) {
-                (..100, _) => fail(WHAT, words, remedy),
-                (..1024, _) | (_, ..5) => warn(WHAT, words, remedy),
-                _ => ok(WHAT, words),
+                (..100, _) => Finding::fail(WHAT, words, remedy),
+                (..1024, _) | (_, ..5) => Finding::warn(WHAT, words, remedy),
+                _ => Finding::ok(WHAT, words),
             }
         }
     }
@@ -239,16 +181,16 @@ fn whole(path: &Path) -> Finding {
     let remedy = "stop the server, keep the file, and put a backup back with `forebay-server restore --replace`: \
                   gateways send again what they still have";
     match look() {
-        Ok(verdict) if verdict == "ok" => ok(WHAT, "every page and index of it"),
-        Ok(verdict) => fail(WHAT, verdict, remedy),
-        Err(error) => fail(WHAT, error.to_string(), remedy),
+        Ok(verdict) if verdict == "ok" => Finding::ok(WHAT, "every page and index of it"),
+        Ok(verdict) => Finding::fail(WHAT, verdict, remedy),
+        Err(error) => Finding::fail(WHAT, error.to_string(), remedy),
     }
 }
 
 fn ca(config: &Server) -> Finding {
     const WHAT: &str = "CA";
     if !has_ca(config) {
-        return warn(
+        return Finding::warn(
             WHAT,
             "there is none yet",
             "the server makes one when it starts; if there was one, restore it from a \
@@ -256,12 +198,13 @@ fn ca(config: &Server) -> Finding {
         );
     }
     match Authority::open(&config.state_dir) {
-        Err(error) => fail(WHAT, error.to_string(), ""),
+        Err(error) => Finding::fail(WHAT, error.to_string(), ""),
         Ok(authority) => match authority.former() {
-            None => ok(WHAT, format!("generation {}", authority.generation())),
-            Some(_) => {
-                ok(WHAT, format!("generation {}, the former one is trusted still", authority.generation()))
-            }
+            None => Finding::ok(WHAT, format!("generation {}", authority.generation())),
+            Some(_) => Finding::ok(
+                WHAT,
+                format!("generation {}, the former one is trusted still", authority.generation()),
+            ),
         },
     }
 }
@@ -269,13 +212,15 @@ fn ca(config: &Server) -> Finding {
 fn address(config: &Server) -> Finding {
     let address = app::address(config);
     match tls::server_name(&address) {
-        Err(why) => warn("address", why, "set `sync.address` to the host:port agents reach this server by"),
-        Ok(_) if config.sync.address.is_none() => warn(
+        Err(why) => {
+            Finding::warn("address", why, "set `sync.address` to the host:port agents reach this server by")
+        }
+        Ok(_) if config.sync.address.is_none() => Finding::warn(
             "address",
             format!("join strings name {address}, by this machine's own name"),
             "set `sync.address`, unless gateways know this name",
         ),
-        Ok(_) => ok("address", format!("join strings name {address}")),
+        Ok(_) => Finding::ok("address", format!("join strings name {address}")),
     }
 }
 
@@ -285,8 +230,8 @@ async fn listens(what: &'static str, at: SocketAddr) -> Finding {
         to.set_ip([127, 0, 0, 1].into());
     }
     match timeout(WITHIN, TcpStream::connect(to)).await {
-        Ok(Ok(_)) => ok(what, format!("something listens on {at}")),
-        _ => warn(
+        Ok(Ok(_)) => Finding::ok(what, format!("something listens on {at}")),
+        _ => Finding::warn(
             what,
             format!("nothing listens on {at}"),
             "start the server (`systemctl start forebay-server`)",
@@ -301,7 +246,9 @@ async fn fleet(store: &dyn Store, config: &Server) -> Vec<Finding> {
     };
     let (fleet, waiting, faults) = match asked.await {
         Ok(asked) => asked,
-        Err(error) => return vec![fail("gateways", error.to_string(), "see the check of the database")],
+        Err(error) => {
+            return vec![Finding::fail("gateways", error.to_string(), "see the check of the database")];
+        }
     };
     let now = wall_micros();
     let members: Vec<_> = fleet.iter().filter(|row| !row.revoked).collect();
@@ -316,8 +263,11 @@ async fn fleet(store: &dyn Store, config: &Server) -> Vec<Finding> {
     let mut findings = Vec::new();
     let silent = those(&|row| row.last_seen.is_none_or(|seen| now - seen > LONG_SILENT * MICROS_A_DAY));
     findings.push(match silent.len() {
-        0 => ok("gateways", format!("{} have joined, none silent for {LONG_SILENT} days", members.len())),
-        number => warn(
+        0 => Finding::ok(
+            "gateways",
+            format!("{} have joined, none silent for {LONG_SILENT} days", members.len()),
+        ),
+        number => Finding::warn(
             "gateways",
             format!("{number} of {} not heard of for {LONG_SILENT} days: {}", members.len(), names(silent)),
             "`forebay-agent status` there says why; `forebay-server agents revoke` if it is gone for good",
@@ -326,8 +276,8 @@ async fn fleet(store: &dyn Store, config: &Server) -> Vec<Finding> {
     let ending =
         those(&|row| row.certificate.is_some_and(|(_, until)| until - now < FEW_DAYS * MICROS_A_DAY));
     findings.push(match ending.is_empty() {
-        true => ok("certificates", "none of a gateway ends soon"),
-        false => warn(
+        true => Finding::ok("certificates", "none of a gateway ends soon"),
+        false => Finding::warn(
             "certificates",
             format!("fewer than {FEW_DAYS} days are left to {}", names(ending)),
             "gateways renew them by themselves, even late: `forebay-agent renew` there says what hinders it",
@@ -339,19 +289,27 @@ async fn fleet(store: &dyn Store, config: &Server) -> Vec<Finding> {
     {
         let awaited = authority.handover(&fleet).awaited;
         findings.push(match awaited.is_empty() {
-            true => {
-                warn("change of CA", "every gateway trusts the new one", "end it: `forebay-server ca retire`")
+            true => Finding::warn(
+                "change of CA",
+                "every gateway trusts the new one",
+                "end it: `forebay-server ca retire`",
+            ),
+            false => {
+                Finding::ok("change of CA", format!("{} gateways are to be brought over", awaited.len()))
             }
-            false => ok("change of CA", format!("{} gateways are to be brought over", awaited.len())),
         });
     }
     let asking = waiting.iter().filter(|one| !one.approved).count();
     if asking > 0 {
         let words = format!("{asking} gateways wait to be let in");
-        findings.push(warn("joining", words, "`forebay-server agents pending`, then `approve` or `reject`"));
+        findings.push(Finding::warn(
+            "joining",
+            words,
+            "`forebay-server agents pending`, then `approve` or `reject`",
+        ));
     }
     if !faults.is_empty() {
-        findings.push(warn(
+        findings.push(Finding::warn(
             "faults",
             format!("{} stand", faults.len()),
             "`forebay-server faults` says what to do",
@@ -362,6 +320,8 @@ async fn fleet(store: &dyn Store, config: &Server) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
+    use forebay_protocols::checkup::Verdict;
+
     use super::*;
 
     #[tokio::test]
@@ -390,10 +350,7 @@ mod tests {
         );
         assert!(of("state directory").remedy.contains("chmod") && of("CA").remedy.contains("backup"));
         let page = text(&findings);
-        assert!(page.starts_with("OK    configuration     understood\nWARN  state directory"), "{page}");
+        assert!(page.starts_with("OK    configuration         understood\nWARN  state directory"), "{page}");
         assert!(page.ends_with("OK.\n"), "{page}");
-        let shown = as_json(&findings, Verdict::Warn);
-        assert_eq!((&shown["verdict"], &shown["checks"][0]["verdict"]), (&json!("WARN"), &json!("OK")));
-        assert_eq!(Verdict::Fail as u8, 2, "the exit code");
     }
 }

@@ -4,6 +4,8 @@
 
 use std::borrow::Cow;
 
+use forebay_protocols::hexadecimal::Hexadecimal;
+
 use super::Micros;
 
 /// 2000-01-01: no reading is older, whatever the gateway's clock said.
@@ -33,7 +35,7 @@ pub fn name(name: &str) -> Cow<'_, str> {
         return text(name);
     }
     let hash = ring::digest::digest(&ring::digest::SHA256, name.as_bytes());
-    let hash: String = hash.as_ref().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    let hash = Hexadecimal(&hash.as_ref()[..16]);
     let kept = name.floor_char_boundary(LONGEST_NAME / 2);
     Cow::Owned(format!("{}…{hash}", text(&name[..kept])))
 }

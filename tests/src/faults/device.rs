@@ -46,8 +46,7 @@ pub fn append_until_killed(folder: &Path, seed: u64) -> Result<()> {
             .map_err(|broken| anyhow::anyhow!("{broken:?}"))?;
     let mut dice = Dice::new(seed);
     let mut out = std::io::stdout().lock();
-    let hex: String = opening.epoch.0.iter().map(|byte| format!("{byte:02x}")).collect();
-    writeln!(out, "epoch {hex}")?;
+    writeln!(out, "epoch {}", opening.epoch)?;
     store.define(&measured());
     loop {
         let next = store.next_sequence().0;

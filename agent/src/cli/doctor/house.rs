@@ -8,14 +8,14 @@ use forebay_config::load;
 use forebay_config::redact::redact;
 use forebay_config::units::ByteSize;
 use forebay_protocols::boot_time::wall_micros;
+use forebay_protocols::checkup::Finding;
 use rustix::fs::{Access, access, statvfs};
 
 use super::super::buffer::words::{count, moment};
 use super::super::check;
 use super::super::serial;
 use super::super::sight::{Seen, Sight, list, text};
-use super::super::status::Page;
-use super::Finding;
+use super::super::status::{Page, backlog};
 use crate::clock::machine::Machine;
 
 /// Less free space than this beyond the reserve, and soon readings have to go.
@@ -200,17 +200,9 @@ fn disk(sight: &Sight) -> Finding {
 fn buffer(sight: &Sight) -> Finding {
     let what = "buffer";
     match &sight.buffer {
-        Ok(overview) if overview.troubles.is_empty() => Finding::ok(
-            what,
-            match overview.backlog.oldest {
-                None => "nothing waits for the server".to_owned(),
-                Some(edge) => format!(
-                    "{} readings wait, the oldest from {}",
-                    overview.backlog.readings,
-                    moment(edge.wall_us)
-                ),
-            },
-        ),
+        Ok(overview) if overview.troubles.is_empty() => {
+            Finding::ok(what, backlog::words(&sight.agent, &overview.backlog, wall_micros()))
+        }
         Ok(overview) => Finding::warn(
             what,
             count(overview.troubles.len() as u64, "damaged part", "damaged parts"),

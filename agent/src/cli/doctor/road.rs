@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use forebay_config::agent::Proxy;
+use forebay_protocols::checkup::{Finding, Verdict};
 use forebay_protocols::sync::tls::{self, GatewayClock, Identity};
 use rustls::CertificateError;
 use tokio::io::AsyncReadExt;
@@ -13,7 +14,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::super::sight::Sight;
-use super::{Finding, limited};
+use super::limited;
 use crate::clock::Clock;
 use crate::uplink::admission;
 
@@ -35,7 +36,7 @@ pub async fn examine(sight: &Sight) -> Vec<Finding> {
         None => ("server's name", server),
     };
     let name = limited(what, resolve(what, address)).await;
-    let is_known = name.verdict == super::Verdict::Ok;
+    let is_known = name.verdict == Verdict::Ok;
     findings.push(name);
     if !is_known {
         return findings;

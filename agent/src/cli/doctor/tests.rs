@@ -55,7 +55,7 @@ fn a_gateway_without_network_is_told_what_is_missing_and_what_to_do() {
         service.verdict == Verdict::Fail && service.remedy.contains("systemctl enable --now"),
         "{service:?}"
     );
-    assert_eq!(exit_code(&findings), BROKEN);
+    assert_eq!(checkup::exit_code(&findings), 2);
     assert!(findings.iter().all(|finding| finding.verdict == Verdict::Ok || !finding.remedy.is_empty()));
     let page = text(&findings, Paint::plain());
     assert!(page.lines().last().unwrap().contains(" FAIL, ") && !page.contains('\x1b'), "{page}");
@@ -113,13 +113,4 @@ fn passwords_that_everybody_may_read_are_told_and_references_are_none() {
     assert!(warned("hunter2", 0o644));
     assert!(!warned("hunter2", 0o640));
     assert!(!warned("${credential:hall}", 0o644));
-}
-
-#[test]
-fn exit_codes_are_the_worst_verdict() {
-    let (ok, warn, fail) = (Finding::ok("a", ""), Finding::warn("b", "", "x"), Finding::fail("c", "", "y"));
-    assert_eq!(exit_code(&[]), 0);
-    assert_eq!(exit_code(std::slice::from_ref(&ok)), 0);
-    assert_eq!(exit_code(&[ok.clone(), warn.clone()]), 1);
-    assert_eq!(exit_code(&[fail, warn, ok]), 2);
 }

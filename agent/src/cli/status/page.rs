@@ -12,6 +12,7 @@ use super::super::check;
 use super::super::paint::Paint;
 use super::super::sight::{Seen, Sight, list, number, text};
 use super::super::table::{Side, age, harmless, table};
+use super::backlog;
 
 /// A certificate that should have been renewed long ago: two thirds of a year are over at 122 days.
 const FEW_DAYS: i64 = 60;
@@ -223,22 +224,7 @@ impl<'s> Page<'s> {
             Ok(overview) => overview,
             Err(why) => return why.clone(),
         };
-        let backlog = &overview.backlog;
-        let waiting = match backlog.readings {
-            0 => "nothing waits".to_owned(),
-            readings => {
-                let oldest = backlog.oldest.map_or_else(String::new, |edge| {
-                    let seconds = (self.now_us - edge.wall_us) as f64 / 1e6;
-                    format!(", the oldest from {} ({} ago)", moment(edge.wall_us), age(seconds))
-                });
-                format!(
-                    "{} in {} wait ({}){oldest}",
-                    count(readings, "reading", "readings"),
-                    count(backlog.batches, "batch", "batches"),
-                    ByteSize(backlog.bytes)
-                )
-            }
-        };
+        let waiting = backlog::words(&self.sight.agent, &overview.backlog, self.now_us);
         let limit = self.sight.config.as_ref().ok().map(|config| config.buffer.max_size);
         let limit = limit.map_or_else(String::new, |limit| format!(" of {limit}"));
         let disk = match &self.sight.agent {

@@ -4,8 +4,10 @@ use serde_json::{Value as Json, json};
 
 use super::super::paint::Paint;
 use super::super::sight::{Seen, Sight};
+use super::backlog;
 use super::page::{Page, figure, link_words};
 use super::{ABSENT, TROUBLED, UNKNOWN, exit_code};
+use crate::buffer::inspect::{Backlog, Edge};
 
 const CONFIG: &str = "[agent]\nsite = \"t\"\ngateway = \"g\"\nstate_dir = \"/nowhere\"\n\
                       [link.hall.modbus-tcp]\naddress = \"10.0.0.1\"\n[link.hall.device.pump]\npoints.p = { address = 0 }\n";
@@ -98,6 +100,72 @@ fn whatever_needs_a_look_is_named_with_what_to_do_and_exits_1() {
         assert_eq!((troubles.len(), code), (1, TROUBLED), "{words}: {troubles:?}");
         assert!(troubles[0].contains(words), "no {words:?} in {troubles:?}");
         assert!(text.contains("To look at\n  "), "{text}");
+    }
+}
+
+/// What stands in the buffer's line of an agent with this backlog and uplink, a minute of backlog being on the disk.
+fn buffer_words(backlog: (u64, Option<f64>), in_hand: u64, uplink: (&str, &str)) -> String {
+    let now_us = 1_700_000_100_000_000;
+    let edge = Edge { sequence: 7, wall_us: now_us - 60_000_000, synchronised: Some(true) };
+    let on_disk =
+        Backlog { batches: 60, readings: 600, bytes: 9_000, oldest: Some(edge), newest: Some(edge) };
+    let (batches, oldest_s) = backlog;
+    let agent = agent(|a| {
+        a["ledger"]["backlog"] = json!(batches * 11);
+        a["ledger"]["in_hand"] = json!(in_hand);
+        a["buffer"] = json!({ "state": "open", "writable": true, "backlog_batches": batches,
+                              "backlog_bytes": batches * 100, "oldest_s": oldest_s });
+        a["uplink"] = json!({ "state": uplink.0, "words": uplink.1, "acknowledged_s": 3.0 });
+    });
+    backlog::words(&agent, &on_disk, now_us)
+}
+
+#[test]
+fn a_healthy_agent_is_up_to_date_whatever_the_disk_has_not_heard_of_yet() {
+    let well = ("up", "");
+    assert_eq!(buffer_words((0, None), 0, well), "up to date");
+    assert_eq!(
+        buffer_words((0, None), 273, well),
+        "up to date; 273 readings are being collected for the next batch"
+    );
+    assert_eq!(buffer_words((2, Some(9.9)), 0, well), "up to date; 22 readings are on the way");
+    assert_eq!(
+        buffer_words((1, Some(0.4)), 1, well),
+        "up to date; 11 readings are on the way, 1 is being collected for the next batch"
+    );
+}
+
+#[test]
+fn what_really_waits_is_told_with_its_age() {
+    let well = ("up", "");
+    assert_eq!(
+        buffer_words((3, Some(10.0)), 5, well),
+        "33 readings in 3 batches wait (300 B), the oldest from 2023-11-14 22:14:50 UTC (10 s ago)"
+    );
+    let old = "33 readings in 3 batches wait (300 B), the oldest from 2023-11-14 22:14:00 UTC (60 s ago)";
+    assert_eq!(buffer_words((3, None), 0, well), old, "of one that is old the disk knows the time");
+    // Nobody takes them, however new they are.
+    for uplink in [
+        ("troubled", "cannot reach x"),
+        ("not_joined", ""),
+        ("connecting", ""),
+        ("up", "this buffer is a copy"),
+    ] {
+        let words = buffer_words((1, Some(0.1)), 5, uplink);
+        assert!(words.starts_with("11 readings in 1 batch wait (100 B), the oldest"), "{uplink:?}: {words}");
+        assert_eq!(buffer_words((0, None), 5, uplink), "nothing waits", "{uplink:?}");
+    }
+}
+
+#[test]
+fn of_an_agent_that_does_not_run_or_has_not_opened_its_buffer_the_disk_tells() {
+    let on_disk = Backlog { batches: 60, readings: 600, bytes: 9_000, oldest: None, newest: None };
+    let opening = agent(|a| {
+        a["buffer"] = json!({ "state": "opening", "writable": false, "backlog_batches": 0 });
+        a["uplink"] = json!({ "state": "waiting", "words": "" });
+    });
+    for agent in [Seen::Absent, Seen::Unknown("it is busy".into()), opening] {
+        assert_eq!(backlog::words(&agent, &on_disk, 0), "600 readings in 60 batches wait (8.8 KiB)");
     }
 }
 

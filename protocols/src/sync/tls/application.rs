@@ -56,8 +56,11 @@ impl Application {
         kept::save(folder, FILE, &text)
     }
 
-    /// Removes the one kept in `folder`, if there is one.
-    pub fn forget(folder: &Path) -> Result<(), IdentityError> {
+    /// Removes the one kept in `folder`, damaged or not. False if there was none.
+    ///
+    /// # Errors
+    /// When it is there and cannot be removed.
+    pub fn forget(folder: &Path) -> Result<bool, IdentityError> {
         kept::forget(folder, FILE)
     }
 
@@ -100,8 +103,8 @@ mod tests {
         assert_eq!((kept.name.as_str(), &kept.join), ("hall/gate", &join));
         assert_eq!(kept.key().unwrap().fingerprint(), fingerprint);
         assert!(!format!("{kept:?}").contains("fbj1"), "{kept:?}");
-        Application::forget(folder.path()).unwrap();
-        Application::forget(folder.path()).unwrap();
+        assert!(Application::forget(folder.path()).unwrap());
+        assert!(!Application::forget(folder.path()).unwrap(), "there is none any more");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
         std::fs::write(folder.path().join(FILE), "Forebay application 1\nName: x\n").unwrap();
         let words = Application::load(folder.path()).unwrap_err().to_string();

@@ -29,10 +29,12 @@ pub(super) fn save(folder: &Path, file: &str, text: &str) -> Result<(), Identity
         .map_err(|source| IdentityError::File { doing: "write", path, source })
 }
 
-/// Removes it, if there is one.
-pub(super) fn forget(folder: &Path, file: &str) -> Result<(), IdentityError> {
-    let place = Place::new(folder);
+/// Removes it, if there is one; was there?
+pub(super) fn forget(folder: &Path, file: &str) -> Result<bool, IdentityError> {
+    let (place, path) = (Place::new(folder), folder.join(file));
+    let was_there = path.exists();
     private_files::remove_from(&place, file)
         .and_then(|()| private_files::sweep(&place, file))
-        .map_err(|source| IdentityError::File { doing: "remove", path: folder.join(file), source })
+        .map(|()| was_there)
+        .map_err(|source| IdentityError::File { doing: "remove", path, source })
 }
