@@ -15,7 +15,7 @@ use forebay_protocols::reading::Point;
 use forebay_protocols::sync::batch::Sequence;
 use forebay_protocols::sync::wire::{self, sync_answer::Verdict};
 
-use super::{Arrived, Content, Delivery, Micros, Receipt, StoreError, Timed};
+use super::{Arrived, Content, Delivery, Micros, Pace, Receipt, StoreError, Timed};
 
 mod ledger;
 mod lineage;
@@ -83,6 +83,8 @@ pub struct Plan<'a> {
     pub prints: Vec<Print>,
     /// Gaps not known yet.
     pub gaps: Vec<(i64, &'a wire::Gap)>,
+    /// How the backlog of its branch changes.
+    pub pace: Option<Pace>,
     /// All but its points.
     pub receipt: Receipt,
 }
@@ -142,12 +144,14 @@ impl<'a> Plan<'a> {
             aside: Vec::new(),
             prints: Vec::new(),
             gaps: Vec::new(),
+            pace: None,
             receipt: Receipt { greet: seat.is_none(), ..Receipt::default() },
         };
         let Some(at) = seat else { return plan };
         if let Some(report) = &delivery.report {
             family.report(at, report, delivery.received);
         }
+        plan.pace = family.branches[at].ledger.pace;
         plan.learn(family, at);
         let missing = |batch: &Arrived| {
             let home = &family.branches[family.home(at, batch)];
