@@ -13,6 +13,7 @@
 //! | [`ledger`](#ledger) | where every reading is, and whether the books close |
 //! | [`faults`](#faults) | what a person should know of, in words, with what to do |
 //! | [`alarms`](#alarms) | what a person must know of until it is over; acknowledging it |
+//! | [`alarms/rules`](#alarms) | what is looked after |
 //! | [`time-marks`](#time-marks) | readings whose times are not what the gateway believed |
 //! | [`quarantine`](#quarantine) | what is kept aside: batches that could not be stored, impossible times |
 //! | [`joining`](#joining) | gateways that wait for an operator's word; letting in, turning away; join strings |
@@ -144,6 +145,12 @@
 //! `POST alarms/ID/acknowledge` with JSON `{"note": "…"}` (note and `by` may be left out) acknowledges one, and
 //! answers with the alarm. An alarm that grows is active again.
 //!
+//! `alarms/rules`: no parameters. `{time, rules: [...]}`: what is looked after for the caller's tenant. `from` is
+//! `usual` where a rule stands without being written, else `configuration` (`[alarm.NAME]` in the server's file);
+//! `words` tell it with its limits. `agents` and `points` are patterns. `after_s`, `least`, `off_s`, `within_s`,
+//! `above`, `below` and `deadband` are `null` where a rule of this kind has none. Of a rule that stands for every
+//! tenant others than the main one are told no points, and only those `agents` that are theirs.
+//!
 //! # time-marks
 //!
 //! `agent` (default: all), `from` (default `-30d`), `to` (default `now`), `limit` (1 to 1000, default
@@ -251,6 +258,7 @@ mod quarantine;
 mod query;
 mod roster;
 mod routes;
+mod rules;
 mod server;
 mod session;
 mod silences;
@@ -265,6 +273,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware::from_fn_with_state;
+use forebay_config::alarms::Rule;
 use forebay_config::retention::Retention;
 use tokio_util::sync::CancellationToken;
 use tower_http::set_header::SetResponseHeaderLayer;
@@ -303,6 +312,8 @@ pub struct Api {
 pub struct About {
     /// How long it keeps what it has.
     pub retention: Retention,
+    /// What alarms are raised for, of all tenants.
+    pub rules: Vec<Rule>,
     /// Makes join strings; `None`: it makes none.
     pub inviter: Option<Inviter>,
 }

@@ -143,7 +143,12 @@ async fn each_row_tells_lag_backlog_with_time_to_drain_bytes_and_days_of_the_cer
         ("calm", [("Lag", "s"), ("Backlog", "40"), ("Bytes today", "3.2 MiB"), ("Certificate", "41 days")]),
         (
             "drains",
-            [("Backlog", "12,300 / "), ("Backlog", " to go"), ("Bytes today", "48.0 MiB"), ("Not stored", "0")],
+            [
+                ("Backlog", "12,300 / "),
+                ("Backlog", " to go"),
+                ("Bytes today", "48.0 MiB"),
+                ("Not stored", "0"),
+            ],
         ),
         (
             "grows",
@@ -220,7 +225,12 @@ async fn each_row_tells_lag_backlog_with_time_to_drain_bytes_and_days_of_the_cer
     browser.resize(360, 800).await?;
     let folded = "[...document.querySelectorAll('.fleet .folded')].filter((one) => one.offsetParent).map((one) => one.innerText)";
     let told = browser.evaluate(folded).await?.to_string();
-    for words in ["▲ certificate expired, 3 set aside", "▲ 20,400 dropped, backlog growing", "◆ clock 75 s slow", "◆ 2 h behind"] {
+    for words in [
+        "▲ certificate expired, 3 set aside",
+        "▲ 20,400 dropped, backlog growing",
+        "◆ clock 75 s slow",
+        "◆ 2 h behind",
+    ] {
         ensure!(told.contains(words), "{words}: {told}");
     }
     browser.resize(1280, 800).await?;

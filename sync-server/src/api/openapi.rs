@@ -247,6 +247,7 @@ fn told(method: &Method, path: &str) -> Option<Told> {
         ("GET", "/alarms") => {
             get::<alarms::Wanted>("What a person must know of until it is over", shapes::alarms())
         }
+        ("GET", "/alarms/rules") => get::<Nothing>("What is looked after", shapes::rules()),
         ("POST", "/alarms/{id}/acknowledge") => Told {
             body: Some(shapes::notice()),
             ..get::<Nothing>("Takes notice of an alarm", shapes::alarm())

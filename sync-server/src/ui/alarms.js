@@ -2,6 +2,7 @@
 // that a form somebody writes in stays.
 import { send } from "/ui/access.js";
 import { again, el, fill, get, head, say } from "/ui/dom.js";
+import { rulesPart } from "/ui/rules.js";
 import { status } from "/ui/status.js";
 import { clock, count, prose, span, timed } from "/ui/words.js";
 
@@ -21,7 +22,7 @@ export function alarmsView(main, signal) {
     el("thead", {}, el("tr", {}, head("State"), head("What"), head("Site", "more"), head("Priority", "more"), head("Since"), el("td"))), body));
   const none = el("p", { class: "quiet", hidden: "" });
   const more = el("button", { type: "button", hidden: "", click: () => load(true) }, "Show more");
-  main.replaceChildren(el("h1", {}, "Alarms"), el("div", { class: "bar" }, summary, el("div", { class: "ranges", role: "group", "aria-label": "Which alarms" }, ...views)), table, none, more);
+  main.replaceChildren(el("h1", {}, "Alarms"), el("div", { class: "bar" }, summary, el("div", { class: "ranges", role: "group", "aria-label": "Which alarms" }, ...views)), table, none, more, rulesPart(signal));
 
   function pick(states) {
     view = states;

@@ -226,6 +226,28 @@ pub(super) fn alarms() -> Value {
     ])
 }
 
+pub(super) fn rules() -> Value {
+    let seconds = || or_null(number());
+    let rule = object(&[
+        ("name", text()),
+        ("kind", text()),
+        ("priority", one_of(&["low", "medium", "high"])),
+        ("from", described(one_of(&["usual", "configuration"]), "`usual`: it stands without being written.")),
+        ("words", text()),
+        ("agents", described(list(text()), "Patterns of `site/gateway`.")),
+        ("points", described(or_null(list(text())), "Patterns of `device/point`, of a rule for values.")),
+        ("delay_s", described(number(), "For how long it must be so.")),
+        ("after_s", seconds()),
+        ("least", or_null(count())),
+        ("off_s", seconds()),
+        ("within_s", seconds()),
+        ("above", or_null(number())),
+        ("below", or_null(number())),
+        ("deadband", or_null(number())),
+    ]);
+    object(&[("time", moment()), ("rules", list(rule))])
+}
+
 pub(super) fn alarm() -> Value {
     let member = object(&[("name", text()), ("since", moment()), ("words", text())]);
     let notice = object(&[("time", moment()), ("by", text()), ("note", text())]);
