@@ -92,10 +92,12 @@ fn fill(database: &Path, rows: &[Row]) -> Result<()> {
         let (came, shrank) = row.pace.unzip();
         connection.execute(
             "insert into agents (agent, site, gateway, joined, last_seen, report, stored, set_aside, newest, bytes, \
-             bytes_day, came, shrank) values (?1, 'north', ?2, ?3, ?4, ?5, 1000, ?6, ?7, ?8, ?9, ?10, ?11)",
+             bytes_day, came, shrank, waiting) values (?1, 'north', ?2, ?3, ?4, ?5, 1000, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
             rusqlite::params![
                 place, row.gateway, now - 90 * DAY, seen, told.encode_to_vec(), row.aside, newest, row.bytes, now / DAY,
-                came, shrank
+                came,
+                shrank,
+                row.waiting as i64,
             ],
         )?;
         connection.execute(

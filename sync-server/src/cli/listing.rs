@@ -118,6 +118,7 @@ pub(super) mod tests {
         busy.pulse = Pulse {
             newest: Some(now - 3_000_000),
             traffic: Traffic::of(now, 2_048),
+            waiting: 12_000,
             pace: Some(Pace { came: 150.0, shrank: 50.0 }),
         };
         busy.report = Some(Report { backlog_readings: 12_000, received_us: now, ..Report::default() });

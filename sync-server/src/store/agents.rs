@@ -57,6 +57,8 @@ pub struct Pulse {
     pub newest: Option<Micros>,
     /// What came from it.
     pub traffic: Traffic,
+    /// Readings that waited by the last report and have not come since.
+    pub waiting: u64,
     /// How its backlog changes; `None` before its buffer has reported twice.
     pub pace: Option<Pace>,
 }
@@ -142,12 +144,12 @@ impl AgentRow {
     /// twice.
     pub fn drain(&self, now: Micros) -> Option<Drain> {
         let is_heard = self.last_seen.is_some_and(|seen| now.saturating_sub(seen) <= SILENT_AFTER);
-        let report = self.report.as_ref().filter(|_| is_heard && !self.revoked)?;
-        if report.backlog_readings == 0 {
+        let seen = self.last_seen.filter(|_| is_heard && !self.revoked && self.report.is_some())?;
+        if self.pulse.waiting == 0 {
             return Some(Drain::Nothing);
         }
         let Pace { came, shrank } = self.pulse.pace?;
-        let waiting = report.backlog_readings as f64;
+        let waiting = self.pulse.waiting as f64;
         let made = (came - shrank).max(0.0);
         if waiting <= made * UNDER_WAY_S {
             return Some(Drain::Nothing);
@@ -156,7 +158,7 @@ impl AgentRow {
         if shrank <= 0.0 || seconds > FOR_EVER_S {
             return Some(Drain::Never);
         }
-        Some(Drain::Until(report.received_us.saturating_add((seconds * SECOND as f64) as Micros)))
+        Some(Drain::Until(seen.saturating_add((seconds * SECOND as f64) as Micros)))
     }
 
     /// Bytes of request bodies that came today, UTC.
@@ -185,8 +187,7 @@ mod tests {
 
     const NOW: Micros = 1_795_219_200_000_000;
 
-    fn online(backlog_readings: u64, pace: Option<(f64, f64)>) -> AgentRow {
-        let report = wire::Report { backlog_readings, received_us: NOW - 10 * SECOND, ..Default::default() };
+    fn online(waiting: u64, pace: Option<(f64, f64)>) -> AgentRow {
         let pace = pace.map(|(came, shrank)| Pace { came, shrank });
         AgentRow {
             key: AgentKey(1),
@@ -196,12 +197,12 @@ mod tests {
             last_seen: Some(NOW - 10 * SECOND),
             revoked: false,
             certificate: None,
-            report: Some(report),
+            report: Some(wire::Report::default()),
             stored: 0,
             committed_batches: 0,
             set_aside: 0,
             epoch: None,
-            pulse: Pulse { pace, ..Pulse::default() },
+            pulse: Pulse { waiting, pace, ..Pulse::default() },
         }
     }
 

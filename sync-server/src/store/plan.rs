@@ -83,8 +83,9 @@ pub struct Plan<'a> {
     pub prints: Vec<Print>,
     /// Gaps not known yet.
     pub gaps: Vec<(i64, &'a wire::Gap)>,
-    /// How the backlog of its branch changes.
+    /// How the backlog of its branch changes, and what of it is not here yet.
     pub pace: Option<Pace>,
+    pub waiting: u64,
     /// All but its points.
     pub receipt: Receipt,
 }
@@ -145,13 +146,13 @@ impl<'a> Plan<'a> {
             prints: Vec::new(),
             gaps: Vec::new(),
             pace: None,
+            waiting: 0,
             receipt: Receipt { greet: seat.is_none(), ..Receipt::default() },
         };
         let Some(at) = seat else { return plan };
         if let Some(report) = &delivery.report {
             family.report(at, report, delivery.received);
         }
-        plan.pace = family.branches[at].ledger.pace;
         plan.learn(family, at);
         let missing = |batch: &Arrived| {
             let home = &family.branches[family.home(at, batch)];
@@ -164,6 +165,8 @@ impl<'a> Plan<'a> {
             delivery.batches.iter().for_each(|batch| plan.take(family, at, batch));
         }
         family.seen(at, delivery.received);
+        let ledger = &family.branches[at].ledger;
+        (plan.pace, plan.waiting) = (ledger.pace, ledger.held());
         plan.receipt.fork = family.branches[at].fork;
         let horizon = family.horizon(delivery);
         plan.receipt.dictionary_revision = family.revision(at).min(horizon.revision);

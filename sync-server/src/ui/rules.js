@@ -3,19 +3,14 @@
 import { el, get, head } from "/ui/dom.js";
 import { count } from "/ui/words.js";
 
-/** A part of the page that is asked for when it is opened. */
-export function rulesPart(signal) {
-  const inside = el("div", {}, el("p", { class: "quiet" }, "Loading …"));
-  const node = el("details", { class: "rules", toggle: () => { if (node.open) load(); } }, el("summary", {}, "What is looked after"), inside);
-  async function load() {
-    try {
-      const { rules } = await get("/api/v1/alarms/rules", signal);
-      inside.replaceChildren(...shown(rules));
-    } catch (error) {
-      if (!signal.aborted) inside.replaceChildren(el("p", { class: "bad", role: "alert" }, `▲ ${error.message}`));
-    }
+/** Shows them in a node, as they are now. */
+export async function showRules(node, signal) {
+  try {
+    const { rules } = await get("/api/v1/alarms/rules", signal);
+    node.replaceChildren(...shown(rules));
+  } catch (error) {
+    if (!signal.aborted) node.replaceChildren(el("p", { class: "bad", role: "alert" }, `▲ ${error.message}`));
   }
-  return node;
 }
 
 function shown(rules) {

@@ -88,11 +88,15 @@ pub async fn a_backlogs_pace_is_told_by_its_reports_and_begins_anew_with_another
     come(reporting(agent, 3, 41, 400, 1_179)).await;
     let pace = Pace { came: 20.0 / 21.0, shrank: 1.0 };
     assert_eq!(pulse(&stores[0]).await.pace, Some(pace));
-    assert_eq!(drain(41).await, Some(Drain::Until(NOW + (41 + 1_179) * SECOND)));
-    // What carries no report changes nothing; an older word neither.
-    come(Delivery { received: NOW + 42 * SECOND, ..delivery(agent) }).await;
+    // 400 of them came with the report.
+    assert_eq!(drain(41).await, Some(Drain::Until(NOW + (41 + 779) * SECOND)));
+    // What carries no report tells no other pace, and an older word nothing; but what comes waits no more.
+    let late = (1..=500).map(|n| float(1, NOW - n, 1.0)).collect();
+    let batches = vec![batch(5, late)];
+    come(Delivery { batches, received: NOW + 42 * SECOND, ..delivery(agent) }).await;
     come(reporting(agent, 4, 30, 1, 5)).await;
     assert_eq!(pulse(&stores[0]).await.pace, Some(pace));
+    assert_eq!(drain(42).await, Some(Drain::Until(NOW + (42 + 279) * SECOND)));
     let other = Delivery { epoch: Epoch([8; 16]), ..reporting(agent, 1, 60, 1, 9_000) };
     assert_ne!(other.epoch, EPOCH);
     come(other).await;

@@ -156,6 +156,7 @@ pub struct News<'a> {
     pub newest: Option<Micros>,
     pub traffic: Traffic,
     pub pace: Option<Pace>,
+    pub waiting: u64,
 }
 
 impl Plan<'_> {
@@ -185,6 +186,7 @@ pub fn news<'a>(plans: &[Plan<'a>]) -> Vec<News<'a>> {
             newest: None,
             traffic: Traffic::of(received, 0),
             pace: plan.pace,
+            waiting: plan.waiting,
         };
         let news = all.entry(agent).or_insert(nothing);
         news.newest = news.newest.max(plan.newest());
@@ -193,7 +195,8 @@ pub fn news<'a>(plans: &[Plan<'a>]) -> Vec<News<'a>> {
         news.batches += plan.taken.len() as i64;
         news.aside += plan.aside.len() as i64;
         if received >= news.seen {
-            (news.seen, news.epoch, news.branch, news.pace) = (received, epoch, branch, plan.pace);
+            (news.seen, news.epoch, news.branch) = (received, epoch, branch);
+            (news.pace, news.waiting) = (plan.pace, plan.waiting);
             news.report = report.as_ref().or(news.report);
         }
     }

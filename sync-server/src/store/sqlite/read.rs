@@ -18,7 +18,7 @@ use super::values::{pace, quality, value};
 const AGENTS: &str = "select a.agent, site, gateway, joined, last_seen, a.revoked, \
                       c.fingerprint, c.valid_until, \
                       report, stored, committed_batches, set_aside, epoch, \
-                      newest, bytes_day, bytes, came, shrank from agents a \
+                      newest, bytes_day, bytes, came, shrank, waiting from agents a \
                       left join certificates c on c.certificate = \
                       (select max(certificate) from certificates where agent = a.agent)";
 
@@ -56,6 +56,7 @@ fn agent_row(row: &Row<'_>) -> rusqlite::Result<AgentRow> {
         pulse: Pulse {
             newest: row.get(13)?,
             traffic: Traffic { day: row.get(14)?, bytes: row.get::<_, i64>(15)? as u64 },
+            waiting: row.get::<_, i64>(18)? as u64,
             pace: pace(row, 16)?,
         },
     })

@@ -27,7 +27,7 @@ const GATHERED_THERE: Micros = 1_800_000_000;
 const AGENTS: &str = "select a.agent, site, gateway, joined, last_seen, a.revoked, \
                       c.fingerprint, c.valid_until, \
                       report, stored, committed_batches, set_aside, epoch, \
-                      newest, bytes_day, bytes, came, shrank from agents a \
+                      newest, bytes_day, bytes, came, shrank, waiting from agents a \
                       left join lateral (select fingerprint, valid_until from certificates c \
                       where c.agent = a.agent order by certificate desc limit 1) c on true";
 
@@ -63,6 +63,7 @@ fn agent_row(row: &Row) -> Result<AgentRow, StoreError> {
         pulse: Pulse {
             newest: row.try_get::<_, Option<Moment>>(13)?.map(|moment| moment.0),
             traffic: Traffic { day: row.try_get(14)?, bytes: row.try_get::<_, i64>(15)? as u64 },
+            waiting: row.try_get::<_, i64>(18)? as u64,
             pace: pace(row, 16)?,
         },
     })

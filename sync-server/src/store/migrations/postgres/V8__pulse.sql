@@ -5,6 +5,7 @@ alter table epochs
     add column shrank double precision;               -- by so many readings a second the backlog shrank
 
 alter table agents
+    add column waiting   bigint not null default 0,   -- readings that waited by the last report and have not come since
     add column newest    timestamptz,                 -- of the readings stored, none later than it came
     add column bytes     bigint not null default 0,   -- bodies of requests, on the day of the last of them
     add column bytes_day bigint not null default 0,   -- days since 1970, UTC
