@@ -127,7 +127,7 @@ async fn each_row_tells_lag_backlog_with_time_to_drain_bytes_and_days_of_the_cer
     let site = Site::new(folder.path(), programs()?, None, 0).await?;
     let server = site.start_server().await?;
     let Database::Sqlite(file) = site.database() else { anyhow::bail!("the site stores in SQLite") };
-    fill(&file, &rows())?;
+    fill(file, &rows())?;
     let mut browser = Browser::start(1280).await?;
     browser.go(&format!("http://{}/", site.web_address())).await?;
     browser.until("document.querySelectorAll('.fleet tbody tr').length === 8").await?;

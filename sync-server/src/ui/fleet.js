@@ -15,22 +15,19 @@ const MOST_ROWS = 200;
 const FIELDS = "agent,site,gateway,state,last_seen,lag_s,clock,certificate_valid_until,certificate_days,bytes_today,backlog,ledger,batches,device_counts,faults,version";
 const STATES = ["online", "silent", "never seen", "revoked"];
 
-/**
- * [heading, class of the column, what it is sorted by, what fills a cell, what the heading means]. "more" columns are
- * left out on a narrow screen, "most" ones on one of middling width too.
- */
+/** [heading, class, what it is sorted by, what fills a cell, what it means]. A narrow screen leaves out "more" and "most", one of middling width "most". */
 const COLUMNS = [
-  ["State", "", "state", (cell, agent) => fill(cell, agent.state, () => state(agent.state)), "Silent: no word for 150 seconds"],
+  ["State", "", "state", (cell, agent) => fill(cell, agent.state, () => state(agent.state))],
   ["Agent", "", "agent", (cell, agent) => fill(cell, [agent.agent, agent.faults, folded(agent)], () => named(agent))],
-  ["Last seen", "more steady", "-last_seen", (cell, agent) => say(cell, ago(agent.last_seen), agent.last_seen ? "more steady" : "more steady quiet"), "When its last request came"],
+  ["Last seen", "more steady", "-last_seen", (cell, agent) => say(cell, ago(agent.last_seen), agent.last_seen ? "more steady" : "more steady quiet")],
   ["Lag", "more steady", "-lag_s", (cell, agent) => say(cell, lag(agent), agent.lag_s === null ? "more steady quiet" : "more steady"), LAG],
   ["Devices", "", null, (cell, agent) => fill(cell, [agent.state, agent.device_counts], () => devices(cell, agent))],
-  ["Clock", "more", null, (cell, agent) => say(cell, ...clock(agent.clock)), "The gateway's clock, against the server's"],
-  ["Certificate", "more", "certificate_valid_until", (cell, agent) => { say(cell, ...certificate(agent)); cell.title = `Until ${agent.certificate_valid_until?.slice(0, 10) ?? "nobody knows when"}`; }, "How long it lasts. Agents renew it by themselves"],
-  ["Version", "most quiet", "version", (cell, agent) => say(cell, agent.version || NOTHING), "Of its agent"],
-  ["Backlog", "number more", "-backlog", (cell, agent) => fill(cell, agent.backlog, () => backlog(cell, agent.backlog)), "Readings that wait in the gateway, and how long until they are all here at the pace of its last reports"],
-  ["Not stored", "number more", "-dropped", (cell, agent) => fill(cell, [agent.ledger.dropped, agent.batches.set_aside], () => missing(agent)), "Readings that the gateway dropped since its buffer began; batches that the server has set aside"],
-  ["Readings/s", "number most", null, (cell, agent, rate) => say(cell, rate === null ? NOTHING : number(rate)), "Readings stored each second, while this page is open"],
+  ["Clock", "more", null, (cell, agent) => say(cell, ...clock(agent.clock)), "Against the server's"],
+  ["Certificate", "more", "certificate_valid_until", (cell, agent) => { say(cell, ...certificate(agent)); cell.title = `Until ${agent.certificate_valid_until?.slice(0, 10) ?? "nobody knows when"}`; }, "How long it lasts"],
+  ["Version", "most quiet", "version", (cell, agent) => say(cell, agent.version || NOTHING)],
+  ["Backlog", "number more", "-backlog", (cell, agent) => fill(cell, agent.backlog, () => backlog(cell, agent.backlog)), "Readings that wait in the gateway, and how long until they are here at the pace of its reports"],
+  ["Not stored", "number more", "-dropped", (cell, agent) => fill(cell, [agent.ledger.dropped, agent.batches.set_aside], () => missing(agent)), "Readings the gateway dropped since its buffer began; batches the server set aside"],
+  ["Readings/s", "number most", null, (cell, agent, rate) => say(cell, rate === null ? NOTHING : number(rate)), "Stored each second while this page is open"],
   ["Bytes today", "number most", "-bytes_today", (cell, agent) => say(cell, bytes(agent.bytes_today), agent.bytes_today ? "number most" : "number most quiet"), BYTES_TODAY],
 ];
 
@@ -189,7 +186,7 @@ function named(agent) {
 /** What is wrong in columns that a narrow screen leaves out, in words, and their class. */
 function folded(agent) {
   const { ledger: { dropped }, batches: { set_aside: aside } } = agent;
-  const bad = [agent.certificate_days < 0 && agent.certificate_days !== null ? "certificate expired" : "", dropped ? `${number(dropped)} dropped` : "", aside ? `${number(aside)} set aside` : ""].filter(Boolean);
+  const bad = [agent.certificate_days < 0 ? "certificate expired" : "", dropped ? `${number(dropped)} dropped` : "", aside ? `${number(aside)} set aside` : ""].filter(Boolean);
   const odd = [agent.backlog.trend === "grows" ? "backlog growing" : "", clock(agent.clock)[1].includes("odd") ? `clock ${off(agent.clock.offset_ms)}` : "", agent.state === "silent" && agent.lag_s ? `${lag(agent)} behind` : ""].filter(Boolean);
   const words = [...bad, ...odd].join(", ");
   return words ? [`${bad.length ? "▲" : "◆"} ${words}`, bad.length ? "bad" : "odd"] : ["", ""];

@@ -77,15 +77,15 @@ export function count(n, one, many = `${one}s`) {
 }
 
 /** What the words "lag" and "today" mean here. */
-export const LAG = "Age of the newest stored reading, by its own time: how far what is stored is behind. Older ones that wait are the backlog";
-export const BYTES_TODAY = "Bytes of its requests since midnight UTC, compressed as they came; HTTP and TLS around them are not counted";
+export const LAG = "Age of the newest stored reading by its own time: how far what is stored is behind";
+export const BYTES_TODAY = "Bodies of its requests since midnight UTC, as they came";
 
 /** How far what is stored of an agent is behind. */
 export function lag({ lag_s: seconds }) {
   return seconds === null ? NOTHING : span(seconds);
 }
 
-/** What becomes of a backlog, and the class of these words; nothing where there is none, or nobody knows. */
+/** What becomes of a backlog, and the class of the words. */
 export function drain({ trend, drain_s: seconds }) {
   if (trend === "grows") return ["◆ growing", "odd"];
   return trend === "shrinks" ? [`${span(seconds)} to go`, ""] : ["", ""];
