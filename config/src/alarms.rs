@@ -48,6 +48,11 @@ impl Rule {
         self.tenants.is_empty() || self.tenants.iter().any(|name| name == tenant)
     }
 
+    /// Does it stand as it does without being written?
+    pub fn is_usual(&self) -> bool {
+        usual().contains(self)
+    }
+
     /// Does it look at this agent?
     pub fn concerns(&self, site: &str, gateway: &str) -> bool {
         self.agents.iter().any(|pattern| pattern.matches(site, gateway))

@@ -16,7 +16,7 @@ mod sight;
 mod signature;
 mod step;
 mod webhooks;
-mod words;
+pub(crate) mod words;
 
 pub use judge::{Facts, Finding, PointFact, Verdict, findings};
 pub use signature::sign;

@@ -13,6 +13,7 @@
 //! | [`ledger`](#ledger) | where every reading is, and whether the books close |
 //! | [`faults`](#faults) | what a person should know of, in words, with what to do |
 //! | [`alarms`](#alarms) | what a person must know of until it is over; acknowledging it |
+//! | [`alarms/rules`](#alarms) | what is looked after |
 //! | [`time-marks`](#time-marks) | readings whose times are not what the gateway believed |
 //! | [`quarantine`](#quarantine) | what is kept aside: batches that could not be stored, impossible times |
 //! | [`joining`](#joining) | gateways that wait for an operator's word; letting in, turning away; join strings |
@@ -39,9 +40,9 @@
 //! # fleet
 //!
 //! `agent` (this one alone), `site`, `search` (part of `site/gateway`, any case), `state` (a state, or
-//! `faulty`), `sort` (`agent`, the default, `state`: what wants a look first, `last_seen`, `backlog`,
-//! `dropped`, `set_aside`, `stored`, `version`, `certificate_valid_until`; with a `-` before it the other
-//! way round), `fields` (keys of an agent, separated by commas; default all), `limit` (1 to 1000, default
+//! `faulty`), `sort` (`agent`, the default, `state`: what wants a look first, `last_seen`, `lag_s`, `backlog`,
+//! `drain_s`, `bytes_today`, `dropped`, `set_aside`, `stored`, `version`, `certificate_valid_until`; with a `-`
+//! before it the other way round), `fields` (keys of an agent, separated by commas; default all), `limit` (1 to 1000, default
 //! 200), `after` (the `next` of the page before), `offset` (agents to pass over).
 //! `{store, time, summary, matching, agents: [...], next}`: `summary` counts the whole fleet, `matching`
 //! is how many agents were asked for, `next` is `null` on the last page. An answer may be a second old.
@@ -49,8 +50,14 @@
 //! `never seen` (joined, and no delivery yet) or `revoked`. `ledger` counts readings since the agent's
 //! buffer began, and closes: `produced = filtered + in_hand + appended`, and
 //! `appended = dropped + acknowledged + backlog.readings`; `dropped_by` has `full`, `corrupt`,
-//! `thinned` and `other`. `stored` counts readings since the agent joined. `backlog.tail_bytes` are
-//! acknowledged and kept for a server that loses them. `clock.offset_ms` is the gateway's clock less
+//! `thinned` and `other`. `stored` counts readings since the agent joined. `newest` is when the newest stored
+//! reading was taken (one from the future counts as of when it came), and `lag_s` how long ago that was: how
+//! far what is stored is behind. `backlog.tail_bytes` are acknowledged and kept for a server that loses them.
+//! `backlog.trend` is `none` (no more waits than the gateway makes in a minute), `shrinks`, `grows` (it does
+//! not shrink), or `null` while the agent is silent or has not reported twice; `backlog.drain_s` is how long
+//! until it is empty, if it goes on as by the last reports. `bytes_today` are the bodies of the agent's requests
+//! since midnight UTC, as they arrived, those of refused ones too; HTTP's and TLS's own bytes and the answers
+//! are not counted. `certificate_days` are whole days, below zero once the certificate has ended. `clock.offset_ms` is the gateway's clock less
 //! the server's when it last reported. `device_counts` are those of `devices`, with the first that is
 //! silent. `faults` are those that stand, as [`faults`](#faults) has them. `refused` is when and why this
 //! server sent the agent away last, since it started; `null` if it did not.
@@ -137,6 +144,12 @@
 //!
 //! `POST alarms/ID/acknowledge` with JSON `{"note": "…"}` (note and `by` may be left out) acknowledges one, and
 //! answers with the alarm. An alarm that grows is active again.
+//!
+//! `alarms/rules`: no parameters. `{time, rules: [...]}`: what is looked after for the caller's tenant. `from` is
+//! `usual` where a rule stands without being written, else `configuration` (`[alarm.NAME]` in the server's file);
+//! `words` tell it with its limits. `agents` and `points` are patterns. `after_s`, `least`, `off_s`, `within_s`,
+//! `above`, `below` and `deadband` are `null` where a rule of this kind has none. Of a rule that stands for every
+//! tenant others than the main one are told no points, and only those `agents` that are theirs.
 //!
 //! # time-marks
 //!
@@ -245,6 +258,7 @@ mod quarantine;
 mod query;
 mod roster;
 mod routes;
+mod rules;
 mod server;
 mod session;
 mod silences;
@@ -259,6 +273,7 @@ use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware::from_fn_with_state;
+use forebay_config::alarms::Rule;
 use forebay_config::retention::Retention;
 use tokio_util::sync::CancellationToken;
 use tower_http::set_header::SetResponseHeaderLayer;
@@ -297,6 +312,8 @@ pub struct Api {
 pub struct About {
     /// How long it keeps what it has.
     pub retention: Retention,
+    /// What alarms are raised for, of all tenants.
+    pub rules: Vec<Rule>,
     /// Makes join strings; `None`: it makes none.
     pub inviter: Option<Inviter>,
 }

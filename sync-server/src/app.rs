@@ -137,7 +137,11 @@ impl App {
         let keeper = Keeper::new(store.clone(), telemetry.clone());
         let roller = Roller::new(store.clone(), telemetry.clone());
         let inviter = Inviter { authority: authority.clone(), address: address(&config) };
-        let about = About { retention: config.retention.clone(), inviter: Some(inviter) };
+        let about = About {
+            retention: config.retention.clone(),
+            rules: config.alarms.rules.clone(),
+            inviter: Some(inviter),
+        };
         let retainer = Retainer::new(store.clone(), telemetry.clone(), config.retention);
         let rules = config.alarms.rules;
         let evaluator = Evaluator::new(store.clone(), feed.clone(), telemetry.clone(), rules);

@@ -13,6 +13,7 @@ mod columns;
 mod doctor;
 mod faults;
 mod keys;
+mod listing;
 mod quarantine;
 mod run;
 mod tenants;

@@ -7,6 +7,7 @@
 //!   slices, and the committer's queue has an end.
 
 mod answers;
+mod arrivals;
 mod bodies;
 mod committer;
 mod joining;
@@ -116,6 +117,7 @@ impl Ingest {
     async fn sync(&self, peer: Peer, request: Request) -> Result<Response, Problem> {
         let member = self.judge(peer, shown(&request)).await?;
         let key = member.key;
+        let request = self.committer.arrivals().counted(key, request);
         let answer = self.sync_of(member, request).await;
         if let Err(problem) = &answer {
             self.feed.refused(key, Refusal { at: wall_micros(), words: problem.detail.clone() });

@@ -16,6 +16,7 @@ use forebay_protocols::sync::wire;
 
 mod access;
 mod admission;
+mod agents;
 pub mod alarms;
 mod buckets;
 mod gaps;
@@ -35,6 +36,7 @@ pub use access::{
     SessionRow, TenantKey, TenantRow, UserKey, UserRow, Work,
 };
 pub use admission::{Admission, Adopted, Application, ApplicationId, Applied, NewApplication, Word};
+pub use agents::{AgentRow, Drain, Pace, Pulse, SILENT_AFTER, Silence, Traffic};
 pub use alarms::Alarms;
 pub use gaps::{GapQuery, GapRow};
 pub use neighbours::{Heard, Neighbours, Newest};
@@ -219,6 +221,8 @@ pub struct Delivery {
     pub opening: Option<OpeningId>,
     /// Of the first request of a connection: the lineage, oldest first, the present one last.
     pub greeting: Option<Vec<wire::Opening>>,
+    /// Bytes that came from the agent and are in no books yet.
+    pub bytes: u64,
 }
 
 /// 8 random bytes that name one opening of a buffer (wire.proto, `Greeting`).
@@ -260,6 +264,7 @@ impl Delivery {
             received,
             opening: None,
             greeting: None,
+            bytes: 0,
         }
     }
 }
@@ -418,47 +423,6 @@ pub struct TimeMark {
     /// The last correction applied.
     pub correction_us: i64,
 }
-
-/// An agent as the fleet page shows it.
-#[derive(Clone, Debug)]
-pub struct AgentRow {
-    /// The store's number of it.
-    pub key: AgentKey,
-    /// Where it stands.
-    pub site: String,
-    /// Its name there.
-    pub gateway: String,
-    /// When it first joined.
-    pub joined: Micros,
-    /// When its last delivery was received.
-    pub last_seen: Option<Micros>,
-    /// Was it revoked, and has not joined again since?
-    pub revoked: bool,
-    /// SHA-256 of the current certificate's DER; until when it is valid.
-    pub certificate: Option<([u8; 32], Micros)>,
-    /// The last report.
-    pub report: Option<wire::Report>,
-    /// Readings stored since the agent joined.
-    pub stored: u64,
-    /// Batches committed since the agent joined.
-    pub committed_batches: u64,
-    /// Batches set aside since the agent joined.
-    pub set_aside: u64,
-    /// The epoch of the last delivery.
-    pub epoch: Option<Epoch>,
-}
-
-/// From when to when an agent was not heard: between two deliveries that lay far apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Silence {
-    /// When it was heard last.
-    pub from: Micros,
-    /// When it was heard again.
-    pub to: Micros,
-}
-
-/// An agent that sends nothing for so long is called silent: a heartbeat comes every 60 s by default.
-pub const SILENT_AFTER: Micros = 150_000_000;
 
 /// A point with its newest reading.
 #[derive(Clone, Debug)]

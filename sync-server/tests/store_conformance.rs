@@ -30,6 +30,8 @@ mod migration;
 mod outage;
 #[path = "store_conformance/place.rs"]
 mod place;
+#[path = "store_conformance/pulse.rs"]
+mod pulse;
 #[path = "store_conformance/quarantine.rs"]
 mod quarantine;
 #[path = "store_conformance/resolution.rs"]
@@ -141,6 +143,9 @@ on_every_store! {
     retention::all_readings_before_a_midnight_go_whole,
     retention::partitions_are_made_ahead_of_time_and_of_what_came_before_them,
     retention::the_store_says_what_it_is_and_how_large,
+    pulse::bytes_of_a_day_are_counted_by_all_servers_together,
+    pulse::the_newest_reading_tells_how_far_what_is_stored_is_behind,
+    pulse::a_backlogs_pace_is_told_by_its_reports_and_begins_anew_with_another_buffer,
     quarantine::a_batch_set_aside_is_replayed_once_and_the_books_follow,
     quarantine::readings_at_impossible_times_are_moved_and_stored,
     alarms::an_alarm_is_raised_once_whoever_looks_and_cleared_once,

@@ -202,6 +202,17 @@ async fn an_operator_takes_notice_of_an_alarm_by_keyboard_alone() -> Result<()> 
     browser.until("document.getElementById('alarms').innerText === '▲ 1'").await?;
     let found = house.json("/api/v1/alarms?state=acknowledged").await?;
     ensure!(found["alarms"][0]["acknowledged"]["note"] == "the pump is being mended", "{found}");
+
+    // What is looked after, with where it stands.
+    browser.evaluate("document.querySelector('.rules summary').click()").await?;
+    browser.until("document.querySelectorAll('.rules tbody tr').length === 9").await?;
+    let rule =
+        browser.evaluate("document.querySelector('.rules tbody tr:last-child').innerText").await?.to_string();
+    for words in ["high", "configured", "A value is above 2.", "all gateways", "d0/p0, d0/p1"] {
+        ensure!(rule.contains(words), "{words}: {rule}");
+    }
+    let found = browser.accessibility().await?;
+    ensure!(found.is_empty(), "axe-core finds:\n{}", found.join("\n"));
     ensure!(browser.complaints().is_empty(), "{:?}", browser.complaints());
     Ok(())
 }

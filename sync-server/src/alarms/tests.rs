@@ -31,6 +31,7 @@ fn agent(key: i64, site: &str, seen: Micros) -> AgentRow {
         committed_batches: 0,
         set_aside: 0,
         epoch: None,
+        pulse: crate::store::Pulse::default(),
     }
 }
 

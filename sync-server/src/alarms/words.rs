@@ -1,6 +1,8 @@
 //! Alarms in plain words: what is so, and what to do.
 
-use forebay_config::alarms::{FaultKind, Rule, When};
+use std::time::Duration;
+
+use forebay_config::alarms::{FaultKind, Limits, Rule, When};
 
 use crate::store::alarms::Member;
 use crate::store::{AgentRow, Micros};
@@ -44,6 +46,48 @@ pub fn remedy(when: &When) -> &'static str {
         }
         When::Fault(_) => "`forebay-server faults` tells more.",
         When::Value(_) => "It clears by itself when the value lies within its limits again.",
+    }
+}
+
+/// What a rule looks after, with its limits and its delay.
+pub fn rule(rule: &Rule) -> String {
+    let delay = Some(rule.delay).filter(|delay| !delay.is_zero()).map(length);
+    let lasts = |words: &str| delay.as_ref().map_or(String::new(), |delay| format!("{words}{delay}"));
+    match &rule.when {
+        When::Silent { after } => {
+            let longer = delay.as_ref().map_or(String::new(), |delay| format!(", and {delay} more"));
+            format!("Nothing is heard of a gateway for {}{longer}.", length(*after))
+        }
+        When::Backlog { least } => {
+            let longer = lasts(", and more and more for ");
+            format!("At least {} readings wait in a gateway{longer}.", count(*least))
+        }
+        When::Clock { off } => {
+            format!("A gateway's clock is off by more than {}{}.", length(*off), lasts(", for "))
+        }
+        When::Certificate { within } => {
+            format!("A gateway's certificate ends within {}{}.", length(*within), lasts(", for "))
+        }
+        When::Fault(kind) => {
+            let words = match kind {
+                FaultKind::Fork => "A gateway's buffer was copied, or an older state of it restored",
+                FaultKind::Imbalance => "The books of a gateway do not close",
+                FaultKind::Wiped => "A gateway came back with a new buffer while its old one held readings",
+                FaultKind::Restored => "This server had lost readings that it had acknowledged",
+            };
+            format!("{words}{}.", lasts(", for "))
+        }
+        When::Value(Limits { above, below, deadband, .. }) => {
+            let limits =
+                [above.map(|above| format!("above {above}")), below.map(|below| format!("below {below}"))];
+            let limits: Vec<String> = limits.into_iter().flatten().collect();
+            let inside = match *deadband {
+                0.0 => "inside again".to_owned(),
+                deadband => format!("inside by {deadband}"),
+            };
+            let limits = limits.join(" or ");
+            format!("A value is {limits}{}. It clears when the value is {inside}.", lasts(", for "))
+        }
     }
 }
 
@@ -97,6 +141,22 @@ pub fn span(length: Micros) -> String {
         7_200..172_800 => format!("{} h", seconds / 3_600),
         _ => format!("{} days", seconds / 86_400),
     }
+}
+
+/// "150 s", "10 min": a length that was chosen, as exactly.
+fn length(length: Duration) -> String {
+    let seconds = length.as_secs_f64();
+    for (unit, words) in [(86_400.0, "days"), (3_600.0, "h"), (60.0, "min")] {
+        if seconds >= unit && seconds % unit == 0.0 {
+            let count = seconds / unit;
+            return if unit == 86_400.0 && count == 1.0 {
+                "1 day".into()
+            } else {
+                format!("{count} {words}")
+            };
+        }
+    }
+    format!("{seconds} s")
 }
 
 /// "4 min slow".
@@ -169,5 +229,34 @@ mod tests {
         assert_eq!((off(-240_000_000), off(90_000_000)), ("4 min slow".to_owned(), "90 s fast".to_owned()));
         assert_eq!(capital("the clock"), "The clock");
         assert_eq!(capital("north/one was"), "north/one was");
+    }
+
+    #[test]
+    fn a_rule_is_told_with_its_limits_its_deadband_and_its_delay() {
+        let text = "[alarm.clock]\ndelay = \"500ms\"\n[alarm.hot]\nwhen = \"value\"\npoints = [\"boiler/*\"]\n\
+                    above = 90\nbelow = 10.5\ndeadband = 2\ndelay = \"5m\"\n\
+                    [alarm.off]\nwhen = \"value\"\npoints = [\"pump/on\"]\nbelow = 1\n";
+        let alarms = forebay_config::load::server_text("server.toml", text).expect("a configuration").alarms;
+        let told: Vec<(String, bool)> = alarms.rules.iter().map(|one| (rule(one), one.is_usual())).collect();
+        let told: Vec<(&str, bool)> =
+            told.iter().map(|(words, is_usual)| (words.as_str(), *is_usual)).collect();
+        assert_eq!(
+            told,
+            [
+                ("Nothing is heard of a gateway for 150 s, and 1 min more.", true),
+                ("At least 1,000 readings wait in a gateway, and more and more for 10 min.", true),
+                ("A gateway's clock is off by more than 10 s, for 0.5 s.", false),
+                ("A gateway's certificate ends within 30 days.", true),
+                ("A gateway's buffer was copied, or an older state of it restored.", true),
+                ("The books of a gateway do not close.", true),
+                ("A gateway came back with a new buffer while its old one held readings.", true),
+                ("This server had lost readings that it had acknowledged.", true),
+                (
+                    "A value is above 90 or below 10.5, for 5 min. It clears when the value is inside by 2.",
+                    false
+                ),
+                ("A value is below 1. It clears when the value is inside again.", false),
+            ]
+        );
     }
 }

@@ -1,5 +1,6 @@
 //! `/fleet`: every agent the server knows, online or not, in pages. Agents never vanish.
 
+mod backlog;
 mod order;
 
 use axum::Json;
@@ -20,20 +21,27 @@ use crate::ledger::Dropped;
 use crate::live::Refusal;
 use crate::store::{AgentRow, FaultRow, Micros, SILENT_AFTER, TenantKey};
 
+use backlog::Backlog;
+pub(super) use backlog::TRENDS;
+pub(super) use order::keys as sort_keys;
 use order::{Order, name_in};
 
 /// What `fields` may name: the keys of an agent.
-const FIELDS: [&str; 18] = [
+const FIELDS: [&str; 22] = [
     "agent",
     "site",
     "gateway",
     "state",
     "joined",
     "last_seen",
+    "newest",
+    "lag_s",
     "version",
     "uptime_s",
     "clock",
     "certificate_valid_until",
+    "certificate_days",
+    "bytes_today",
     "backlog",
     "ledger",
     "batches",
@@ -259,15 +267,6 @@ struct Clock {
 }
 
 #[derive(Serialize)]
-struct Backlog {
-    batches: Option<u64>,
-    readings: Option<u64>,
-    bytes: Option<u64>,
-    limit_bytes: Option<u64>,
-    tail_bytes: Option<u64>,
-}
-
-#[derive(Serialize)]
 struct Ledger {
     produced: Option<u64>,
     filtered: Option<u64>,
@@ -292,6 +291,8 @@ impl Serialize for Field<'_> {
             "state" => state(row, *now).serialize(to),
             "joined" => time(row.joined).serialize(to),
             "last_seen" => row.last_seen.map(time).serialize(to),
+            "newest" => row.pulse.newest.map(time).serialize(to),
+            "lag_s" => row.lag(*now).map(|lag| lag / 1_000_000).serialize(to),
             "version" => report.map(|report| &report.version).serialize(to),
             "uptime_s" => told(|report| report.uptime_s).serialize(to),
             "clock" => {
@@ -299,14 +300,9 @@ impl Serialize for Field<'_> {
                 Clock { synchronised, offset_ms: offset_ms(row) }.serialize(to)
             }
             "certificate_valid_until" => row.certificate.map(|(_, until)| time(until)).serialize(to),
-            "backlog" => Backlog {
-                batches: told(|report| report.backlog_batches),
-                readings: told(|report| report.backlog_readings),
-                bytes: told(|report| report.backlog_bytes),
-                limit_bytes: told(|report| report.buffer_limit_bytes),
-                tail_bytes: told(|report| report.tail_bytes),
-            }
-            .serialize(to),
+            "certificate_days" => row.certificate_days(*now).serialize(to),
+            "bytes_today" => row.bytes_today(*now).serialize(to),
+            "backlog" => Backlog::of(row, *now).serialize(to),
             "ledger" => Ledger {
                 produced: told(|report| report.produced),
                 filtered: told(|report| report.filtered),

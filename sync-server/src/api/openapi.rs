@@ -162,7 +162,12 @@ fn parameter(path: &str, name: &str) -> Option<(&'static str, Value)> {
         }
         (_, "reason") => Some(("For this reason only, as `reason` tells it.", text())),
         (_, "device") => Some(("Of this device, or of a point of it, only.", text())),
-        (_, "sort") => Some(("What to order by; `-` in front turns it round.", text())),
+        ("/fleet", "sort") => {
+            let words: Vec<String> =
+                fleet::sort_keys().flat_map(|key| [key.into(), format!("-{key}")]).collect();
+            let schema = json!({ "type": "string", "enum": words, "default": "agent" });
+            Some(("What to order by; `-` in front turns it round.", schema))
+        }
         (_, "fields") => Some(("Keys of an agent to tell, separated by commas; default all.", text())),
         (_, "from") => Some((
             "Inside: `now`, a span back from now, RFC 3339, or milliseconds since 1970.",
@@ -242,6 +247,7 @@ fn told(method: &Method, path: &str) -> Option<Told> {
         ("GET", "/alarms") => {
             get::<alarms::Wanted>("What a person must know of until it is over", shapes::alarms())
         }
+        ("GET", "/alarms/rules") => get::<Nothing>("What is looked after", shapes::rules()),
         ("POST", "/alarms/{id}/acknowledge") => Told {
             body: Some(shapes::notice()),
             ..get::<Nothing>("Takes notice of an alarm", shapes::alarm())

@@ -14,7 +14,7 @@ use axum::routing::{self, MethodRouter};
 
 use super::guard::{Doors, Needs, guard};
 use super::{
-    alarms, audit, csv, faults, fleet, gaps, joining, keys, ledger, live, openapi, points, quarantine,
+    alarms, audit, csv, faults, fleet, gaps, joining, keys, ledger, live, openapi, points, quarantine, rules,
     server, session, silences, statistics, time_marks, users,
 };
 use crate::access::Right;
@@ -43,6 +43,7 @@ pub(super) fn routes() -> Vec<Route> {
         get("/ledger", Right::Read, ledger::ledger),
         get("/faults", Right::Read, faults::faults),
         get("/alarms", Right::Read, alarms::alarms),
+        get("/alarms/rules", Right::Read, rules::rules),
         post("/alarms/{id}/acknowledge", Right::Operate, alarms::acknowledge),
         get("/joining", Right::Operate, joining::joining),
         post("/joining/{id}/approve", Right::Operate, joining::approve),

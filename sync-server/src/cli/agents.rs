@@ -1,8 +1,6 @@
 //! `forebay-server agents`: the gateways that have joined, one a line; who waits to be let in; letting in,
 //! turning away, and shutting out.
 
-use std::collections::HashMap;
-
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
 use forebay_config::server::Server;
@@ -10,7 +8,8 @@ use forebay_protocols::boot_time::wall_micros;
 use forebay_protocols::sync::tls;
 
 use super::columns::columns;
-use crate::store::{AgentKey, AgentRow, Application, Micros, Note, Store, TenantKey, Word};
+use super::listing::{json, table};
+use crate::store::{AgentRow, Application, Micros, Note, Store, TenantKey, Word};
 
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
@@ -64,7 +63,8 @@ impl Agents {
             None => {
                 let fleet = store.fleet().await.context("list the fleet")?;
                 let left = store.departures().await.context("list who has left")?.into_iter().collect();
-                super::print(&if self.json { json(&fleet) } else { table(&fleet, &left, wall_micros()) })
+                let now = wall_micros();
+                super::print(&if self.json { json(&fleet, now) } else { table(&fleet, &left, now) })
             }
             Some(Command::Pending { json }) => {
                 let waiting = store.applications().await.context("list who waits")?;
@@ -200,44 +200,8 @@ fn waiting_table(waiting: &[Application], fleet: &[AgentRow], now: Micros) -> St
     columns(&rows)
 }
 
-fn name(row: &AgentRow) -> String {
+pub(super) fn name(row: &AgentRow) -> String {
     format!("{}/{}", row.site, row.gateway)
-}
-
-fn json(fleet: &[AgentRow]) -> String {
-    let line = |row: &AgentRow| {
-        serde_json::json!({
-            "agent": format!("{}/{}", row.site, row.gateway),
-            "joined_us": row.joined,
-            "last_seen_us": row.last_seen,
-            "revoked": row.revoked,
-            "readings_stored": row.stored,
-            "batches_committed": row.committed_batches,
-            "batches_set_aside": row.set_aside,
-        })
-    };
-    fleet.iter().map(|row| format!("{}\n", line(row))).collect()
-}
-
-fn table(fleet: &[AgentRow], left: &HashMap<AgentKey, Micros>, now: Micros) -> String {
-    if fleet.is_empty() {
-        return "No gateway has joined yet. Make a join string with `forebay-server token create`.\n".into();
-    }
-    let width = fleet.iter().map(|row| name(row).chars().count()).max().unwrap_or(0).max(5);
-    let mut text = format!("{:width$}  {:14}  {:>14}  {}\n", "AGENT", "LAST HEARD", "READINGS", "NOTE");
-    for row in fleet {
-        let heard = row.last_seen.map_or("never".into(), |seen| ago(now.saturating_sub(seen)));
-        let note = match (row.revoked, row.set_aside) {
-            (true, _) if left.contains_key(&row.key) => "has left".into(),
-            (true, _) => "revoked".into(),
-            (false, 0) => String::new(),
-            (false, count) => format!("{count} batches set aside"),
-        };
-        let line = format!("{:width$}  {heard:14}  {:>14}  {note}", name(row), row.stored);
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
 }
 
 /// How long ago, in words.
@@ -252,42 +216,8 @@ pub(super) fn ago(micros: Micros) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::listing::tests::row;
     use super::*;
-    use crate::store::AgentKey;
-
-    fn row(gateway: &str, last_seen: Option<Micros>) -> AgentRow {
-        AgentRow {
-            key: AgentKey(1),
-            site: "north".into(),
-            gateway: gateway.into(),
-            joined: 0,
-            last_seen,
-            revoked: false,
-            certificate: None,
-            report: None,
-            stored: 1_234,
-            committed_batches: 5,
-            set_aside: 0,
-            epoch: None,
-        }
-    }
-
-    #[test]
-    fn the_fleet_is_listed_with_when_it_was_heard() {
-        let hour = 3_600_000_000;
-        let mut odd = row("gw-2", None);
-        (odd.revoked, odd.stored) = (true, 0);
-        assert_eq!(
-            table(&[row("gw-1", Some(hour)), odd], &HashMap::new(), 3 * hour),
-            "AGENT       LAST HEARD            READINGS  NOTE\n\
-             north/gw-1  2 h ago                   1234\n\
-             north/gw-2  never                        0  revoked\n"
-        );
-        assert!(table(&[], &HashMap::new(), 0).contains("token create"));
-        let mut gone = row("gw-1", None);
-        gone.revoked = true;
-        assert!(table(&[gone], &HashMap::from([(AgentKey(1), 5)]), hour).contains("has left"));
-    }
 
     fn application(number: i64, gateway: &str) -> Application {
         Application {
@@ -332,14 +262,5 @@ mod tests {
         assert_eq!(the_one(&fleet, "north/gw-2").unwrap().gateway, "gw-2");
         assert!(the_one(&fleet, "north/gw-1").unwrap_err().to_string().contains("--tenant"));
         assert!(the_one(&fleet, "north/gw-3").unwrap_err().to_string().contains("agents"));
-    }
-
-    #[test]
-    fn json_is_one_object_a_line() {
-        let text = json(&[row("gw-1", None), row("gw-2", Some(7))]);
-        let lines: Vec<serde_json::Value> =
-            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-        assert_eq!(lines[1]["last_seen_us"], 7);
-        assert_eq!(lines[0]["agent"], "north/gw-1");
     }
 }

@@ -13,6 +13,7 @@ use forebay_protocols::sync::wire::sync_answer::Verdict;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
+use super::arrivals::Arrivals;
 use super::outage::Outage;
 use crate::store::{Content, Delivery, Receipt, Store, StoreError, within_reason};
 use crate::telemetry::Telemetry;
@@ -34,6 +35,7 @@ const ROUND: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub struct Committer {
     queue: mpsc::Sender<Waiting>,
+    arrivals: Arrivals,
 }
 
 #[derive(Debug)]
@@ -51,8 +53,14 @@ impl Committer {
         progress: Progress,
     ) -> (Self, impl Future<Output = ()> + Send) {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        let task = Task { store, outage, telemetry, progress };
-        (Self { queue }, task.run(waiting))
+        let arrivals = Arrivals::default();
+        let task = Task { store, outage, telemetry, progress, arrivals: arrivals.clone() };
+        (Self { queue, arrivals }, task.run(waiting))
+    }
+
+    /// Where what comes from agents is counted until it is in the books.
+    pub(super) fn arrivals(&self) -> &Arrivals {
+        &self.arrivals
     }
 
     /// Returns when the delivery is in the database, or why it is not.
@@ -75,6 +83,7 @@ struct Task {
     outage: Arc<Outage>,
     telemetry: Arc<Telemetry>,
     progress: Progress,
+    arrivals: Arrivals,
 }
 
 impl Task {
@@ -105,11 +114,12 @@ impl Task {
     }
 
     async fn commit(&self, group: Vec<Waiting>) {
-        let (deliveries, receipts): (Vec<_>, Vec<_>) =
+        let (mut deliveries, receipts): (Vec<_>, Vec<_>) =
             group.into_iter().map(|waiting| (waiting.delivery, waiting.receipt)).unzip();
         if deliveries.is_empty() {
             return;
         }
+        self.arrivals.hand_to(deliveries.iter_mut());
         match self.transaction(&deliveries).await {
             Ok(done) => {
                 for (receipt, done) in receipts.into_iter().zip(done) {
@@ -120,11 +130,15 @@ impl Task {
             Err(StoreError::Refused(_)) if deliveries.len() > 1 => {
                 for (delivery, receipt) in deliveries.iter().zip(receipts) {
                     let alone = self.transaction(std::slice::from_ref(delivery)).await;
+                    if alone.is_err() {
+                        self.arrivals.take_back(delivery);
+                    }
                     let _ = receipt.send(self.one(alone));
                 }
             }
             Err(error) => {
                 let problem = self.outage.problem(&error);
+                deliveries.iter().for_each(|delivery| self.arrivals.take_back(delivery));
                 for receipt in receipts {
                     let _ = receipt.send(Err(problem.clone()));
                 }
@@ -168,6 +182,10 @@ impl Task {
     /// Here and not where the answer is made: a handler may be gone with its connection while its
     /// batches are committed.
     fn count(&self, delivery: &Delivery, receipt: &Receipt) {
+        if receipt.greet {
+            // Nothing of it was taken.
+            self.arrivals.take_back(delivery);
+        }
         let verdicts: HashMap<_, _> = receipt.verdicts.iter().copied().collect();
         for batch in &delivery.batches {
             let Some(verdict) = verdicts.get(&batch.sequence) else { continue };

@@ -151,6 +151,8 @@ impl Requested {
             received: self.received,
             opening: self.opening,
             greeting: self.greeting.take(),
+            // Whoever commits it knows.
+            bytes: 0,
         }
     }
 

@@ -159,6 +159,31 @@ async fn a_database_that_is_away_is_503_and_forgotten_when_it_is_back() {
 }
 
 #[tokio::test]
+async fn every_byte_of_a_body_is_in_the_books_once_whatever_became_of_its_request() {
+    let plant = Plant::start().await;
+    let gateway = Gateway::join(&plant, "north", "gw-1").await.unwrap();
+    let length = |request: &SyncRequest| request.encoded_len() as u64;
+    let good = request([batch(EPOCH, 1, &[(1, 10)])]);
+    gateway.sync(&good).await.answer();
+    assert_eq!(plant.store.bytes(), length(&good));
+    // Refused before it is read, by the database, and for an opening that is not known.
+    gateway.post("/v1/batches", Bytes::from_static(b"\xffno request")).await.problem();
+    plant.store.set_away(true);
+    gateway.sync(&good).await.problem();
+    plant.store.set_away(false);
+    let opening = wire::Opening { id: vec![7; 8], first: 1, ..Default::default() };
+    let mut named = request([batch(EPOCH, 2, &[(1, 20)])]);
+    named.opening = opening.id.clone().into();
+    assert_eq!(gateway.sync(&named).await.status, 409);
+    assert_eq!(plant.store.bytes(), length(&good), "nothing was committed since");
+    let tried = 11 + length(&good) + length(&named);
+    named.greeting = Some(wire::Greeting { openings: vec![opening] });
+    gateway.sync(&named).await.answer();
+    assert_eq!(plant.store.bytes(), length(&good) + tried + length(&named));
+    plant.stop().await;
+}
+
+#[tokio::test]
 async fn a_batch_that_cannot_be_read_is_set_aside_and_does_not_block_the_rest() {
     let plant = Plant::start().await;
     let gateway = Gateway::join(&plant, "north", "gw-1").await.unwrap();

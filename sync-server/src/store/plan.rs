@@ -15,7 +15,7 @@ use forebay_protocols::reading::Point;
 use forebay_protocols::sync::batch::Sequence;
 use forebay_protocols::sync::wire::{self, sync_answer::Verdict};
 
-use super::{Arrived, Content, Delivery, Micros, Receipt, StoreError, Timed};
+use super::{Arrived, Content, Delivery, Micros, Pace, Receipt, StoreError, Timed};
 
 mod ledger;
 mod lineage;
@@ -83,6 +83,9 @@ pub struct Plan<'a> {
     pub prints: Vec<Print>,
     /// Gaps not known yet.
     pub gaps: Vec<(i64, &'a wire::Gap)>,
+    /// How the backlog of its branch changes, and what of it is not here yet.
+    pub pace: Option<Pace>,
+    pub waiting: u64,
     /// All but its points.
     pub receipt: Receipt,
 }
@@ -142,6 +145,8 @@ impl<'a> Plan<'a> {
             aside: Vec::new(),
             prints: Vec::new(),
             gaps: Vec::new(),
+            pace: None,
+            waiting: 0,
             receipt: Receipt { greet: seat.is_none(), ..Receipt::default() },
         };
         let Some(at) = seat else { return plan };
@@ -160,6 +165,8 @@ impl<'a> Plan<'a> {
             delivery.batches.iter().for_each(|batch| plan.take(family, at, batch));
         }
         family.seen(at, delivery.received);
+        let ledger = &family.branches[at].ledger;
+        (plan.pace, plan.waiting) = (ledger.pace, ledger.held());
         plan.receipt.fork = family.branches[at].fork;
         let horizon = family.horizon(delivery);
         plan.receipt.dictionary_revision = family.revision(at).min(horizon.revision);

@@ -7,7 +7,7 @@ import { pointsTable } from "/ui/points.js";
 import { status } from "/ui/status.js";
 import { trendPanel } from "/ui/trend.js";
 import { whyPanel } from "/ui/why.js";
-import { ago, bytes, clock, count, number, NOTHING, off, span, state } from "/ui/words.js";
+import { ago, bytes, certificate, clock, count, drain, lag, number, NOTHING, off, span, state } from "/ui/words.js";
 
 const REFRESH_MS = 3000;
 
@@ -98,10 +98,12 @@ function showFacts(node, agent) {
   const running = agent.uptime_s === null ? "" : `, running for ${span(agent.uptime_s)}`;
   const all = {
     "Last seen": ago(agent.last_seen),
-    Backlog: backlog.readings === null ? NOTHING : `${count(backlog.readings, "reading")}, ${bytes(backlog.bytes)}${limit}`,
+    Lag: lag(agent),
+    Backlog: backlog.readings === null ? NOTHING : [`${count(backlog.readings, "reading")}, ${bytes(backlog.bytes)}${limit}`, drain(backlog)[0]].filter(Boolean).join(", "),
+    "Bytes today": bytes(agent.bytes_today),
     Clock: own.synchronised === false ? `${offset}, not synchronised` : offset,
     Agent: agent.version ? agent.version + running : NOTHING,
-    "Certificate until": agent.certificate_valid_until?.slice(0, 10) ?? NOTHING,
+    Certificate: agent.certificate_valid_until ? `${certificate(agent)[0]}, until ${agent.certificate_valid_until.slice(0, 10)}` : NOTHING,
     "Batches set aside": number(batches.set_aside),
   };
   if (!node.children.length) node.append(...Object.keys(all).map((title) => el("div", {}, el("dt", {}, title), el("dd"))));

@@ -21,7 +21,9 @@ export function alarmsView(main, signal) {
     el("thead", {}, el("tr", {}, head("State"), head("What"), head("Site", "more"), head("Priority", "more"), head("Since"), el("td"))), body));
   const none = el("p", { class: "quiet", hidden: "" });
   const more = el("button", { type: "button", hidden: "", click: () => load(true) }, "Show more");
-  main.replaceChildren(el("h1", {}, "Alarms"), el("div", { class: "bar" }, summary, el("div", { class: "ranges", role: "group", "aria-label": "Which alarms" }, ...views)), table, none, more);
+  const ruled = el("div", {}, el("p", { class: "quiet" }, "Loading …"));
+  const rules = el("details", { class: "rules", toggle: () => rules.open && import("/ui/rules.js").then(({ showRules }) => showRules(ruled, signal), status.lost) }, el("summary", {}, "What is looked after"), ruled);
+  main.replaceChildren(el("h1", {}, "Alarms"), el("div", { class: "bar" }, summary, el("div", { class: "ranges", role: "group", "aria-label": "Which alarms" }, ...views)), table, none, more, rules);
 
   function pick(states) {
     view = states;

@@ -3,32 +3,32 @@
 import { faultMark } from "/ui/accounts.js";
 import { again, el, fill, get, say } from "/ui/dom.js";
 import { status } from "/ui/status.js";
-import { ago, breakable, bytes, count, number, NOTHING, off, state } from "/ui/words.js";
+import { ago, BYTES_TODAY, breakable, bytes, certificate, count, drain, lag, LAG, number, NOTHING, off, state } from "/ui/words.js";
 
 const REFRESH_MS = 2000;
 const SITES_MS = 30000;
 /** More than this and readings stand at a wrong place in time. */
 const CLOCK_OFF_MS = 5000;
-const EXPIRES_SOON_MS = 30 * 86400e3;
 /** Rows beyond both ends of what is in sight, so that a turn of the wheel shows rows and no gap. */
 const BEYOND = 20;
 const MOST_ROWS = 200;
-const FIELDS = "agent,site,gateway,state,last_seen,clock,certificate_valid_until,backlog,ledger,batches,device_counts,faults,version";
+const FIELDS = "agent,site,gateway,state,last_seen,lag_s,clock,certificate_valid_until,certificate_days,bytes_today,backlog,ledger,batches,device_counts,faults,version";
 const STATES = ["online", "silent", "never seen", "revoked"];
 
-/** [heading, class of the column, what it is sorted by, what fills a cell]. "more" columns are left out on a narrow screen. */
+/** [heading, class, what it is sorted by, what fills a cell, what it means]. A narrow screen leaves out "more" and "most", one of middling width "most". */
 const COLUMNS = [
   ["State", "", "state", (cell, agent) => fill(cell, agent.state, () => state(agent.state))],
-  ["Agent", "", "agent", (cell, agent) => fill(cell, [agent.agent, agent.faults], () => [link(agent), ...(agent.faults.length ? [faultMark(agent.faults)] : [])])],
+  ["Agent", "", "agent", (cell, agent) => fill(cell, [agent.agent, agent.faults, folded(agent)], () => named(agent))],
   ["Last seen", "more steady", "-last_seen", (cell, agent) => say(cell, ago(agent.last_seen), agent.last_seen ? "more steady" : "more steady quiet")],
-  ["Devices", "", null, (cell, agent) => fill(cell, [agent.state, agent.device_counts], () => devices(agent))],
-  ["Readings/s", "number more", null, (cell, agent, rate) => say(cell, rate === null ? NOTHING : number(rate))],
-  ["Backlog", "number more", "-backlog", (cell, agent) => { say(cell, number(agent.backlog.readings)); cell.title = bytes(agent.backlog.bytes); }],
-  ["Dropped", "number more", "-dropped", (cell, agent) => wrong(cell, agent.ledger.dropped, "number more")],
-  ["Set aside", "number more", "-set_aside", (cell, agent) => wrong(cell, agent.batches.set_aside, "number more")],
-  ["Clock", "more", null, (cell, agent) => say(cell, ...clock(agent.clock))],
-  ["Certificate until", "more", "certificate_valid_until", (cell, agent) => say(cell, ...certificate(agent.certificate_valid_until))],
-  ["Version", "more quiet", "version", (cell, agent) => say(cell, agent.version || NOTHING)],
+  ["Lag", "more steady", "-lag_s", (cell, agent) => say(cell, lag(agent), agent.lag_s === null ? "more steady quiet" : "more steady"), LAG],
+  ["Devices", "", null, (cell, agent) => fill(cell, [agent.state, agent.device_counts], () => devices(cell, agent))],
+  ["Clock", "more", null, (cell, agent) => say(cell, ...clock(agent.clock)), "Against the server's"],
+  ["Certificate", "more", "certificate_valid_until", (cell, agent) => { say(cell, ...certificate(agent)); cell.title = `Until ${agent.certificate_valid_until?.slice(0, 10) ?? "nobody knows when"}`; }, "How long it lasts"],
+  ["Version", "most quiet", "version", (cell, agent) => say(cell, agent.version || NOTHING)],
+  ["Backlog", "number more", "-backlog", (cell, agent) => fill(cell, agent.backlog, () => backlog(cell, agent.backlog)), "Readings that wait in the gateway, and how long until they are here at the pace of its reports"],
+  ["Not stored", "number more", "-dropped", (cell, agent) => fill(cell, [agent.ledger.dropped, agent.batches.set_aside], () => missing(agent)), "Readings the gateway dropped since its buffer began; batches the server set aside"],
+  ["Readings/s", "number most", null, (cell, agent, rate) => say(cell, rate === null ? NOTHING : number(rate)), "Stored each second while this page is open"],
+  ["Bytes today", "number most", "-bytes_today", (cell, agent) => say(cell, bytes(agent.bytes_today), agent.bytes_today ? "number most" : "number most quiet"), BYTES_TODAY],
 ];
 
 export function fleetView(main, signal) {
@@ -44,7 +44,7 @@ export function fleetView(main, signal) {
   const sites = select("Site", [""], (site) => site || "all sites", (site) => narrow("site", site));
   const found = el("span", { class: "quiet", role: "status" });
   const bar = el("div", { class: "bar", hidden: "" }, el("div", { class: "filters" }, search, states, sites), found);
-  const heads = COLUMNS.map(([words, kind, key]) => heading(words, kind, key));
+  const heads = COLUMNS.map(([words, kind, key, , meaning]) => heading(words, kind, key, meaning));
   const body = el("tbody");
   const table = el("table", { class: "fleet" }, el("thead", {}, el("tr", {}, ...heads)), body);
   const space = el("div", { class: "space" }, table);
@@ -94,8 +94,8 @@ export function fleetView(main, signal) {
     return kept;
   }
 
-  function heading(words, kind, key) {
-    const cell = el("th", { scope: "col", class: kind || null });
+  function heading(words, kind, key, meaning) {
+    const cell = el("th", { scope: "col", class: kind || null, title: meaning });
     cell.append(key ? el("button", { click: () => sort(key) }, words) : words);
     cell.key = key;
     return cell;
@@ -178,33 +178,49 @@ function link(agent) {
   return el("a", { href: `#/agent/${encodeURIComponent(agent.site)}/${encodeURIComponent(agent.gateway)}` }, ...breakable(agent.agent));
 }
 
-function devices({ state, device_counts: { all, silent, first_silent: first } }) {
+function named(agent) {
+  const [words, kind] = folded(agent);
+  return [link(agent), ...(agent.faults.length ? [faultMark(agent.faults)] : []), ...(words ? [el("small", { class: `fault folded ${kind}`, title: words }, words)] : [])];
+}
+
+/** What is wrong in columns that a narrow screen leaves out, in words, and their class. */
+function folded(agent) {
+  const { ledger: { dropped }, batches: { set_aside: aside } } = agent;
+  const bad = [agent.certificate_days < 0 ? "certificate expired" : "", dropped ? `${number(dropped)} dropped` : "", aside ? `${number(aside)} set aside` : ""].filter(Boolean);
+  const odd = [agent.backlog.trend === "grows" ? "backlog growing" : "", clock(agent.clock)[1].includes("odd") ? `clock ${off(agent.clock.offset_ms)}` : "", agent.state === "silent" && agent.lag_s ? `${lag(agent)} behind` : ""].filter(Boolean);
+  const words = [...bad, ...odd].join(", ");
+  return words ? [`${bad.length ? "▲" : "◆"} ${words}`, bad.length ? "bad" : "odd"] : ["", ""];
+}
+
+function devices(cell, { state, device_counts: { all, silent, first_silent: first } }) {
+  cell.title = "";
   // What a device was when its gateway was last heard of is not what it is.
   if (state !== "online") return el("span", { class: "quiet" }, all ? `${all}, unknown` : NOTHING);
   if (!all) return el("span", { class: "quiet" }, NOTHING);
   if (!silent) return `${all} answering`;
   const told = `${first.device}: ${first.words || "does not answer"}`;
-  return el("span", { class: "bad" }, `▲ ${silent} of ${all} silent`,
-    el("small", {}, silent > 1 ? `${told}; ${silent - 1} more` : told));
+  cell.title = silent > 1 ? `${told}; ${silent - 1} more` : told;
+  return el("span", { class: "bad" }, `▲ ${silent} of ${all} silent`, el("small", {}, cell.title));
 }
 
-/** A number that should be zero. */
-function wrong(cell, n, kind) {
-  say(cell, n ? `▲ ${number(n)}` : number(n), n ? `${kind} bad` : kind);
+function backlog(cell, backlog) {
+  cell.title = bytes(backlog.bytes);
+  const [words, kind] = drain(backlog);
+  return [number(backlog.readings), ...(words ? [el("small", { class: kind }, words)] : [])];
+}
+
+/** Numbers that should be zero: readings, and batches. */
+function missing({ ledger: { dropped }, batches: { set_aside: aside } }) {
+  if (!dropped && !aside) return el("span", { class: "quiet" }, number(dropped));
+  const told = [[dropped, "dropped"], [aside, "set aside"]].filter(([n]) => n).map(([n, words]) => [`▲ ${number(n)}`, words]);
+  const lines = told.length > 1 ? told.map((parts) => parts.join(" ")) : told[0];
+  return el("span", { class: "bad" }, lines[0], el("small", {}, lines[1]));
 }
 
 function clock({ offset_ms: offset }) {
   if (offset === null) return [NOTHING, "more quiet"];
   if (Math.abs(offset) <= CLOCK_OFF_MS) return ["right", "more"];
   return [`◆ ${off(offset)}`, "more odd steady"];
-}
-
-function certificate(until) {
-  if (!until) return [NOTHING, "more quiet"];
-  const left = Date.parse(until) - Date.now();
-  const day = until.slice(0, 10);
-  if (left < 0) return [`▲ ${day}, expired`, "more steady bad"];
-  return left < EXPIRES_SOON_MS ? [`◆ ${day}`, "more steady odd"] : [day, "more steady"];
 }
 
 function welcome() {

@@ -76,6 +76,31 @@ export function count(n, one, many = `${one}s`) {
   return `${number(n)} ${n === 1 ? one : many}`;
 }
 
+/** What the words "lag" and "today" mean here. */
+export const LAG = "Age of the newest stored reading by its own time: how far what is stored is behind";
+export const BYTES_TODAY = "Bodies of its requests since midnight UTC, as they came";
+
+/** How far what is stored of an agent is behind. */
+export function lag({ lag_s: seconds }) {
+  return seconds === null ? NOTHING : span(seconds);
+}
+
+/** What becomes of a backlog, and the class of the words. */
+export function drain({ trend, drain_s: seconds }) {
+  if (trend === "grows") return ["◆ growing", "odd"];
+  return trend === "shrinks" ? [`${span(seconds)} to go`, ""] : ["", ""];
+}
+
+const EXPIRES_SOON_DAYS = 30;
+
+/** How long a certificate lasts, and the classes of the words. */
+export function certificate({ certificate_days: days }) {
+  if (days === null) return [NOTHING, "more quiet"];
+  if (days < 0) return ["▲ expired", "more steady bad"];
+  const words = days ? count(days, "day") : "today";
+  return days < EXPIRES_SOON_DAYS ? [`◆ ${words}`, "more steady odd"] : [words, "more steady"];
+}
+
 const STATES = { online: ["●", ""], silent: ["▲", "bad"], revoked: ["■", "odd"], "never seen": ["○", "quiet"] };
 
 export function state(word) {

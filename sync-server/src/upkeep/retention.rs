@@ -220,6 +220,7 @@ mod tests {
             committed_batches: 0,
             set_aside: 0,
             epoch: None,
+            pulse: crate::store::Pulse::default(),
         }
     }
 

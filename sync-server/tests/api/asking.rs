@@ -69,7 +69,8 @@ async fn the_fleet_tells_the_state_of_every_agent_and_what_its_devices_say() {
     );
     assert_eq!(
         works["backlog"],
-        json!({ "readings": 2, "batches": 1, "bytes": 99, "limit_bytes": 1_000, "tail_bytes": 0 })
+        json!({ "readings": 2, "batches": 1, "bytes": 99, "limit_bytes": 1_000, "tail_bytes": 0, "trend": null,
+            "drain_s": null })
     );
     assert_eq!(works["clock"], json!({ "synchronised": true, "offset_ms": -2_000 }));
     assert!(fleet["store"].as_str().unwrap().starts_with("SQLite"));
@@ -80,7 +81,16 @@ async fn what_nobody_reported_is_unknown_and_not_zero() {
     let house = House::build().await;
     house.agent("new").await;
     let agent = &house.json("/api/v1/fleet").await["agents"][0];
-    for unknown in ["/last_seen", "/version", "/uptime_s", "/clock/synchronised", "/clock/offset_ms"] {
+    for unknown in [
+        "/last_seen",
+        "/newest",
+        "/lag_s",
+        "/backlog/trend",
+        "/version",
+        "/uptime_s",
+        "/clock/synchronised",
+        "/clock/offset_ms",
+    ] {
         assert_eq!(agent.pointer(unknown), Some(&Json::Null), "{unknown}");
     }
     assert_eq!((&agent["ledger"]["produced"], &agent["backlog"]["bytes"]), (&Json::Null, &Json::Null));

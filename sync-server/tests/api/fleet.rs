@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::{Request, header};
+use forebay_protocols::reading::PointId;
 use forebay_protocols::sync::wire;
 use forebay_server::api::Roster;
 use forebay_server::store::{Delivery, Fault, FaultKind};
 use http_body_util::BodyExt;
 use serde_json::{Value as Json, json};
 
-use crate::house::{House, SECOND, report};
+use crate::house::{House, SECOND, batch, float, point, report};
 
 /// Twelve agents of the site `hall`; the n-th has n readings waiting.
 async fn twelve(house: &House) {
@@ -43,7 +44,8 @@ fn names(answer: &Json) -> Vec<&str> {
 async fn pages_follow_each_other_without_a_hole_whatever_they_are_sorted_by() {
     let house = House::build().await;
     twelve(&house).await;
-    for sort in ["agent", "-agent", "-backlog", "backlog", "state", "last_seen", "-dropped"] {
+    let sorts = ["agent", "-agent", "-backlog", "backlog", "state", "last_seen", "-dropped"];
+    for sort in sorts.into_iter().chain(["lag_s", "-lag_s", "drain_s", "-drain_s", "-bytes_today"]) {
         let (mut seen, mut after, mut pages) = (Vec::new(), String::new(), 0);
         loop {
             let page = house.json(&format!("/api/v1/fleet?limit=5&sort={sort}{after}")).await;
@@ -89,6 +91,59 @@ async fn agents_are_found_by_part_of_a_name_by_state_and_by_fault_and_counted() 
     let sites = house.json("/api/v1/sites").await;
     assert_eq!((&sites["sites"][0]["site"], &sites["sites"][0]["silent"]), (&json!("hall"), &json!(3)));
     assert_eq!(sites["sites"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn lag_drain_bytes_and_days_of_the_certificate_are_told_and_sorted_by() {
+    let house = House::build().await;
+    let now = house.now;
+    // Minutes behind, readings that waited 20 s ago and now, bytes. Each makes 100 readings a second.
+    for (gateway, behind, waited, waiting, bytes) in
+        [("calm", 1, 900, 1_000, 5), ("full", 2, 90_000, 91_000, 700), ("soon", 3, 60_000, 30_000, 60)]
+    {
+        let key = house.agent(gateway).await;
+        let told = |received, waiting: i64| {
+            Some(wire::Report { backlog_readings: waiting as u64, ..report(received, received) })
+        };
+        // They are booked after the report that came with them.
+        let readings = (0..2_000 + waited - waiting).map(|n| float(1, now - behind * 60 * SECOND - n, 1.0));
+        let received = now - 20 * SECOND;
+        let dictionary = vec![(PointId(1), point("boiler", "p1"))];
+        let batches = vec![batch(1, readings.collect())];
+        let first =
+            Delivery { report: told(received, waited), received, dictionary, batches, ..house.delivery(key) };
+        house.ingest(first).await;
+        house.ingest(Delivery { report: told(now, waiting), bytes, ..house.delivery(key) }).await;
+    }
+    house.agent("new").await;
+    let answer = house.json("/api/v1/fleet").await;
+    let told = |gateway: &str| {
+        let agents = answer["agents"].as_array().unwrap();
+        let agent = agents.iter().find(|agent| agent["gateway"] == gateway).unwrap();
+        let minutes = agent["lag_s"].as_i64().map(|s| s / 60);
+        (
+            json!([minutes, agent["backlog"]["trend"], agent["bytes_today"]]),
+            agent["backlog"]["drain_s"].clone(),
+        )
+    };
+    assert_eq!(told("calm"), (json!([1, "none", 5]), json!(0)));
+    assert_eq!(told("full"), (json!([2, "grows", 700]), Json::Null));
+    assert_eq!(told("new"), (json!([null, null, 0]), Json::Null), "nothing is known of it, and nothing came");
+    let (soon, drain_s) = told("soon");
+    assert_eq!(soon, json!([3, "shrinks", 60]));
+    assert!((10..=20).contains(&drain_s.as_i64().unwrap()), "30,000 at 1,500 a second: {drain_s}");
+    for agent in answer["agents"].as_array().unwrap() {
+        assert_eq!(agent["certificate_days"], 0, "some minutes: {agent}");
+    }
+    for (sort, order) in [
+        ("lag_s", ["new", "calm", "full", "soon"]),
+        ("-lag_s", ["soon", "full", "calm", "new"]),
+        ("-drain_s", ["full", "soon", "calm", "new"]),
+        ("-bytes_today", ["full", "soon", "calm", "new"]),
+    ] {
+        let sorted = house.json(&format!("/api/v1/fleet?sort={sort}")).await;
+        assert_eq!(names(&sorted), order.map(|name| format!("hall/{name}")), "{sort}");
+    }
 }
 
 #[tokio::test]

@@ -199,6 +199,12 @@ impl Drop for House {
     }
 }
 
+/// What it looks after: for everybody, at gateways of one, for one tenant.
+pub const RULES: &str = "[alarm.clock]\nenabled = false\n[alarm.backlog]\nleast = 5000\n\
+    [alarm.cold]\nwhen = \"value\"\npoints = [\"*/p1\"]\nbelow = 1\ndeadband = 0.5\ndelay = \"5m\"\n\
+    [alarm.hot]\nwhen = \"value\"\nagents = [\"hall/gate-plain\"]\npoints = [\"boiler-plain/*\"]\nabove = 90\n\
+    [alarm.theirs]\nwhen = \"value\"\npoints = [\"boiler-verborgen/*\"]\nabove = 7\ntenants = [\"other\"]\n";
+
 /// Where agents reach the house, if there were one.
 pub const ADDRESS: &str = "plant.example:8443";
 
@@ -215,8 +221,9 @@ fn router(
     let metrics = api::guarded(health::metrics_router(Arc::default()), &api, api::METRICS);
     let text = "[retention]\nreadings = \"90d\"\n[retention.class.alarms]\npoints = [\"*/alarm_*\"]\nreadings = \"365d\"\n";
     let retention = load::server_text("server.toml", text).unwrap().retention;
+    let rules = load::server_text("server.toml", RULES).unwrap().alarms.rules;
     let inviter = Some(Inviter { authority: authority.clone(), address: ADDRESS.into() });
-    let api = api::router_about(api, About { retention, inviter });
+    let api = api::router_about(api, About { retention, rules, inviter });
     headers::secure(metrics.merge(api).merge(ui::router()), false)
 }
 

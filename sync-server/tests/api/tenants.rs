@@ -169,6 +169,7 @@ async fn no_route_tells_of_another_tenant() {
     }
     let should = [
         "alarms",
+        "rules",
         "joining",
         "fleet",
         "points",
@@ -264,6 +265,48 @@ async fn what_is_told_of_the_whole_server_is_for_the_main_tenant() {
         let told = send(&house, Method::GET, path, Some(&mine.who), None).await.json();
         assert!(!told["store"].is_null(), "{path}: {told}");
     }
+}
+
+#[tokio::test]
+async fn rules_are_told_to_whom_they_stand_for_without_names_of_others_plants() {
+    let (house, mine, theirs) = two().await;
+    let told = async |of: &Tenant| {
+        let answer = send(&house, Method::GET, "/api/v1/alarms/rules", Some(&of.who), None).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+        answer.json()["rules"].as_array().unwrap().clone()
+    };
+    let names = |rules: &[serde_json::Value]| {
+        rules.iter().skip(7).map(|rule| rule["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let (own, others) = (told(&mine).await, told(&theirs).await);
+    assert_eq!(
+        (names(&own), names(&others)),
+        (vec!["cold".into(), "hot".into()], vec!["cold".into(), "theirs".into()])
+    );
+    assert_eq!(
+        (&own[0]["name"], &own[0]["from"], &own[0]["after_s"]),
+        (&json!("silent"), &json!("usual"), &json!(150.0))
+    );
+    assert_eq!(
+        (&own[1]["least"], &own[1]["from"], &own[1]["delay_s"]),
+        (&json!(5_000), &json!("configuration"), &json!(600.0))
+    );
+    assert!(own.iter().all(|rule| rule["name"] != "clock"), "it is off");
+    let cold = json!({ "name": "cold", "kind": "value", "priority": "medium", "from": "configuration",
+        "words": "A value is below 1, for 5 min. It clears when the value is inside by 0.5.", "agents": ["*/*"],
+        "points": ["*/p1"], "delay_s": 300.0, "after_s": null, "least": null, "off_s": null, "within_s": null,
+        "above": null, "below": 1.0, "deadband": 0.5 });
+    assert_eq!(own[7], cold);
+    assert_eq!(
+        (&own[8]["agents"], &own[8]["points"]),
+        (&json!(["hall/gate-plain"]), &json!(["boiler-plain/*"]))
+    );
+    assert_eq!(
+        (&others[7]["points"], &others[7]["agents"]),
+        (&json!(null), &json!(["*/*"])),
+        "it stands for all"
+    );
+    assert_eq!(others[8]["points"], json!(["boiler-verborgen/*"]), "this one is theirs");
 }
 
 #[tokio::test]

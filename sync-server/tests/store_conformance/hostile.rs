@@ -47,7 +47,7 @@ pub async fn a_batch_the_database_refuses_is_set_aside_alone(place: Arc<Place>) 
             batch(2, vec![float(1, NOW + 1, bad), float(2, NOW, f64::NAN)]),
             batch(3, vec![float(2, NOW + 2, 3.0)]),
         ];
-        delivery_of(agent, 2, batches)
+        Delivery { bytes: 500, ..delivery_of(agent, 2, batches) }
     };
     let deliveries = vec![sent(healthy, 0.0), sent(poisoned, 666.0)];
     let receipts = store.ingest(deliveries.clone()).await.unwrap();
@@ -63,6 +63,8 @@ pub async fn a_batch_the_database_refuses_is_set_aside_alone(place: Arc<Place>) 
     assert_eq!(receipts[1].dictionary_revision, 2);
     assert_eq!(receipts[1].points.len(), 2);
     assert_eq!(place.number("select count(*) from readings").await, 6);
+    let fleet = store.fleet().await.unwrap();
+    assert_eq!([fleet[0].bytes_today(NOW), fleet[1].bytes_today(NOW)], [500, 500], "in pieces or whole");
     let line = "1\t1795219200000001\t0\tfloat\t666.0\n2\t1795219200000000\t0\tfloat\t0x7ff8000000000000\n";
     let kept =
         format!("select count(*) from set_aside where sequence = 2 and length(bytes) = {}", line.len());

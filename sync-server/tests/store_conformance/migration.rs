@@ -78,6 +78,8 @@ pub async fn a_database_of_the_first_version_keeps_everything(place: Arc<Place>)
     let fleet = store.fleet().await.unwrap();
     let counts: Vec<_> = fleet.iter().map(|row| (row.stored, row.committed_batches, row.set_aside)).collect();
     assert_eq!(counts, [(2, 1, 1), (5, 5, 0)]);
+    let newest: Vec<_> = fleet.iter().map(|row| (row.pulse.newest, row.pulse.traffic.bytes)).collect();
+    assert_eq!(newest, [(Some(NOW + 2 * SECOND), 0), (None, 0)]);
     assert_eq!(
         (fleet[0].certificate.unwrap().0[..16].to_vec(), fleet[0].epoch),
         (vec![7; 16], Some(Epoch([7; 16])))

@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 use super::super::problem::Problem;
 use super::super::words::agent_name;
 use super::state;
-use crate::store::{AgentRow, Micros};
+use crate::store::{AgentRow, Drain, Micros};
 
 /// A key, and whether it goes down.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,7 +21,10 @@ enum By {
     Name,
     State,
     LastSeen,
+    Lag,
     Backlog,
+    Drain,
+    BytesToday,
     Dropped,
     SetAside,
     Stored,
@@ -29,11 +32,14 @@ enum By {
     Certificate,
 }
 
-const KEYS: [(&str, By); 9] = [
+const KEYS: [(&str, By); 12] = [
     ("agent", By::Name),
     ("state", By::State),
     ("last_seen", By::LastSeen),
+    ("lag_s", By::Lag),
     ("backlog", By::Backlog),
+    ("drain_s", By::Drain),
+    ("bytes_today", By::BytesToday),
     ("dropped", By::Dropped),
     ("set_aside", By::SetAside),
     ("stored", By::Stored),
@@ -41,13 +47,18 @@ const KEYS: [(&str, By); 9] = [
     ("certificate_valid_until", By::Certificate),
 ];
 
+/// What one may sort by.
+pub fn keys() -> impl Iterator<Item = &'static str> {
+    KEYS.iter().map(|(word, _)| *word)
+}
+
 impl Order {
     /// `key`, or `-key` for the largest first.
     pub fn parse(text: &str) -> Result<Self, Problem> {
         let (down, key) = text.strip_prefix('-').map_or((false, text), |key| (true, key));
         let found = KEYS.iter().find(|(word, _)| *word == key);
         found.map(|(_, by)| Self { by: *by, down }).ok_or_else(|| {
-            let keys: Vec<&str> = KEYS.iter().map(|(word, _)| *word).collect();
+            let keys: Vec<&str> = keys().collect();
             Problem::BadRequest(format!("sort: `{text}` is none of {}, nor one with a `-`", keys.join(", ")))
         })
     }
@@ -65,7 +76,15 @@ impl Order {
             By::Name | By::Version => None,
             By::State => Some(urgency(row, now)),
             By::LastSeen => row.last_seen,
+            // By moments that stand still while pages are turned, not by how long ago or ahead they are.
+            By::Lag => row.pulse.newest.map(i64::saturating_neg),
             By::Backlog => told(row, |report| report.backlog_readings),
+            By::Drain => row.drain(now).map(|drain| match drain {
+                Drain::Nothing => 0,
+                Drain::Until(at) => at,
+                Drain::Never => i64::MAX,
+            }),
+            By::BytesToday => Some(count(row.bytes_today(now))),
             By::Dropped => told(row, |report| report.dropped),
             By::SetAside => Some(count(row.set_aside)),
             By::Stored => Some(count(row.stored)),

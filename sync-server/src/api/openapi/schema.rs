@@ -16,6 +16,12 @@ pub(super) fn parts(fields: &[(&str, Value)]) -> Value {
     json!({ "type": "object", "properties": properties, "additionalProperties": false })
 }
 
+/// The same, with words to it.
+pub(super) fn described(mut schema: Value, words: &str) -> Value {
+    schema["description"] = words.into();
+    schema
+}
+
 pub(super) fn list(of: Value) -> Value {
     json!({ "type": "array", "items": of })
 }

@@ -3,11 +3,23 @@
 
 use serde_json::{Map, Value, json};
 
-use super::schema::{boolean, count, integer, list, moment, number, object, one_of, or_null, parts, text};
+use super::super::fleet::TRENDS;
+use super::schema::{
+    boolean, count, described, integer, list, moment, number, object, one_of, or_null, parts, text,
+};
 
 pub(super) fn problem() -> Value {
     object(&[("type", text()), ("title", text()), ("status", integer()), ("detail", text())])
 }
+
+const LAG: &str = "Seconds since the newest stored reading was taken, by its own time: how far what is stored is behind. \
+     Older readings that wait in the gateway are its backlog.";
+const BYTES_TODAY: &str = "Bytes of this agent's requests since midnight UTC: their bodies as they arrived, compressed, \
+     those of refused requests too. HTTP's and TLS's own bytes and the answers are not counted.";
+const TREND: &str = "By the last reports: `none`: no more waits than the gateway makes in a minute; `shrinks`; `grows`: it does \
+     not shrink. `null` while the agent is silent, or has not reported twice.";
+const DRAIN: &str = "Seconds until the backlog is empty, if it goes on as by the last reports; `null` where that is not known, \
+     or it does not shrink.";
 
 pub(super) fn fleet() -> Value {
     let agents = list(parts(&[
@@ -17,10 +29,23 @@ pub(super) fn fleet() -> Value {
         ("state", one_of(&["online", "silent", "never seen", "revoked"])),
         ("joined", moment()),
         ("last_seen", moment()),
+        (
+            "newest",
+            described(
+                moment(),
+                "When the newest stored reading was taken; one from the future counts as of when it came.",
+            ),
+        ),
+        ("lag_s", described(or_null(count()), LAG)),
         ("version", or_null(text())),
         ("uptime_s", or_null(count())),
         ("clock", object(&[("synchronised", or_null(boolean())), ("offset_ms", or_null(integer()))])),
         ("certificate_valid_until", moment()),
+        (
+            "certificate_days",
+            described(or_null(integer()), "Whole days until the certificate ends; below zero once it has."),
+        ),
+        ("bytes_today", described(count(), BYTES_TODAY)),
         (
             "backlog",
             object(&[
@@ -29,6 +54,8 @@ pub(super) fn fleet() -> Value {
                 ("bytes", or_null(count())),
                 ("limit_bytes", or_null(count())),
                 ("tail_bytes", or_null(count())),
+                ("trend", described(or_null(one_of(&TRENDS)), TREND)),
+                ("drain_s", described(or_null(count()), DRAIN)),
             ]),
         ),
         (
@@ -197,6 +224,28 @@ pub(super) fn alarms() -> Value {
         ("alarms", list(alarm())),
         ("next", or_null(integer())),
     ])
+}
+
+pub(super) fn rules() -> Value {
+    let seconds = || or_null(number());
+    let rule = object(&[
+        ("name", text()),
+        ("kind", text()),
+        ("priority", one_of(&["low", "medium", "high"])),
+        ("from", described(one_of(&["usual", "configuration"]), "`usual`: it stands without being written.")),
+        ("words", text()),
+        ("agents", described(list(text()), "Patterns of `site/gateway`.")),
+        ("points", described(or_null(list(text())), "Patterns of `device/point`, of a rule for values.")),
+        ("delay_s", described(number(), "For how long it must be so.")),
+        ("after_s", seconds()),
+        ("least", or_null(count())),
+        ("off_s", seconds()),
+        ("within_s", seconds()),
+        ("above", or_null(number())),
+        ("below", or_null(number())),
+        ("deadband", or_null(number())),
+    ]);
+    object(&[("time", moment()), ("rules", list(rule))])
 }
 
 pub(super) fn alarm() -> Value {

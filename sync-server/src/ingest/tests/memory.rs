@@ -32,6 +32,7 @@ struct Inner {
     tokens: HashMap<[u8; 32], NewToken>,
     applications: Vec<(NewApplication, Option<Word>)>,
     epochs: HashMap<(AgentKey, Epoch), Books>,
+    bytes: HashMap<AgentKey, u64>,
 }
 
 struct Agent {
@@ -114,6 +115,11 @@ impl Memory {
 
     pub(crate) fn times(&self) -> Vec<Micros> {
         self.lock().epochs.values().flat_map(|books| &books.readings).map(|reading| reading.time).collect()
+    }
+
+    /// Bytes in the books, of all agents.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.lock().bytes.values().sum()
     }
 
     pub(crate) fn set_aside(&self, sequence: u64) -> Option<Bytes> {
@@ -379,9 +385,14 @@ impl Store for Memory {
             return Err(StoreError::Refused("an agent it does not like".into()));
         }
         let receipts = deliveries.iter();
-        Ok(receipts
-            .map(|delivery| inner.epochs.entry((delivery.agent, delivery.epoch)).or_default().take(delivery))
-            .collect())
+        let take = |delivery: &Delivery| {
+            let receipt = inner.epochs.entry((delivery.agent, delivery.epoch)).or_default().take(delivery);
+            if !receipt.greet {
+                *inner.bytes.entry(delivery.agent).or_default() += delivery.bytes;
+            }
+            receipt
+        };
+        Ok(receipts.map(take).collect())
     }
 
     async fn ledgers(&self, _: Option<AgentKey>) -> Result<Vec<LedgerRow>, StoreError> {
@@ -481,5 +492,6 @@ fn row(key: i64, agent: &Agent) -> AgentRow {
         committed_batches: 0,
         set_aside: 0,
         epoch: None,
+        pulse: Pulse::default(),
     }
 }

@@ -5,7 +5,7 @@ use forebay_protocols::sync::batch::Epoch;
 use forebay_protocols::sync::wire;
 use prost::Message;
 
-use super::super::{AgentKey, Arrived, Fault, FaultKind, Micros};
+use super::super::{AgentKey, Arrived, Fault, FaultKind, Micros, Pace};
 use super::lineage::Family;
 
 /// The books of one branch.
@@ -27,6 +27,8 @@ pub struct Ledger {
     pub report: Option<Vec<u8>>,
     /// Readings that waited in the gateway then.
     pub backlog: u64,
+    /// How that changes, and how much comes; once there were two reports.
+    pub pace: Option<Pace>,
     /// When all that had waited was here, for the last time.
     pub drained: Micros,
     /// When the last delivery came.
@@ -116,6 +118,12 @@ impl Family {
             ledger.drained = before;
         }
         let booked = ledger.booked();
+        if let Some(before) = ledger.reported {
+            let seconds = received.saturating_sub(before) as f64 / 1e6;
+            let came = booked.saturating_sub(ledger.stored_at_report) as f64;
+            let shrank = ledger.backlog as f64 - report.backlog_readings as f64;
+            ledger.pace = Pace::after(ledger.pace, seconds, came, shrank);
+        }
         ledger.stored_at_report = booked;
         ledger.reported = Some(received);
         ledger.backlog = report.backlog_readings;

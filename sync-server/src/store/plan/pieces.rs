@@ -19,6 +19,7 @@ pub fn pieces(delivery: &Delivery) -> Vec<Delivery> {
         gaps: delivery.gaps.clone(),
         report: delivery.report.clone(),
         greeting: delivery.greeting.clone(),
+        bytes: delivery.bytes,
         ..bare.clone()
     };
     let each = delivery.batches.iter().map(|batch| Delivery { batches: vec![batch.clone()], ..bare.clone() });

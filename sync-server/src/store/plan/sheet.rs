@@ -7,7 +7,7 @@ use forebay_protocols::sync::batch::Epoch;
 use forebay_protocols::sync::wire;
 
 use super::super::rollups::{self, Due};
-use super::super::{AgentKey, Delivery, Micros, PointKey, StoreError, Timed, sieve};
+use super::super::{AgentKey, Delivery, Micros, Pace, PointKey, StoreError, Timed, Traffic, sieve};
 use super::{Failure, Plan};
 
 /// A reading and where it goes.
@@ -152,6 +152,20 @@ pub struct News<'a> {
     pub report: Option<&'a wire::Report>,
     pub epoch: Epoch,
     pub branch: i64,
+    /// As [`Pulse::newest`](super::super::Pulse::newest), of what they bring.
+    pub newest: Option<Micros>,
+    pub traffic: Traffic,
+    pub pace: Option<Pace>,
+    pub waiting: u64,
+}
+
+impl Plan<'_> {
+    /// The time of the newest reading it stores. A device's clock may be ahead: as of when it came, then.
+    fn newest(&self) -> Option<Micros> {
+        let received = self.delivery.received;
+        let times = self.taken.iter().flat_map(|taken| taken.readings).map(|reading| reading.time);
+        times.filter(|time| sieve::within_reason(*time, received)).max().map(|newest| newest.min(received))
+    }
 }
 
 /// One for each agent that need not greet first.
@@ -159,15 +173,30 @@ pub fn news<'a>(plans: &[Plan<'a>]) -> Vec<News<'a>> {
     let mut all: BTreeMap<AgentKey, News<'a>> = BTreeMap::new();
     for plan in plans {
         let Some(branch) = plan.branch else { continue };
-        let &Delivery { agent, epoch, received, ref report, .. } = plan.delivery;
-        let nothing =
-            News { agent, stored: 0, batches: 0, aside: 0, seen: received, report: None, epoch, branch };
+        let &Delivery { agent, epoch, received, ref report, bytes, .. } = plan.delivery;
+        let nothing = News {
+            agent,
+            stored: 0,
+            batches: 0,
+            aside: 0,
+            seen: received,
+            report: None,
+            epoch,
+            branch,
+            newest: None,
+            traffic: Traffic::of(received, 0),
+            pace: plan.pace,
+            waiting: plan.waiting,
+        };
         let news = all.entry(agent).or_insert(nothing);
+        news.newest = news.newest.max(plan.newest());
+        news.traffic = news.traffic.and(Traffic::of(received, bytes));
         news.stored += plan.stored() as i64;
         news.batches += plan.taken.len() as i64;
         news.aside += plan.aside.len() as i64;
         if received >= news.seen {
             (news.seen, news.epoch, news.branch) = (received, epoch, branch);
+            (news.pace, news.waiting) = (plan.pace, plan.waiting);
             news.report = report.as_ref().or(news.report);
         }
     }

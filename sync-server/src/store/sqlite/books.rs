@@ -9,11 +9,13 @@ use super::super::plan::{
     Border, Branch, Event, Failure, Families, Family, Former, Known, Ledger, Note, Plan, countable,
 };
 use super::super::{AgentKey, Delivery, PointKey, StoreError, sieve};
+use super::values::pace;
 use super::{committed, told};
 
 const BRANCH: &str = "epoch_key, fork, parent, forked_at, forked_revision, forked_gaps, \
                       dictionary_revision, gaps_known, newest, stored, set_aside_readings, inherited, \
-                      uncounted, stored_at_report, reported, backlog, drained, refilling, wiped, last_seen";
+                      uncounted, stored_at_report, reported, backlog, drained, refilling, wiped, last_seen, \
+                      came, shrank";
 
 /// All that is known of the epochs of `deliveries` and of the openings they name.
 pub fn open(on: &Connection, deliveries: &[&Delivery]) -> Result<Families, Failure> {
@@ -65,6 +67,7 @@ fn branch(row: &Row<'_>, family: &Family) -> rusqlite::Result<Branch> {
             reported: row.get(14)?,
             report: None,
             backlog: count(15)?,
+            pace: pace(row, 20)?,
             drained: row.get(16)?,
             refilling: row.get(17)?,
             wiped: row.get(18)?,
@@ -78,8 +81,8 @@ fn former(on: &Connection, key: i64) -> Result<Option<Former>, Failure> {
     let sql = format!("select {BRANCH}, epoch, agent from epochs where epoch_key = ?");
     let mut find = on.prepare_cached(&sql)?;
     let read = |row: &Row<'_>| {
-        let epoch = Epoch(row.get(20)?);
-        let Branch { fork, ledger, .. } = branch(row, &Family::new(AgentKey(row.get(21)?), epoch))?;
+        let epoch = Epoch(row.get(22)?);
+        let Branch { fork, ledger, .. } = branch(row, &Family::new(AgentKey(row.get(23)?), epoch))?;
         Ok(Former::new(key, epoch, fork, &ledger))
     };
     Ok(find.query_row([key], read).optional()?)
@@ -240,7 +243,8 @@ pub fn close(on: &Connection, families: &Families, plans: &[Plan<'_>]) -> Result
     let sql = "update epochs set committed = coalesce(?2, committed), dictionary_revision = ?3, \
                gaps_known = ?4, newest = ?5, stored = ?6, set_aside_readings = ?7, inherited = ?8, \
                uncounted = ?9, stored_at_report = ?10, reported = ?11, report = coalesce(?12, report), \
-               backlog = ?13, drained = ?14, refilling = ?15, wiped = ?16, last_seen = ?17 \
+               backlog = ?13, drained = ?14, refilling = ?15, wiped = ?16, last_seen = ?17, \
+               came = ?18, shrank = ?19 \
                where epoch_key = ?1";
     for branch in families.branches().filter(|branch| branch.touched) {
         let ledger = &branch.ledger;
@@ -262,6 +266,8 @@ pub fn close(on: &Connection, families: &Families, plans: &[Plan<'_>]) -> Result
             ledger.refilling,
             ledger.wiped,
             ledger.last_seen,
+            ledger.pace.map(|pace| pace.came),
+            ledger.pace.map(|pace| pace.shrank),
         ])?;
         if let Some(below) = branch.prune_below() {
             on.prepare_cached("delete from fingerprints where epoch_key = ? and sequence < ?")?

@@ -258,14 +258,35 @@ fn update_agent(on: &Connection, news: &News<'_>) -> Result<(), Failure> {
                report = case when last_seen > ?5 then report else coalesce(?6, report) end, \
                epoch = case when last_seen > ?5 then epoch else ?7 end, \
                current = case when last_seen > ?5 then current else ?8 end, \
+               came = case when last_seen > ?5 then came else ?9 end, \
+               shrank = case when last_seen > ?5 then shrank else ?10 end, \
+               waiting = case when last_seen > ?5 then waiting else ?14 end, \
+               newest = max(coalesce(newest, ?11), coalesce(?11, newest)), \
+               bytes = case when bytes_day > ?12 then bytes when bytes_day = ?12 then bytes + ?13 else ?13 end, \
+               bytes_day = max(bytes_day, ?12), \
                last_seen = max(coalesce(last_seen, ?5), ?5) where agent = ?1";
-    let &News { agent, stored, batches, aside, seen, report, epoch, branch } = news;
+    let &News { agent, stored, batches, aside, seen, report, epoch, branch, newest, traffic, pace, waiting } =
+        news;
     let report = report.map(Message::encode_to_vec);
     let silence = "insert into silences (agent, from_time, to_time) \
                    select agent, last_seen, ?2 from agents where agent = ?1 and last_seen < ?3 \
                    on conflict do nothing";
     on.prepare_cached(silence)?.execute(params![agent.0, seen, seen - SILENT_AFTER])?;
-    on.prepare_cached(sql)?
-        .execute(params![agent.0, stored, batches, aside, seen, report, epoch.0, branch])?;
+    on.prepare_cached(sql)?.execute(params![
+        agent.0,
+        stored,
+        batches,
+        aside,
+        seen,
+        report,
+        epoch.0,
+        branch,
+        pace.map(|pace| pace.came),
+        pace.map(|pace| pace.shrank),
+        newest,
+        traffic.day,
+        sieve::count(traffic.bytes),
+        sieve::count(waiting)
+    ])?;
     Ok(())
 }

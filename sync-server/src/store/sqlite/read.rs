@@ -9,15 +9,16 @@ use super::super::buckets::Buckets;
 use super::super::rollups::{Grain, Segment, Source, cover};
 use super::super::scope::Scope;
 use super::super::{
-    AgentKey, AgentRow, Bucket, GapQuery, GapRow, Latest, Micros, PointKey, PointRow, Query, StoreError,
-    sieve, words,
+    AgentKey, AgentRow, Bucket, GapQuery, GapRow, Latest, Micros, PointKey, PointRow, Pulse, Query,
+    StoreError, Traffic, sieve, words,
 };
 use super::rollups;
-use super::values::{quality, value};
+use super::values::{pace, quality, value};
 
 const AGENTS: &str = "select a.agent, site, gateway, joined, last_seen, a.revoked, \
                       c.fingerprint, c.valid_until, \
-                      report, stored, committed_batches, set_aside, epoch from agents a \
+                      report, stored, committed_batches, set_aside, epoch, \
+                      newest, bytes_day, bytes, came, shrank, waiting from agents a \
                       left join certificates c on c.certificate = \
                       (select max(certificate) from certificates where agent = a.agent)";
 
@@ -52,6 +53,12 @@ fn agent_row(row: &Row<'_>) -> rusqlite::Result<AgentRow> {
         committed_batches: row.get::<_, i64>(10)? as u64,
         set_aside: row.get::<_, i64>(11)? as u64,
         epoch: epoch.and_then(|bytes| bytes.try_into().ok()).map(Epoch),
+        pulse: Pulse {
+            newest: row.get(13)?,
+            traffic: Traffic { day: row.get(14)?, bytes: row.get::<_, i64>(15)? as u64 },
+            waiting: row.get::<_, i64>(18)? as u64,
+            pace: pace(row, 16)?,
+        },
     })
 }
 

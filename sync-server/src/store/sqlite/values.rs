@@ -3,9 +3,10 @@
 //! blob of one byte.
 
 use forebay_protocols::reading::{Quality, Value};
+use rusqlite::Row;
 use rusqlite::types::{ToSqlOutput, Value as Owned, ValueRef};
 
-use super::super::sieve;
+use super::super::{Pace, sieve};
 
 /// A value as a column.
 pub fn column(value: Option<&Value>) -> ToSqlOutput<'_> {
@@ -39,4 +40,10 @@ pub fn value(column: ValueRef<'_>) -> Option<Value> {
 /// The quality of a column; a code that no agent sends is bad.
 pub fn quality(code: i64) -> Quality {
     Quality::from_code(u8::try_from(code).unwrap_or(128))
+}
+
+/// The pace in the two columns from `first` on.
+pub fn pace(row: &Row<'_>, first: usize) -> rusqlite::Result<Option<Pace>> {
+    let (came, shrank): (Option<f64>, Option<f64>) = (row.get(first)?, row.get(first + 1)?);
+    Ok(came.zip(shrank).map(|(came, shrank)| Pace { came, shrank }))
 }

@@ -17,12 +17,12 @@ use super::super::plan::{
 use super::super::{AgentKey, Delivery, OpeningId, StoreError, sieve};
 use super::ingest::run;
 use super::told;
-use super::values::Moment;
+use super::values::{Moment, pace};
 
 const BRANCH: &str = "e.epoch_key, fork, e.parent, forked_at, forked_revision, forked_gaps, \
                       dictionary_revision, gaps_known, newest, stored, set_aside_readings, inherited, \
                       uncounted, stored_at_report, reported, backlog, drained, refilling, wiped, \
-                      e.last_seen, agent, e.epoch";
+                      e.last_seen, agent, e.epoch, came, shrank";
 
 const LOCK: &str = "select agent, current from agents where agent = any($1) order by agent for no key update";
 
@@ -74,17 +74,17 @@ pub async fn open(on: &Transaction<'_>, deliveries: &[&Delivery]) -> Result<Fami
         let Some(family) = families.get_mut(AgentKey(row.try_get(20)?), Epoch(epoch)) else { continue };
         let key: i64 = row.try_get(0)?;
         if family.branches.last().is_none_or(|last| last.key != key) {
-            let end = row.try_get::<_, Option<i64>>(22)?.unwrap_or_default() as u64;
+            let end = row.try_get::<_, Option<i64>>(24)?.unwrap_or_default() as u64;
             let branch = Branch { end, ..branch(&row, family)? };
             family.branches.push(branch);
         }
-        if let Some(id) = row.try_get::<_, Option<&[u8]>>(23)?.and_then(|id| id.try_into().ok()) {
-            let until = match row.try_get::<_, Option<i64>>(24)? {
+        if let Some(id) = row.try_get::<_, Option<&[u8]>>(25)?.and_then(|id| id.try_into().ok()) {
+            let until = match row.try_get::<_, Option<i64>>(26)? {
                 None => None,
                 Some(first) => Some(Border {
                     first: first as u64,
-                    revision: row.try_get::<_, i32>(25)? as u32,
-                    gaps: row.try_get::<_, i64>(26)? as u64,
+                    revision: row.try_get::<_, i32>(27)? as u32,
+                    gaps: row.try_get::<_, i64>(28)? as u64,
                 }),
             };
             let branch = family.branches.len() - 1;
@@ -120,6 +120,7 @@ fn branch(row: &Row, family: &Family) -> Result<Branch, Failure> {
             reported: row.try_get::<_, Option<Moment>>(14)?.map(|moment| moment.0),
             report: None,
             backlog: count(15)?,
+            pace: pace(row, 22)?,
             drained: row.try_get::<_, Moment>(16)?.0,
             refilling: row.try_get(17)?,
             wiped: row.try_get(18)?,
@@ -315,6 +316,8 @@ pub async fn close(on: &Transaction<'_>, families: &Families, plans: &[Plan<'_>]
     let (stored, aside) = (column(|b| b.ledger.stored), column(|b| b.ledger.set_aside));
     let (inherited, at_report) = (column(|b| b.ledger.inherited), column(|b| b.ledger.stored_at_report));
     let backlog = column(|b| b.ledger.backlog);
+    let came: Vec<Option<f64>> = touched.iter().map(|b| b.ledger.pace.map(|pace| pace.came)).collect();
+    let shrank: Vec<Option<f64>> = touched.iter().map(|b| b.ledger.pace.map(|pace| pace.shrank)).collect();
     let uncounted = flag(|b| b.ledger.uncounted);
     let (refilling, wiped) = (flag(|b| b.ledger.refilling), flag(|b| b.ledger.wiped));
     let (drained, seen) = (moment(|b| b.ledger.drained), moment(|b| b.ledger.last_seen));
@@ -332,12 +335,14 @@ pub async fn close(on: &Transaction<'_>, families: &Families, plans: &[Plan<'_>]
                  stored = w.stored, set_aside_readings = w.aside, inherited = w.inherited, \
                  uncounted = w.uncounted, stored_at_report = w.at_report, reported = w.reported, \
                  report = coalesce(w.report, e.report), backlog = w.backlog, drained = w.drained, \
-                 refilling = w.refilling, wiped = w.wiped, last_seen = w.seen \
+                 refilling = w.refilling, wiped = w.wiped, last_seen = w.seen, came = w.came, \
+                 shrank = w.shrank \
                from unnest($8::bigint[], $9::int[], $10::bigint[], $11::bigint[], $12::bigint[], \
                  $13::bigint[], $14::bigint[], $15::bool[], $16::bigint[], $17::timestamptz[], \
                  $18::bytea[], $19::bigint[], $20::timestamptz[], $21::bool[], $22::bool[], \
-                 $23::timestamptz[]) as w(epoch_key, revision, gaps, newest, stored, aside, inherited, \
-                 uncounted, at_report, reported, report, backlog, drained, refilling, wiped, seen) \
+                 $23::timestamptz[], $24::float8[], $25::float8[]) as w(epoch_key, revision, gaps, newest, stored, aside, inherited, \
+                 uncounted, at_report, reported, report, backlog, drained, refilling, wiped, seen, came, \
+                 shrank) \
                left join added a on a.epoch_key = w.epoch_key where e.epoch_key = w.epoch_key";
     run(
         on,
@@ -366,6 +371,8 @@ pub async fn close(on: &Transaction<'_>, families: &Families, plans: &[Plan<'_>]
             &refilling,
             &wiped,
             &seen,
+            &came,
+            &shrank,
         ],
     )
     .await?;

@@ -394,10 +394,18 @@ async fn update_agents(on: &Transaction<'_>, plans: &[Plan<'_>]) -> Result<(), F
                report = case when a.last_seen > n.seen then a.report else coalesce(n.report, a.report) end, \
                epoch = case when a.last_seen > n.seen then a.epoch else n.epoch end, \
                current = case when a.last_seen > n.seen then a.current else n.branch end, \
+               came = case when a.last_seen > n.seen then a.came else n.came end, \
+               shrank = case when a.last_seen > n.seen then a.shrank else n.shrank end, \
+               waiting = case when a.last_seen > n.seen then a.waiting else n.waiting end, \
+               newest = greatest(a.newest, n.newest), \
+               bytes = case when a.bytes_day > n.day then a.bytes \
+                 when a.bytes_day = n.day then a.bytes + n.bytes else n.bytes end, \
+               bytes_day = greatest(a.bytes_day, n.day), \
                last_seen = greatest(a.last_seen, n.seen) \
                from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::timestamptz[], \
-               $6::bytea[], $7::bytea[], $8::bigint[]) \
-               as n(agent, stored, batches, aside, seen, report, epoch, branch) where a.agent = n.agent";
+               $6::bytea[], $7::bytea[], $8::bigint[], $9::float8[], $10::float8[], $11::timestamptz[], \
+               $12::bigint[], $13::bigint[], $14::bigint[]) as n(agent, stored, batches, aside, seen, report, epoch, branch, \
+               came, shrank, newest, day, bytes, waiting) where a.agent = n.agent";
     let agents: Vec<i64> = news.iter().map(|news| news.agent.0).collect();
     let stored: Vec<i64> = news.iter().map(|news| news.stored).collect();
     let batches: Vec<i64> = news.iter().map(|news| news.batches).collect();
@@ -407,12 +415,26 @@ async fn update_agents(on: &Transaction<'_>, plans: &[Plan<'_>]) -> Result<(), F
         news.iter().map(|news| news.report.map(Message::encode_to_vec)).collect();
     let epochs: Vec<&[u8]> = news.iter().map(|news| news.epoch.0.as_slice()).collect();
     let branches: Vec<i64> = news.iter().map(|news| news.branch).collect();
+    let came: Vec<Option<f64>> = news.iter().map(|news| news.pace.map(|pace| pace.came)).collect();
+    let shrank: Vec<Option<f64>> = news.iter().map(|news| news.pace.map(|pace| pace.shrank)).collect();
+    let newest: Vec<Option<Moment>> = news.iter().map(|news| news.newest.map(Moment)).collect();
+    let days: Vec<i64> = news.iter().map(|news| news.traffic.day).collect();
+    let bytes: Vec<i64> = news.iter().map(|news| sieve::count(news.traffic.bytes)).collect();
+    let waiting: Vec<i64> = news.iter().map(|news| sieve::count(news.waiting)).collect();
     let before: Vec<Moment> = news.iter().map(|news| Moment(news.seen - SILENT_AFTER)).collect();
     let silence = "insert into silences (agent, from_time, to_time) \
                    select a.agent, a.last_seen, n.seen \
                    from unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[]) as n(agent, seen, before) \
                    join agents a on a.agent = n.agent and a.last_seen < n.before on conflict do nothing";
     run(on, silence, &[&agents, &seen, &before]).await?;
-    run(on, sql, &[&agents, &stored, &batches, &aside, &seen, &reports, &epochs, &branches]).await?;
+    run(
+        on,
+        sql,
+        &[
+            &agents, &stored, &batches, &aside, &seen, &reports, &epochs, &branches, &came, &shrank, &newest,
+            &days, &bytes, &waiting,
+        ],
+    )
+    .await?;
     Ok(())
 }

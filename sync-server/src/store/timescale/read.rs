@@ -15,11 +15,11 @@ use super::super::plan::Failure;
 use super::super::rollups::{Grain, Rolled, Segment, Source, Stale, cover};
 use super::super::scope::Scope;
 use super::super::{
-    AgentKey, AgentRow, Bucket, GapQuery, GapRow, Latest, Micros, PointKey, PointRow, Query, StoreError,
-    words,
+    AgentKey, AgentRow, Bucket, GapQuery, GapRow, Latest, Micros, PointKey, PointRow, Pulse, Query,
+    StoreError, Traffic, words,
 };
 use super::rollups;
-use super::values::{Moment, quality, value};
+use super::values::{Moment, pace, quality, value};
 
 // Readings are asked for without a prepared statement: its sixth use would be planned for any time at all, over
 // every day or week that is kept apart, for a tenth of a second on each connection.
@@ -31,7 +31,8 @@ const GATHERED_OF: Micros = 4;
 
 const AGENTS: &str = "select a.agent, site, gateway, joined, last_seen, a.revoked, \
                       c.fingerprint, c.valid_until, \
-                      report, stored, committed_batches, set_aside, epoch from agents a \
+                      report, stored, committed_batches, set_aside, epoch, \
+                      newest, bytes_day, bytes, came, shrank, waiting from agents a \
                       left join lateral (select fingerprint, valid_until from certificates c \
                       where c.agent = a.agent order by certificate desc limit 1) c on true";
 
@@ -64,6 +65,12 @@ fn agent_row(row: &Row) -> Result<AgentRow, StoreError> {
         committed_batches: row.try_get::<_, i64>(10)? as u64,
         set_aside: row.try_get::<_, i64>(11)? as u64,
         epoch: epoch.and_then(|bytes| bytes.try_into().ok()).map(Epoch),
+        pulse: Pulse {
+            newest: row.try_get::<_, Option<Moment>>(13)?.map(|moment| moment.0),
+            traffic: Traffic { day: row.try_get(14)?, bytes: row.try_get::<_, i64>(15)? as u64 },
+            waiting: row.try_get::<_, i64>(18)? as u64,
+            pace: pace(row, 16)?,
+        },
     })
 }
 

@@ -8,7 +8,7 @@ use forebay_protocols::reading::{Quality, Value};
 use tokio_postgres::Row;
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
 
-use super::super::{Micros, sieve};
+use super::super::{Micros, Pace, sieve};
 
 /// 2000-01-01, from which PostgreSQL counts, in ours.
 const PG_EPOCH: Micros = 946_684_800_000_000;
@@ -81,4 +81,10 @@ pub fn value(row: &Row, first: usize) -> Result<Option<Value>, tokio_postgres::E
 /// The quality of a column; a code that no agent sends is bad.
 pub fn quality(code: i16) -> Quality {
     Quality::from_code(u8::try_from(code).unwrap_or(128))
+}
+
+/// The pace in the two columns from `first` on.
+pub fn pace(row: &Row, first: usize) -> Result<Option<Pace>, tokio_postgres::Error> {
+    let (came, shrank): (Option<f64>, Option<f64>) = (row.try_get(first)?, row.try_get(first + 1)?);
+    Ok(came.zip(shrank).map(|(came, shrank)| Pace { came, shrank }))
 }
