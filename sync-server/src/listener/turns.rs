@@ -39,8 +39,9 @@ use super::Limits;
 
 /// Requests read and answered at a time. As many small ones are decoded at a time, and share transactions.
 pub(super) const AT_ONCE: usize = 128;
-/// The longest turn: 8,192 connections that are all slow have had theirs after half a minute.
-const LASTS: Duration = Duration::from_millis(500);
+/// The longest turn. While a busy machine commits for a second the bound shall hold, and thousands of peers that are all
+/// slow on purpose shall have had theirs before an agent gives up.
+const LASTS: Duration = Duration::from_secs(2);
 /// To say goodbye to a peer that may be gone.
 const FAREWELL: Duration = Duration::from_secs(1);
 

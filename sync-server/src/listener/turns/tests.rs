@@ -142,7 +142,7 @@ async fn a_thousand_at_once_are_answered_by_turns() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_is_read_of_a_request_before_its_turn() {
-    let house = House::new(1, Duration::from_secs(1));
+    let house = House::new(1, Duration::from_secs(60));
     let (mut first, mut second) = (house.visited(), house.visited());
     first.say(REQUEST).await;
     sleep(Duration::from_millis(1)).await;
