@@ -5,8 +5,10 @@
 //! - The connection's task ends when the peer is silent after its handshake, idles too long or
 //!   when the server stops; requests under way at that moment get [`Limits::drain`] to finish.
 //! - At [`Limits::connections`] open connections new ones are closed at once, and counted.
+//! - Requests of agents take turns (`turns`); between them a connection keeps nothing of HTTP.
 
-use std::convert::Infallible;
+mod turns;
+
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -35,6 +37,7 @@ use tracing::{debug, error, warn};
 
 use crate::doors::{Doors, Entered};
 use crate::telemetry::Telemetry;
+use turns::Answered;
 
 /// The most that is read of a connection at once; heads of requests must fit.
 const READ_BUFFER: usize = 32 << 10;
@@ -114,6 +117,7 @@ impl Listener {
     pub async fn run(self, router: Router, stop: CancellationToken) {
         let Self { tcp, tls, limits, telemetry, doors } = self;
         let room = Arc::new(Semaphore::new(limits.connections));
+        let turns = Arc::new(Semaphore::new(turns::AT_ONCE));
         let graceful = GracefulShutdown::new();
         let mut tasks = JoinSet::new();
         loop {
@@ -146,6 +150,7 @@ impl Listener {
                 watcher: graceful.watcher(),
                 stop: stop.clone(),
                 doors: doors.clone(),
+                turns: turns.clone(),
                 _permit: permit,
             };
             let acceptor = TlsAcceptor::from(tls.borrow().clone());
@@ -179,6 +184,7 @@ struct Connection {
     watcher: Watcher,
     stop: CancellationToken,
     doors: Doors,
+    turns: Arc<Semaphore>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -199,7 +205,7 @@ impl Connection {
         let served = match shaken {
             Ok(Ok(stream)) => {
                 let end = (self.watcher, self.stop);
-                Served::new(stream, self.address, self.limits, end, &self.doors, router)
+                Served::new(stream, self.address, self.limits, end, (&self.doors, self.turns), router)
             }
             Ok(Err(error)) => {
                 self.telemetry.handshakes_failed.increment(1);
@@ -221,6 +227,8 @@ struct Served {
     peer: Peer,
     /// Did a request come?
     asked: Arc<AtomicBool>,
+    /// Then it has an eye of its own on how long the peer is silent.
+    is_by_turns: bool,
     /// With a certificate: until it is revoked.
     entered: Option<Entered>,
     http: Pin<Box<dyn Future<Output = Result<(), hyper::Error>> + Send>>,
@@ -232,7 +240,7 @@ impl Served {
         address: SocketAddr,
         limits: Limits,
         (watcher, stop): (Watcher, CancellationToken),
-        doors: &Doors,
+        (doors, turns): (&Doors, Arc<Semaphore>),
         router: Router,
     ) -> Self {
         let (_, session) = stream.get_ref();
@@ -245,6 +253,8 @@ impl Served {
         let is_http2 = session.alpn_protocol() == Some(tls::ALPN[0]);
         let asked = Arc::new(AtomicBool::new(false));
         let heard = asked.clone();
+        let answered = Answered::default();
+        let answering = answered.clone();
         let service = service_fn(move |mut request: Request<Incoming>| {
             heard.store(true, Ordering::Relaxed);
             request.extensions_mut().insert(peer);
@@ -252,9 +262,9 @@ impl Served {
                 request.extensions_mut().insert(shown);
             }
             let router = router.clone();
-            async move { Ok::<_, Infallible>(answer(router, request).await) }
+            answering.after(async move { Ok(answer(router, request).await) })
         });
-        let io = TokioIo::new(stream);
+        let is_by_turns = peer.certificate.is_some() && !is_http2;
         // Without a timer hyper's limits and keep-alives do nothing.
         let http: Pin<Box<dyn Future<Output = _> + Send>> = if is_http2 {
             let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -267,29 +277,38 @@ impl Served {
                 .keep_alive_timeout(limits.idle / 3)
                 .max_concurrent_streams(16)
                 .max_header_list_size(16 << 10);
-            Box::pin(watcher.watch(builder.serve_connection(io, service)))
+            Box::pin(watcher.watch(builder.serve_connection(TokioIo::new(stream), service)))
         } else {
             let mut builder = http1::Builder::new();
-            // An idle connection keeps its buffer: one that once brought a backlog shall not keep 400 KiB.
+            // A connection keeps its buffer: one that once brought a backlog shall not keep 400 KiB.
             builder
                 .auto_date_header(false)
                 .timer(TokioTimer::new())
                 .header_read_timeout(limits.idle)
                 .max_buf_size(READ_BUFFER);
-            let connection = builder.serve_connection(io, service).with_upgrades();
-            Box::pin(async move {
-                // hyper-util watches no connection that may become a WebSocket. While this one is there its watcher
-                // is, and the listener waits for it.
-                let _watcher = watcher;
-                tokio::pin!(connection);
-                tokio::select! {
-                    outcome = &mut connection => return outcome,
-                    () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
-                }
-                connection.await
-            })
+            // hyper-util watches no connection that may become a WebSocket, and none that rests. While such a one is
+            // there its watcher is, and the listener waits for it.
+            if is_by_turns {
+                let served =
+                    turns::serve(builder, Box::new(stream), (service, answered), turns, limits, stop);
+                Box::pin(async move {
+                    let _watcher = watcher;
+                    served.await
+                })
+            } else {
+                let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+                Box::pin(async move {
+                    let _watcher = watcher;
+                    tokio::pin!(connection);
+                    tokio::select! {
+                        outcome = &mut connection => return outcome,
+                        () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
+                    }
+                    connection.await
+                })
+            }
         };
-        Self { peer, asked, entered, http }
+        Self { peer, asked, is_by_turns, entered, http }
     }
 
     async fn attend(mut self, limits: Limits) {
@@ -306,7 +325,8 @@ impl Served {
 
     async fn talk(&mut self, limits: Limits) {
         let address = self.peer.address;
-        let outcome = match timeout(limits.first_request, &mut self.http).await {
+        let first = if self.is_by_turns { Duration::MAX } else { limits.first_request };
+        let outcome = match timeout(first, &mut self.http).await {
             Ok(outcome) => outcome,
             // hyper has no limit of its own on the first bytes of a connection.
             Err(_) if !self.asked.load(Ordering::Relaxed) => {
