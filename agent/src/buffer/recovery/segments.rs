@@ -11,6 +11,7 @@ use forebay_protocols::sync::wire::gap::Reason;
 use super::Findings;
 use crate::buffer::disk::{DAMAGED, persistently};
 use crate::buffer::frame::{FileFacts, epoch_tag};
+use crate::buffer::logbook::Entry;
 use crate::buffer::segments::{Segment, Tally, file_name, number_of, survey};
 use crate::buffer::store::Store;
 
@@ -74,8 +75,9 @@ impl Store {
             self.move_aside(&name, length);
         }
         if self.segments.get(&number).is_some_and(|segment| segment.total.batches == 0) {
-            // Made and never written to.
+            // Made and never written to. The logbook was just told of it, and must not miss its file.
             self.segments.remove(&number);
+            self.logbook.push([Entry::Retired(number)]);
             self.retired.push((number, length));
         }
         self.next_segment = self.next_segment.max(number + 1);

@@ -2,7 +2,9 @@
 
 use std::io::ErrorKind;
 
-use super::super::segments::number_of;
+use super::super::frame::FileFacts;
+use super::super::inspect::Inspection;
+use super::super::segments::{file_name, number_of};
 use super::super::simulated::Simulated;
 use super::super::{BootKnown, LastRun};
 use super::real::{OFFSET_US, append_real};
@@ -32,6 +34,25 @@ fn every_opening_has_an_id_of_its_own_and_says_what_is_older() {
     let new = &openings[1];
     assert!(new.id != first[0] && new.id.len() == 8 && !new.blind);
     assert_eq!((new.first, new.dictionary_revision, new.gaps), (4, 1, 1));
+}
+
+#[test]
+fn a_segment_that_was_made_and_never_written_to_leaves_no_trace() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, opening) = open_dir(dir.path());
+    append(&mut store, 3, 100);
+    store.close();
+    // The power went off after the file was made, and before the logbook was told of it.
+    let empty = dir.path().join(file_name(7));
+    let head =
+        FileFacts { segment: true, epoch: opening.epoch, number: 7, first: 4, appended_before: 0, level: 0 };
+    std::fs::write(&empty, head.encode()).unwrap();
+    let (mut store, _) = open_dir(dir.path());
+    assert_eq!(alive(&mut store).len(), 3);
+    store.close();
+    assert!(!empty.exists());
+    let overview = Inspection::open(dir.path()).unwrap().overview(0).unwrap();
+    assert!(overview.troubles.is_empty(), "nothing is missed: {:?}", overview.troubles);
 }
 
 #[test]
