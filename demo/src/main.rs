@@ -48,6 +48,10 @@ struct Options {
 
 fn main() -> ExitCode {
     let mut arguments: Vec<OsString> = std::env::args_os().collect();
+    // `cargo demo` brings a `--` of its own, and people write one as for other cargo commands.
+    if arguments.get(1).is_some_and(|word| word == "--") {
+        arguments.remove(1);
+    }
     match arguments.get(1).and_then(|word| word.to_str()) {
         Some("agent") => {
             arguments.remove(0);
@@ -65,7 +69,7 @@ fn main() -> ExitCode {
             arguments.remove(0);
             forebay_demo::fleet::command::run(arguments)
         }
-        _ => demo(Options::parse()),
+        _ => demo(Options::parse_from(arguments)),
     }
 }
 

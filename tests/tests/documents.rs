@@ -132,8 +132,9 @@ fn what_is_said_of_the_demo_and_of_our_scripts_is_so() -> Result<()> {
             let options = |from: usize| words[from..].iter().filter(|word| word.starts_with("--"));
             match words.as_slice() {
                 ["cargo", "demo", rest @ ..] => {
-                    ensure!(alias["alias"]["demo"].is_str(), "cargo demo");
-                    let rest = rest.strip_prefix(&["--"]).unwrap_or(rest);
+                    // All that is typed behind it reaches the program, a `--` too.
+                    let alias = alias["alias"]["demo"].as_str().context("cargo demo")?;
+                    ensure!(alias.ends_with("--bin forebay-demo --"), "cargo demo is {alias}");
                     let out = Command::new(&demo).args(rest).arg("--help").output().context("the demo")?;
                     if !out.status.success() {
                         let why = String::from_utf8_lossy(&out.stderr).into_owned();

@@ -449,7 +449,7 @@ async fn a_simulated_device_says_what_the_readme_shows() -> Result<()> {
     let own = std::env::current_exe()?;
     let demo = own.ancestors().nth(2).context("a test lies below target/")?.join("forebay-demo");
     let mut device = tokio::process::Command::new(demo)
-        .args(&command.words[3..])
+        .args(&command.words[2..])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)
