@@ -7,6 +7,8 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -182,14 +184,20 @@ impl Browser {
         Ok(())
     }
 
-    /// What the page looks like, all of it, as a PNG in Base64.
+    /// Keeps a picture of all of the page as `NAME.png` in the folder that FOREBAY_TEST_PICTURES names; without one,
+    /// nothing.
     ///
     /// # Errors
-    /// When the browser cannot.
-    pub async fn picture(&mut self) -> Result<String> {
+    /// When the browser cannot make it, or it cannot be written.
+    pub async fn keep_picture(&mut self, name: &str) -> Result<()> {
+        let Some(folder) = std::env::var_os("FOREBAY_TEST_PICTURES") else { return Ok(()) };
+        // Let what was just drawn come to rest.
+        tokio::time::sleep(Duration::from_millis(300)).await;
         let whole = json!({ "format": "png", "captureBeyondViewport": true });
         let picture = self.ask("Page.captureScreenshot", whole).await?;
-        Ok(picture["data"].as_str().context("a picture")?.to_owned())
+        let picture = STANDARD.decode(picture["data"].as_str().context("a picture")?)?;
+        std::fs::create_dir_all(&folder)?;
+        Ok(std::fs::write(Path::new(&folder).join(format!("{name}.png")), picture)?)
     }
 
     /// What axe-core (deque.com/axe) finds wrong with the page by WCAG 2.1 A and AA: one line a violation.

@@ -66,15 +66,6 @@ async fn shows(browser: &mut Browser, words: &str) -> Result<()> {
     browser.until(&format!("document.body.innerText.includes({words:?})")).await
 }
 
-/// A picture of the page, if `FOREBAY_TEST_PICTURES` names a folder for them.
-async fn picture(browser: &mut Browser, name: &str) -> Result<()> {
-    let Some(folder) = std::env::var_os("FOREBAY_TEST_PICTURES") else { return Ok(()) };
-    let data = browser.picture().await?;
-    let png = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, data)?;
-    std::fs::create_dir_all(&folder)?;
-    Ok(std::fs::write(std::path::Path::new(&folder).join(name), png)?)
-}
-
 /// What sticks out of a telephone's screen.
 const WIDE: &str = "[...document.querySelectorAll('body *')].filter(one => one.getBoundingClientRect().right > 360)\
                     .map(one => `${one.tagName} ${one.className} ${one.innerText.slice(0, 40)}`).join('; ')";
@@ -98,7 +89,7 @@ async fn a_person_sets_up_logs_in_makes_a_key_and_logs_out() -> Result<()> {
     fill(&mut browser, "Once more", "something else").await?;
     browser.press("Enter").await?;
     shows(&mut browser, "The two passwords are not the same.").await?;
-    picture(&mut browser, "setup.png").await?;
+    browser.keep_picture("setup").await?;
     fill(&mut browser, "Once more", PASSWORD).await?;
     browser.press("Enter").await?;
     shows(&mut browser, "No gateway has joined yet").await?;
@@ -118,7 +109,7 @@ async fn a_person_sets_up_logs_in_makes_a_key_and_logs_out() -> Result<()> {
     fill(&mut browser, "Password", "not the password").await?;
     browser.press("Enter").await?;
     shows(&mut browser, "There is no user of this name with this password.").await?;
-    picture(&mut browser, "login.png").await?;
+    browser.keep_picture("login").await?;
     fill(&mut browser, "Password", PASSWORD).await?;
     browser.press("Enter").await?;
     shows(&mut browser, "Logged in as root, admin.").await?;
@@ -142,14 +133,14 @@ async fn a_person_sets_up_logs_in_makes_a_key_and_logs_out() -> Result<()> {
     browser.until("/^fbk_.{43}$/.test(document.querySelector('.secret')?.innerText)").await?;
     let key = browser.evaluate("document.querySelector('.secret').innerText").await?;
     let key = key.as_str().context("a key")?.to_owned();
-    picture(&mut browser, "settings.png").await?;
+    browser.keep_picture("settings").await?;
     browser.prefer_dark(true).await?;
-    picture(&mut browser, "settings-dark.png").await?;
+    browser.keep_picture("settings-dark").await?;
     browser.resize(360, 800).await?;
     let width = browser.evaluate("document.documentElement.scrollWidth").await?;
     let wide = browser.evaluate(WIDE).await?;
     ensure!(width.as_u64().is_some_and(|width| width <= 360), "{width} pixels wide on a telephone: {wide}");
-    picture(&mut browser, "settings-small.png").await?;
+    browser.keep_picture("settings-small").await?;
     browser.resize(1280, 800).await?;
 
     // The key is good for a program, until it is removed. One asks once more before that.

@@ -267,7 +267,7 @@ async fn every_page_fits_is_readable_and_axe_core_finds_nothing() -> Result<()> 
             );
             let place = format!("{name}, {width} pixels, {}", if dark { "dark" } else { "light" });
             found.extend(browser.accessibility().await?.into_iter().map(|line| format!("{place}: {line}")));
-            keep(&mut browser, &format!("{name}-{width}-{}", if dark { "dark" } else { "light" })).await?;
+            browser.keep_picture(&format!("{name}-{width}-{}", if dark { "dark" } else { "light" })).await?;
         }
     }
     ensure!(found.is_empty(), "axe-core finds:\n{}", found.join("\n"));
@@ -285,7 +285,7 @@ async fn every_page_fits_is_readable_and_axe_core_finds_nothing() -> Result<()> 
     browser.until("document.body.innerText.includes('It is the only gateway of north')").await?;
     let found = browser.accessibility().await?;
     ensure!(found.is_empty(), "axe-core finds on a silent agent's page:\n{}", found.join("\n"));
-    keep(&mut browser, "silent-1280-light").await?;
+    browser.keep_picture("silent-1280-light").await?;
     Ok(())
 }
 
@@ -293,15 +293,5 @@ async fn every_page_fits_is_readable_and_axe_core_finds_nothing() -> Result<()> 
 fn age(database: &Path) -> Result<()> {
     let connection = rusqlite::Connection::open(database)?;
     connection.execute("update agents set last_seen = last_seen - 86400000000", [])?;
-    Ok(())
-}
-
-async fn keep(browser: &mut Browser, name: &str) -> Result<()> {
-    let Some(folder) = std::env::var_os("FOREBAY_TEST_PICTURES") else { return Ok(()) };
-    std::fs::create_dir_all(&folder)?;
-    // Let what was just drawn come to rest.
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let picture = browser.picture().await?;
-    std::fs::write(Path::new(&folder).join(format!("{name}.png.base64")), picture)?;
     Ok(())
 }

@@ -242,7 +242,7 @@ async fn each_row_tells_lag_backlog_with_time_to_drain_bytes_and_days_of_the_cer
         browser.prefer_dark(dark).await?;
         browser.until("document.querySelectorAll('.fleet tbody tr').length === 8").await?;
         let wide = "(() => { const list = document.querySelector('.list'); return list.scrollWidth <= list.clientWidth; })()";
-        keep(&mut browser, &format!("rows-{width}-{}", if dark { "dark" } else { "light" })).await?;
+        browser.keep_picture(&format!("rows-{width}-{}", if dark { "dark" } else { "light" })).await?;
         ensure!(browser.evaluate(wide).await? == true, "the table is wider than its place at {width} pixels");
         let page = browser.evaluate("document.documentElement.scrollWidth").await?;
         ensure!(page.as_u64().is_some_and(|page| page <= u64::from(width)), "{page} of {width} pixels");
@@ -251,14 +251,5 @@ async fn each_row_tells_lag_backlog_with_time_to_drain_bytes_and_days_of_the_cer
     ensure!(found.is_empty(), "axe-core finds:\n{}", found.join("\n"));
     ensure!(browser.complaints().is_empty(), "{:?}", browser.complaints());
     server.terminate(Duration::from_secs(10)).await?;
-    Ok(())
-}
-
-async fn keep(browser: &mut Browser, name: &str) -> Result<()> {
-    let Some(folder) = std::env::var_os("FOREBAY_TEST_PICTURES") else { return Ok(()) };
-    std::fs::create_dir_all(&folder)?;
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let picture = browser.picture().await?;
-    std::fs::write(Path::new(&folder).join(format!("{name}.png.base64")), picture)?;
     Ok(())
 }

@@ -2,7 +2,6 @@
 //! somebody lets it in or turns it away.
 
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use forebay_agent::cli::join::identity_folder;
@@ -98,7 +97,7 @@ async fn a_gateway_is_invited_let_in_and_turned_away_on_the_page() -> Result<()>
     ensure!(read["text"] == format!("sudo -u forebay forebay-agent join '{join}'"), "{read}");
     let found = browser.accessibility().await?;
     ensure!(found.is_empty(), "axe-core finds:\n{}", found.join("\n"));
-    keep(&mut browser, "join-1280-light").await?;
+    browser.keep_picture("join-1280-light").await?;
 
     // It asks, waits, and is let in by hand and eye.
     let waiting = async { agent(&site, &["join", "--wait=60s", &join]).await };
@@ -114,7 +113,7 @@ async fn a_gateway_is_invited_let_in_and_turned_away_on_the_page() -> Result<()>
             );
             let found = browser.accessibility().await?;
             ensure!(found.is_empty(), "axe-core finds at {width}:\n{}", found.join("\n"));
-            keep(&mut browser, &format!("waiting-{width}-light")).await?;
+            browser.keep_picture(&format!("waiting-{width}-light")).await?;
         }
         browser.resize(1280, 900).await?;
         press(&mut browser, "Approve").await?;
@@ -154,20 +153,10 @@ async fn a_gateway_is_invited_let_in_and_turned_away_on_the_page() -> Result<()>
     shows(&mut browser, "gateway rejected").await?;
     shows(&mut browser, "gateway approved").await?;
     shows(&mut browser, "What is kept, and how long").await?;
-    keep(&mut browser, "settings-1280-light").await?;
+    browser.keep_picture("settings-1280-light").await?;
     let is_told = |one: &&String| !one.contains("401") && !one.contains("\"verbose\"");
     let complaints: Vec<_> = browser.complaints().iter().filter(is_told).collect();
     ensure!(complaints.is_empty(), "{complaints:?}");
     running.terminate(PATIENCE).await?;
     Ok(())
-}
-
-/// A picture of the page, if `FOREBAY_TEST_PICTURES` names a folder for them.
-async fn keep(browser: &mut Browser, name: &str) -> Result<()> {
-    let Some(folder) = std::env::var_os("FOREBAY_TEST_PICTURES") else { return Ok(()) };
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let picture = browser.picture().await?;
-    let png = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, picture)?;
-    std::fs::create_dir_all(&folder)?;
-    Ok(std::fs::write(std::path::Path::new(&folder).join(format!("{name}.png")), png)?)
 }
